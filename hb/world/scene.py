@@ -259,7 +259,6 @@ def place_centres(radius, present, place, relation, rng, tries: int = 1_000_000)
     if len(todo):
         raise ValueError(f"no room for the things of {len(todo)} request(s), the first is number {todo[0]}; ask for less")
     return x, y
-    return x, y
 
 
 def _has_room(x, y, radius, present):

@@ -1,0 +1,176 @@
+"""From scenes to batches: a pool of encoded examples, and the batch of every step.
+
+Training reads from a pool made once: pictures are rendered, encoded to latents and described, then kept as small integer
+and half-precision arrays. The batch of step i is a function of (seed, rank, i), so a killed run resumes exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hb.model.text import Text
+from hb.world.language import DESCRIBE_REQUESTS, TASKS, ask, describe, sample_edit, sample_request, say
+from hb.world.render import render, to_uint8
+from hb.world.scene import MAX_THINGS, Request, Scenes, Wish, sample_scenes
+
+TRAINING = 1  # first key of every training seed; evaluation sets use 2
+DRAW_MIX = dict(single=0.10, two=0.16, counting=0.12, colors=0.10, position=0.16, attribution=0.16, rich=0.20)
+PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the law is multi-modal
+DRAW_TOKENS, EDIT_TOKENS, TALK_TOKENS = 24, 14, 112  # text budgets, markers included
+
+assert set(DRAW_MIX) == set(TASKS)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Examples as arrays. Token ids are padded with `Text.end`; lengths count the two markers.
+
+    draw_*    prompts and PICTURES_A_PROMPT latents each
+    scene_*   pictures with an edit (instruction, latent before and after) and a conversation about them
+    """
+
+    draw_ids: Tensor  # int16 [N, DRAW_TOKENS]
+    draw_length: Tensor  # int16 [N]
+    draw_latent: Tensor  # half [N, PICTURES_A_PROMPT, C, h, w]
+    scene_picture: Tensor  # uint8 [M, side, side, 3]
+    scene_latent: Tensor  # half [M, C, h, w]
+    edit_ids: Tensor  # int16 [M, EDIT_TOKENS]
+    edit_length: Tensor  # int16 [M]
+    edit_latent: Tensor  # half [M, C, h, w]
+    talk_ids: Tensor  # int16 [M, TALK_TOKENS]
+    talk_length: Tensor  # int16 [M]
+    talk_answer: Tensor  # bool [M, TALK_TOKENS]: is the *next* token part of an answer?
+
+    def save(self, path: Path) -> None:
+        part = path.with_suffix(".part")
+        save_file({f.name: getattr(self, f.name) for f in fields(self)}, part)
+        part.rename(path)  # a pool that is there is whole
+
+    @staticmethod
+    def load(path: Path) -> Pool:
+        return Pool(**load_file(path))
+
+    def latent_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation over all latent values."""
+        sample = self.draw_latent.flatten(0, 1).float()
+        return float(sample.mean()), float(sample.std())
+
+
+def make_pool(
+    encode: Callable[[Tensor], Tensor], text: Text, *, side: int, prompts: int, scenes: int, seed: int = 0,
+    bar: bool = True,
+) -> Pool:
+    """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]."""  # fmt: skip
+    chunk, parts = 1000, []
+    jobs = [("draw", i, min(chunk, prompts - i)) for i in range(0, prompts, chunk)]
+    jobs += [("scene", i, min(chunk, scenes - i)) for i in range(0, scenes, chunk)]
+    for kind, start, n in tqdm(jobs, desc="making the pool", unit="k", disable=not bar):
+        rng = np.random.default_rng([TRAINING, seed, kind == "scene", start])
+        parts.append((_draw_part if kind == "draw" else _scene_part)(encode, text, side, n, rng))
+    merged = {}
+    for part in parts:
+        for name, tensor in part.items():
+            merged.setdefault(name, []).append(tensor)
+    return Pool(**{name: torch.cat(tensors) for name, tensors in merged.items()})
+
+
+def _draw_part(encode, text, side, n, rng):
+    names, law = list(DRAW_MIX), list(DRAW_MIX.values())
+    requests, ids = [], []
+    while len(ids) < n:
+        request = sample_request(names[rng.choice(len(names), p=law)], rng)
+        row = text.encode(say(request, rng))
+        if len(row) + 2 <= DRAW_TOKENS:  # the few longer ones are left out: short sequences train faster
+            requests.append(request)
+            ids.append(row)
+    scenes = sample_scenes([r for r in requests for _ in range(PICTURES_A_PROMPT)], rng)
+    latent = encode(render(scenes, side)).half()
+    padded, length = _pad([[text.start, *row, text.end] for row in ids], DRAW_TOKENS, text.end)
+    return dict(draw_ids=padded, draw_length=length, draw_latent=latent.unflatten(0, (n, PICTURES_A_PROMPT)))
+
+
+def _scene_part(encode, text, side, n, rng):
+    counts = rng.integers(1, MAX_THINGS + 1, n)
+    scenes = sample_scenes([Request((Wish(),) * int(c)) for c in counts], rng)
+    pictures = render(scenes, side)
+    listed = scenes.to_list()
+    edits = [_some_edit(scene, rng) for scene in listed]
+    targets = render(Scenes.from_list([e.target for e in edits]), side)
+    edit_ids, edit_length = _pad(
+        [[text.start, *text.encode(e.instruction), text.end] for e in edits], EDIT_TOKENS, text.end
+    )
+    talks = [conversation(scene, text, rng) for scene in listed]
+    talk_ids, talk_length = _pad([ids for ids, _ in talks], TALK_TOKENS, text.end)
+    answer = torch.zeros(n, TALK_TOKENS, dtype=torch.bool)
+    for i, (_, mask) in enumerate(talks):
+        answer[i, : len(mask)] = torch.tensor(mask)
+    return dict(
+        scene_picture=to_uint8(pictures), scene_latent=encode(pictures).half(), edit_latent=encode(targets).half(),
+        edit_ids=edit_ids, edit_length=edit_length, talk_ids=talk_ids, talk_length=talk_length, talk_answer=answer,
+    )  # fmt: skip
+
+
+def _some_edit(scene, rng):
+    while True:
+        edit = sample_edit(scene, rng)
+        if edit is not None:
+            return edit
+
+
+def conversation(scene, text: Text, rng) -> tuple[list[int], list[bool]]:
+    """Token ids of several question-answer turns about a scene, a description among them, within TALK_TOKENS.
+
+    The mask marks places whose *next* token belongs to an answer (its words and <|im_end|>): those carry loss.
+    """
+    request = DESCRIBE_REQUESTS[rng.integers(len(DESCRIBE_REQUESTS))]
+    turns = [(q.text, q.answer) for q in (ask(scene, rng) for _ in range(9))]
+    turns.insert(int(rng.integers(0, 4)), (request, describe(scene, rng)))
+    ids: list[int] = []
+    mask: list[bool] = []
+    for question, answer in turns:
+        asked = [text.start, *text.encode(question), text.end]
+        said = [text.start, *text.encode(answer), text.end]
+        if len(ids) + len(asked) + len(said) > TALK_TOKENS:
+            continue
+        ids += asked + said
+        mask += [False] * len(asked) + [True] * (len(said) - 1) + [False]
+    return ids, mask
+
+
+def _pad(rows, width, fill):
+    ids = torch.full((len(rows), width), fill, dtype=torch.int16)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int16)
+    return ids, torch.tensor([len(r) for r in rows], dtype=torch.int16)
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """Examples in one step: prompts (times PICTURES_A_PROMPT pictures), edits, talks."""
+
+    draw: int = 48
+    edit: int = 24
+    talk: int = 32
+
+
+def pick(pool: Pool, sizes: BatchSizes, seed: int, step: int, rank: int = 0) -> dict[str, Tensor]:
+    """The rows of the pool that step `step` trains on, as plain tensors."""
+    rng = np.random.default_rng([TRAINING, seed, 7, step, rank])
+    draw = torch.from_numpy(rng.integers(0, len(pool.draw_ids), sizes.draw))
+    edit = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.edit))
+    talk = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.talk))
+    names = dict(draw=("draw_ids", "draw_length", "draw_latent"), talk=("talk_ids", "talk_length", "talk_answer"),
+                 edit=("edit_ids", "edit_length", "edit_latent", "scene_latent", "scene_picture"))  # fmt: skip
+    batch = {}
+    for rows, kind in ((draw, "draw"), (edit, "edit"), (talk, "talk")):
+        batch |= {name: getattr(pool, name)[rows] for name in names[kind]}
+    batch["talk_picture"] = pool.scene_picture[talk]
+    return batch

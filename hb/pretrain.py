@@ -1,0 +1,178 @@
+"""Training the teacher: first the autoencoder, then the unified model on its latents."""
+
+from __future__ import annotations
+
+import lightning as L
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hb.data import TRAINING
+from hb.flow import interpolate, shift_time, velocity_of
+from hb.model.autoencoder import Autoencoder, AutoencoderConfig
+from hb.model.bagel import Bagel
+from hb.model.sequence import ImageSplit, TextSplit
+from hb.model.vision import patchify
+from hb.optim import MuonAdamW, split_parameters
+from hb.training import generator
+from hb.world.render import render
+from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
+
+
+def warmup_constant_decay(step: int, *, total: int, warmup: int = 100, decay: float = 0.3) -> float:
+    """Learning-rate factor: up to 1 in `warmup` steps, constant, then linearly to 0 over the last `decay` of the run."""
+    down = max(1, round(decay * total))
+    return min(1.0, (step + 1) / warmup, max(0.0, (total - step) / down))
+
+
+def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0) -> Tensor:
+    """Pictures [n, 3, side, side] in [-1, 1] of scenes with one to four things, all else left to chance."""
+    rng = np.random.default_rng([TRAINING, seed, step, rank])
+    counts = rng.integers(1, MAX_THINGS + 1, n)
+    return render(sample_scenes([Request((Wish(),) * c) for c in counts], rng), side) * 2 - 1
+
+
+class AutoencoderTraining(L.LightningModule):
+    """The autoencoder learns to give pictures back, through a latent that is nearly Gaussian.
+
+    Loss: L1 of pixels and of their differences to the right and below neighbour (sharp rims), plus `kl` times the
+    Kullback-Leibler divergence per latent value from N(0, 1) (Kingma & Welling 2014). FLUX adds perceptual and
+    adversarial losses; flat shapes do not need them.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, total: int, lr: float = 0.02, kl: float = 2e-4, seed: int = 0,
+                 compiled: bool = False):  # fmt: skip
+        super().__init__()
+        self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
+        with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
+            self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
+        self.total, self.lr, self.kl, self.seed, self.compiled = total, lr, kl, seed, compiled
+        self.losses = self._losses
+
+    def on_train_start(self):
+        if self.compiled:
+            self.losses = torch.compile(self._losses)
+
+    def _losses(self, pictures, eps):
+        mean, logvar = self.autoencoder.moments(pictures)
+        mean, logvar = mean.float(), logvar.float().clamp(-20, 10)
+        z = mean + (0.5 * logvar).exp() * eps
+        back = self.autoencoder.decoder(z).float()
+        error = back - pictures
+        pixel = error.abs().mean()
+        edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return pixel, edge, divergence, (0.5 * logvar).exp().mean() / mean.std()
+
+    def training_step(self, batch, batch_idx):
+        pictures = batch.to(self.device, memory_format=torch.channels_last)
+        config = self.autoencoder.config
+        latent = (len(pictures), config.z_channels) + tuple(s // config.downsample for s in pictures.shape[-2:])
+        eps = torch.randn(latent, generator=generator(self.seed, self.global_step, self.global_rank)).to(pictures)
+        pixel, edge, divergence, noise_share = self.losses(pictures, eps)
+        metrics = dict(pixel=pixel, edge=edge, kl=divergence, noise_share=noise_share)
+        self.log_dict(metrics, prog_bar=True)
+        # from the start, the divergence wins: optimisers that normalise gradients follow its steady pull into collapse
+        weight = self.kl * min(1.0, self.global_step / 600)
+        return pixel + edge + weight * divergence
+
+    def configure_optimizers(self):
+        optimizer = MuonAdamW(split_parameters(self.autoencoder, muon_lr=self.lr, adamw_lr=self.lr / 10))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warmup_constant_decay(i, total=self.total))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class TeacherTraining(L.LightningModule):
+    """The unified model learns to draw, edit and answer, all in one step (BAGEL section 2; bagel.md section 10).
+
+    loss = draw_mse + edit_mse + ce_weight * ce. Velocity targets are eps - x0 at t = shift(sigmoid(normal)). Conditions
+    are dropped for guidance: the text of a drawing or an edit, the pictures of an edit (both at once, as the image-dropped
+    branch of the sampler has it, or the vision tower's view alone).
+
+    Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
+    same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
+    with probabilities 0.1 (text), 0.3 (ViT), 0.3 (VAE).
+    """
+
+    def __init__(
+        self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.01,
+        shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
+        drop_view: float = 0.1, decay: float = 0.3, seed: int = 0,
+    ):  # fmt: skip
+        super().__init__()
+        self.model = model
+        self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
+        self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
+        self.drop_text, self.drop_pictures, self.drop_view = drop_text, drop_pictures, drop_view
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        dice = generator(self.seed, self.global_step, self.global_rank)
+        draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
+        self.log_dict(dict(draw=draw, edit=edit, ce=ce), prog_bar=True)
+        return draw + edit + self.ce_weight * ce
+
+    def _kept(self, n: int, dropped: float, dice) -> Tensor:
+        return (torch.rand(n, generator=dice) >= dropped).to(self.device)
+
+    def _text(self, ids: Tensor, length: Tensor, keep: Tensor | None = None) -> TextSplit:
+        length = length.long()
+        ids = ids[:, : int(length.max())].long()
+        return TextSplit(ids, length if keep is None else length * keep)
+
+    def _noised(self, latent: Tensor, dice) -> tuple[list[ImageSplit], Tensor]:
+        """Noise splits for clean tokens [B, copies, n, values], and their velocity targets in the same shape."""
+        t = torch.randn(latent.shape[:2], generator=dice)
+        t = shift_time(torch.sigmoid(t), self.shift).to(latent)
+        eps = torch.randn(latent.shape, generator=dice).to(latent)
+        x = interpolate(latent.flatten(0, 1), eps.flatten(0, 1), t.flatten()).unflatten(0, t.shape)
+        keep = torch.ones(len(latent), dtype=torch.bool, device=latent.device)
+        splits = [ImageSplit("noise", x[:, i], keep, t[:, i]) for i in range(latent.size(1))]
+        return splits, velocity_of(latent, eps)
+
+    def tokens(self, latent: Tensor) -> Tensor:
+        """Stored latents [..., C, h, w] to tokens [..., n, values] in float32."""
+        lead = latent.shape[:-3]
+        return patchify(latent.flatten(0, -4).float(), self.model.config.latent_patch).unflatten(0, lead)
+
+    def patches(self, picture: Tensor) -> Tensor:
+        """Stored pictures, uint8 [B, H, W, 3], to patch vectors of pixels in [-1, 1]."""
+        pixels = picture.movedim(-1, 1).float() / 127.5 - 1
+        return patchify(pixels, self.model.config.vision.patch_size)
+
+    def draw_loss(self, batch, dice) -> Tensor:
+        latent = self.tokens(batch["draw_latent"])
+        text = self._text(batch["draw_ids"], batch["draw_length"], self._kept(len(latent), self.drop_text, dice))
+        noised, target = self._noised(latent, dice)
+        said = self.model([text, *noised])[1:]
+        return F.mse_loss(torch.stack(said, 1).float(), target)
+
+    def edit_loss(self, batch, dice) -> Tensor:
+        before, after = self.tokens(batch["scene_latent"]), self.tokens(batch["edit_latent"])
+        n = len(before)
+        pictures = self._kept(n, self.drop_pictures, dice)
+        view = pictures & self._kept(n, self.drop_view, dice)
+        text = self._text(batch["edit_ids"], batch["edit_length"], self._kept(n, self.drop_text, dice))
+        noised, target = self._noised(after[:, None].expand(-1, self.copies, -1, -1).contiguous(), dice)
+        condition = [ImageSplit("vae", before, pictures), ImageSplit("vit", self.patches(batch["scene_picture"]), view)]
+        said = self.model([*condition, text, *noised])[3:]
+        return F.mse_loss(torch.stack(said, 1).float(), target)
+
+    copies = 3  # noises of one edit in one step
+
+    def talk_loss(self, batch) -> Tensor:
+        picture = ImageSplit("vit", self.patches(batch["talk_picture"]),
+                             torch.ones(len(batch["talk_ids"]), dtype=torch.bool, device=self.device))  # fmt: skip
+        text = self._text(batch["talk_ids"], batch["talk_length"])
+        hidden = self.model([picture, text])[1][:, :-1]
+        wanted = batch["talk_answer"][:, : hidden.size(1)]
+        logits = self.model.logits(hidden[wanted])
+        return F.cross_entropy(logits.float(), text.ids[:, 1:][wanted])
+
+    def configure_optimizers(self):
+        groups = split_parameters(self.model, muon_lr=self.lr, adamw_lr=self.adamw_lr, weight_decay=self.weight_decay)
+        optimizer = MuonAdamW(groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -1,0 +1,158 @@
+"""What every training run shares: step-numbered data, a resumable Trainer, checkpoints that name their maker.
+
+The data of step i are a function of (seed, rank, i), and so is the noise. The position in the data is then a number,
+and a run that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
+
+for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    logging.getLogger(_name).setLevel(logging.WARNING)  # or every Trainer prints an advertisement
+
+
+class StepData(L.LightningDataModule):
+    """Batches by step number: `make(step, rank)` must return the same batch for the same arguments, always."""
+
+    def __init__(self, make: Callable[[int, int], object], steps: int):
+        super().__init__()
+        self.make, self.steps, self.start = make, steps, 0
+
+    def train_dataloader(self):
+        return DataLoader(_Steps(self), batch_size=None, shuffle=False)
+
+    def state_dict(self):
+        return {"step": self.trainer.global_step}
+
+    def load_state_dict(self, state):
+        self.start = state["step"]
+
+
+class _Steps(Dataset):
+    def __init__(self, data: StepData):
+        self.data = data
+
+    def __len__(self):
+        return self.data.steps - self.data.start
+
+    def __getitem__(self, i):
+        if i >= len(self):
+            raise IndexError
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return self.data.make(self.data.start + i, rank)
+
+
+def generator(seed: int, *position: int) -> torch.Generator:
+    """A generator that depends on nothing but these numbers: noise for step i of run `seed`."""
+    mixed = seed
+    for number in position:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(mixed)
+
+
+class Log(Callback):
+    """A line of JSON every `every` steps: step, seconds, learning rate, and whatever the module logged."""
+
+    def __init__(self, folder: Path, every: int = 50):
+        self.path, self.every, self.began = Path(folder) / "log.jsonl", every, time.monotonic()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        step = trainer.global_step
+        if step % self.every and step != trainer.max_steps or trainer.global_rank:
+            return
+        row = {"step": step, "seconds": round(time.monotonic() - self.began, 1)}
+        row |= {k: round(float(v), 6) for k, v in trainer.callback_metrics.items()}
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        with self.path.open("a") as f:
+            f.write(json.dumps(row) + "\n")
+
+
+class StopAfter(Callback):
+    """Stops a run after so many minutes, as if its last step had been reached; resume goes on from there."""
+
+    def __init__(self, minutes: float):
+        self.minutes, self.began = minutes, time.monotonic()
+
+    def on_train_batch_end(self, trainer, *_):
+        if (time.monotonic() - self.began) / 60 > self.minutes:
+            trainer.should_stop = True
+
+
+def fit(
+    module: L.LightningModule,
+    data: StepData,
+    folder: Path,
+    *,
+    ema: float | None = 0.999,
+    save_every: int = 500,
+    minutes: float | None = None,
+    resume: bool = True,
+    bar: bool = True,
+    callbacks: tuple[Callback, ...] = (),
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    accelerator: str = "auto",
+    precision: str = "32-true",
+) -> L.Trainer:
+    """Train `module` for data.steps steps in `folder`; if the folder holds last.ckpt and resume is True, go on from it.
+
+    After it, the module holds the averaged (EMA) weights, if ema is not None.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
+    if not resume and last.exists():
+        last.unlink()
+    own = [
+        ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_train_steps=save_every, enable_version_counter=False),
+        Log(folder),
+    ]
+    own[0].CHECKPOINT_NAME_LAST = "last"
+    if ema is not None:
+        own.append(EMAWeightAveraging(decay=ema))
+    if minutes is not None:
+        own.append(StopAfter(minutes))
+    trainer = L.Trainer(
+        max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
+        accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,
+        enable_progress_bar=bar, enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder,
+        num_sanity_val_steps=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    return trainer
+
+
+def machine() -> str:
+    """The kind of machine, in words, without a name: processor, cores, accelerator."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    words = f"{os.cpu_count()} cores of {cpu}, {torch.get_num_threads()} threads"
+    return words + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+
+
+def commit() -> str:
+    """The commit this code stands at, or 'unknown' outside a repository."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"

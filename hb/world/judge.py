@@ -1,0 +1,715 @@
+"""The judge: reads any picture back into a scene, says what is wrong with it, and whether it is what was asked.
+
+`read` explains a picture as things on a background (hb.world.reading does the fitting), draws that explanation again
+and compares: what is left over are flaws. `check` holds a reading against a `Request`, `score_edit` against the scenes
+before and after an edit. `damage` and `confusion` judge the judge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from hb.world import reading as fitting
+from hb.world.reading import Blobs, Fits
+from hb.world.render import COLOR_RGB, STRIPE_DARKNESS, render
+from hb.world.scene import (
+    BACKGROUNDS,
+    COLORS,
+    GAP,
+    MARGIN,
+    MAX_THINGS,
+    MAX_TURN,
+    RADII,
+    SHADES,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Request,
+    Scene,
+    Scenes,
+    Thing,
+    Wish,
+    holds,
+    place_of,
+    sample_scenes,
+)
+from hb.world.words import NUMBERS, PLURALS
+
+# What a good autoencoder may do to a picture. Lengths in pixels, areas as in a picture of 64 x 64, colours in [0, 1].
+BLUR_TOLERANCE = 1.0  # standard deviation of the blur that explains a thing best, pixels of the picture itself
+COLOR_TOLERANCE = 0.085  # distance of a thing's colour from the nearest shade of a named colour; half-way lies 0.10 off
+SHADE_SLACK = 0.06  # how much darker or brighter than any shade
+WRONG_ERROR = 0.20  # a pixel (mean of 3 x 3) is wrong if it misses by this share of the thing's contrast
+WRONG_TOLERANCE = 0.08  # share of a thing's area that may be wrong
+SIZE_TOLERANCE = 0.12  # of the logarithm of the radius; half-way between the sizes is 0.20
+STRIPE_TOLERANCE = 0.12  # of the darkness of stripes; half-way between plain and striped is 0.21
+TURN_SLACK = np.deg2rad(12.0)
+PLACE_SLACK = 1.5 / 64  # of a centre, wherever places, relations and room are checked
+BACKGROUND_TOLERANCE = 0.06  # largest channel error of the background's colour
+DIRT_ERROR = 0.06  # a background pixel (mean of 3 x 3) this far off is dirty
+DIRT_TOLERANCE = 8.0  # dirty pixels allowed
+NOISE_TOLERANCE = 0.045  # standard deviation of background pixels
+CROWD_AREA = 0.45  # no thing is looked for where more than this share of the picture differs from its background
+MOVED = 0.05  # a centre further off than this is elsewhere, as a share of the side
+
+UNRECOGNISED = 0.35  # share of its area: beyond this, a thing's name is a guess
+
+
+@dataclass(frozen=True)
+class ReadThing:
+    """A thing as read, how far it is from a clean one, and what is wrong with it in words."""
+
+    thing: Thing
+    wrong: float  # share of its area that does not look like it
+    blur: float  # pixels
+    color_error: float  # distance from the nearest shade of a named colour
+    size_error: float  # of the logarithm of the radius
+    stripe_error: float  # of the darkness of the stripes
+    cleanliness: float  # in [0, 1]; 1 is within every tolerance
+    flaws: tuple[str, ...] = ()
+
+    @property
+    def recognised(self) -> bool:
+        return self.wrong <= UNRECOGNISED
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge saw in a picture."""
+
+    things: tuple[ReadThing, ...]
+    background: str | None
+    flaws: tuple[str, ...]  # of the picture as a whole
+    shape_cleanliness: float  # of the worst thing
+    background_cleanliness: float
+
+    @property
+    def clean(self) -> bool:
+        return not self.flaws and all(not t.flaws for t in self.things)
+
+    @property
+    def all_flaws(self) -> tuple[str, ...]:
+        return self.flaws + tuple(flaw for t in self.things for flaw in t.flaws)
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene in words, or None where the picture cannot be read as one."""
+        readable = self.background and len(self.things) <= MAX_THINGS and all(t.recognised for t in self.things)
+        return Scene(tuple(t.thing for t in self.things), self.background) if readable else None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(pictures: Tensor) -> list[Reading] | Reading:
+    """Readings of pictures [N, 3, H, W] (a list) or [3, H, W] (one), values in [0, 1], square, 64 or 128 pixels."""
+    _check_pictures(pictures)
+    if pictures.ndim == 3:
+        return read(pictures[None])[0]
+    pictures = pictures.detach().to("cpu", torch.float32)
+    return [reading for chunk in pictures.split(64) for reading in _read(chunk)]
+
+
+def _check_pictures(pictures: Tensor) -> None:
+    if not isinstance(pictures, Tensor) or not pictures.is_floating_point():
+        raise ValueError(f"pictures are float tensors in [0, 1], got {getattr(pictures, 'dtype', type(pictures))}")
+    if pictures.ndim not in (3, 4) or pictures.shape[-3] != 3 or pictures.shape[-1] != pictures.shape[-2]:
+        raise ValueError(f"pictures have shape [N, 3, side, side] or [3, side, side], got {list(pictures.shape)}")
+    if pictures.shape[-1] not in (64, 128):
+        raise ValueError(f"pictures are 64 or 128 pixels wide, got {pictures.shape[-1]}")
+    low, high = pictures.nan_to_num(0.5, 0.5, 0.5).aminmax()
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(f"pixels lie in [0, 1], got {low:.2f} to {high:.2f}; clamp, or map [-1, 1] by (x + 1) / 2")
+
+
+def _read(pictures: Tensor) -> list[Reading]:
+    broken = ~pictures.isfinite().flatten(1).all(1)
+    pictures = torch.where(pictures.isfinite(), pictures, torch.zeros(()))
+    color, index, error = fitting.background_of(pictures)
+    blobs, labels = fitting.find_blobs(pictures, color)
+    crowded = _crowded(blobs, len(pictures), pictures.shape[-1])
+    blobs, fits, corner = _fit_blobs(pictures, color, blobs[~crowded[blobs.row]], labels)
+    cover, model, maps = _redraw(pictures, color, blobs, fits, corner)
+    left_over = fitting.smooth(pictures - model)
+    wrong = fitting.wrong_share(left_over, maps, blobs, fits, corner, WRONG_ERROR)
+    things = _read_things(pictures.shape[-1], wrong, color, blobs, fits, corner)
+    noise, dirt = _background_dirt(pictures - model, left_over, cover)
+    out = []
+    for row in range(len(pictures)):
+        mine = [things[i] for i in np.flatnonzero(blobs.row == row)]
+        flaws = []
+        if broken[row]:
+            flaws.append("some pixels are not numbers")
+        out.append(_assemble(mine, flaws, bool(crowded[row]), int(index[row]), float(error[row]), float(noise[row]), float(dirt[row])))
+    return out
+
+
+def _crowded(blobs: Blobs, count: int, side: int) -> np.ndarray:
+    """Pictures with too many blobs, or too much of them, to be a scene."""
+    area = np.bincount(blobs.row, blobs.area, minlength=count)
+    return (np.bincount(blobs.row, minlength=count) > fitting.MAX_BLOBS) | (area > CROWD_AREA * side * side)
+
+
+def _fit_blobs(pictures, color, blobs: Blobs, labels) -> tuple[Blobs, Fits, np.ndarray]:
+    """Blobs, their fits and windows' corners; blobs that fit badly are cut where thin, if the pieces fit better."""
+    values, weight, corner = fitting.cut_windows(pictures, color, blobs, labels)
+    found = blobs, fitting.fit_things(values, weight, pictures.shape[-1]), corner
+    for depth in (1, 2):
+        found = _split_bad(pictures, color, *found, labels, depth)
+    return found
+
+
+def _split_bad(pictures, color, blobs, fits, corner, labels, depth):
+    bad = np.flatnonzero((fits.misfit > fitting.SPLIT_MISFIT).numpy() & (blobs.label > 0))
+    pieces, piece_labels, parent = fitting.split_blobs(blobs, labels, bad, depth)
+    several = np.bincount(parent, minlength=len(blobs))[parent] > 1
+    if not several.any():
+        return blobs, fits, corner
+    pieces, parent = pieces[several], parent[several]
+    values, weight, piece_corner = fitting.cut_windows(pictures, color, pieces, piece_labels)
+    piece_fits = fitting.fit_things(values, weight, pictures.shape[-1])
+    worst = np.full(len(blobs), -1.0)
+    np.maximum.at(worst, parent, piece_fits.misfit.numpy())
+    better = (worst >= 0) & (worst < 0.5 * fits.misfit.numpy())
+    old, new = np.flatnonzero(~better), np.flatnonzero(better[parent])
+    corner = np.concatenate([corner[old], piece_corner[new]])
+    return blobs[old].joined(pieces[new].unlabelled()), fits[old].joined(piece_fits[new]), corner
+
+
+def _redraw(pictures, color, blobs, fits, corner) -> tuple[Tensor, Tensor, Tensor]:
+    """The whole reading drawn again: cover [N, H, W], picture [N, 3, H, W], and each thing's own cover [n, w, w]."""
+    side = pictures.shape[-1]
+    cover = torch.zeros(len(pictures), side, side)
+    model = color[:, :, None, None].expand_as(pictures).clone()
+    maps, layers = fitting.draw_fits(fits, side)
+    width = maps.shape[-1]
+    for i, (x, y) in enumerate(corner.tolist()):
+        x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, side), min(y + width, side)
+        here = slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)
+        row = int(blobs.row[i])
+        cover[row, y0:y1, x0:x1] += maps[i][here]
+        model[row, :, y0:y1, x0:x1] += layers[i][(slice(None), *here)]
+    return cover, model, maps
+
+
+def _read_things(side, wrong, color, blobs, fits, corner) -> list[ReadThing]:
+    half = fitting.window_width(side) // 2
+    rgb = (fits.color + color[blobs.row]).numpy()
+    named, shade, error = nearest_color(rgb)
+    dark = (fits.dark.numpy() * rgb).sum(1) / np.maximum((rgb * rgb).sum(1), 1e-6)
+    tinted = np.linalg.norm(fits.dark.numpy() - dark[:, None] * rgb, axis=1)  # stripes darken, they have no hue of their own
+    error = np.maximum(error, tinted)
+    centre = (corner + half + 0.5 + fits.pose[:, :2].numpy()) / side
+    out = []
+    for i in range(len(rgb)):
+        shape = SHAPES[fits.shape[i]]
+        radius = float(fits.pose[i, 3]) / side
+        size = int(np.argmin(np.abs(np.log(radius / np.asarray(RADII)))))
+        texture = TEXTURES[int(dark[i] > STRIPE_DARKNESS / 2)]
+        turn = 0.0 if shape in ("circle", "ring") and texture == "plain" else float(fits.pose[i, 2])
+        x, y = np.clip(centre[i], 0, 1).tolist()
+        thing = Thing(shape, COLORS[named[i]], SIZES[size], x, y, texture, turn, float(shade[i]))
+        out.append(_describe(thing, radius, float(wrong[i]), float(fits.blur[i]), float(error[i]), float(dark[i])))
+    return out
+
+
+def nearest_color(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For colours [n, 3]: index of the nearest named colour, the shade of it, and the distance left."""
+    low, high = SHADES[0] - SHADE_SLACK, SHADES[1] + SHADE_SLACK
+    shade = np.clip(rgb @ COLOR_RGB.T / (COLOR_RGB**2).sum(1), low, high)
+    error = np.linalg.norm(rgb[:, None] - shade[..., None] * COLOR_RGB, axis=-1)
+    best = error.argmin(1)
+    every = np.arange(len(rgb))
+    return best, shade[every, best], error[every, best]
+
+
+def _describe(thing: Thing, radius, wrong, blur, color_error, dark) -> ReadThing:
+    """Hold every measure against its tolerance; say in words which ones fail."""
+    at = f"({thing.x:.2f}, {thing.y:.2f})"
+    scale = abs(np.log(radius / thing.radius))
+    stripe = abs(dark - (STRIPE_DARKNESS if thing.texture == "striped" else 0.0))
+    turn = max(0.0, abs(thing.turn) - MAX_TURN) if thing.shape not in ("circle", "ring") else 0.0
+    out = max(0.0, *(max(thing.radius + MARGIN - c, c - (1 - thing.radius - MARGIN)) for c in (thing.x, thing.y)))
+    name = f"{thing.size} {thing.color} {thing.shape}"
+    tests = (
+        (wrong, WRONG_TOLERANCE, f"the thing at {at} cannot be recognised: it is nearest to a {name}, but {wrong:.0%} of it is wrong"),
+        (blur, BLUR_TOLERANCE, f"the thing at {at} is blurred: its rim is {_rim(blur):.1f} pixels wide"),
+        (color_error, COLOR_TOLERANCE, f"the colour of the {thing.shape} at {at} is none of ours: {thing.color} is nearest, {color_error:.2f} away"),
+        (scale, SIZE_TOLERANCE, f"the {thing.shape} at {at} is neither small nor large: its radius is {radius * 64:.1f}/64"),
+        (stripe, STRIPE_TOLERANCE, f"the stripes of the {thing.shape} at {at} are neither there nor absent: darkness {dark:.2f}"),
+        (turn, TURN_SLACK, f"the {thing.shape} at {at} is turned too far: {np.rad2deg(thing.turn):.0f} degrees"),
+        (out, PLACE_SLACK, f"the {thing.shape} at {at} is partly outside the picture"),
+    )  # fmt: skip
+    flaws = tuple(words for value, tolerance, words in tests if value > tolerance)
+    return ReadThing(thing, wrong, blur, color_error, float(scale), float(stripe), min(_clean(v, t) for v, t, _ in tests), flaws)
+
+
+def _rim(blur: float) -> float:
+    """Width of the ramp that is as soft as a pixel's edge after a blur."""
+    return float(np.sqrt(1 + 12 * blur**2))
+
+
+def _clean(value: float, tolerance: float) -> float:
+    """1 within the tolerance, then falling to 0 at three times the tolerance."""
+    return float(np.clip(1.5 - 0.5 * value / tolerance, 0, 1))
+
+
+def _background_dirt(raw, left_over, cover) -> tuple[Tensor, Tensor]:
+    """Noise (standard deviation) and number of dirty pixels, away from all things, in 64 x 64 units."""
+    near = torch.nn.functional.max_pool2d((cover > 0.02).float()[:, None], 5, stride=1, padding=2)[:, 0] > 0
+    free = (~near).float()
+    total = free.sum((1, 2)).clamp_min(1)
+    noise = ((raw.square().mean(1) * free).sum((1, 2)) / total).sqrt()
+    dirty = (fitting.length(left_over, 1) > DIRT_ERROR).float() * free
+    return noise, dirty.sum((1, 2)) * (64 / raw.shape[-1]) ** 2
+
+
+def _assemble(things, flaws, crowded, index, error, noise, dirt) -> Reading:
+    things = sorted(things, key=lambda t: (t.thing.y, t.thing.x))
+    known = error <= 2 * BACKGROUND_TOLERANCE
+    tests = (
+        (error, BACKGROUND_TOLERANCE, f"the background is none of ours: {BACKGROUNDS[index]} is nearest, {error:.2f} away"),
+        (noise, NOISE_TOLERANCE, f"the background is not flat: its pixels vary by {noise:.2f}"),
+        (dirt, DIRT_TOLERANCE, f"the background is not clean: {dirt:.0f} pixels belong to nothing"),
+    )  # fmt: skip
+    flaws += [words for value, tolerance, words in tests if value > tolerance]
+    flaws += _crowding(things)
+    if crowded:
+        flaws.append("too much of the picture differs from its background for it to be a scene")
+    elif not things:
+        flaws.append("nothing is drawn on the background")
+    shapes = min((t.cleanliness for t in things), default=0.0)
+    return Reading(
+        things=tuple(things),
+        background=BACKGROUNDS[index] if known else None,
+        flaws=tuple(flaws),
+        shape_cleanliness=0.0 if crowded else shapes,
+        background_cleanliness=0.0 if crowded else min(_clean(v, t) for v, t, _ in tests),
+    )
+
+
+def _crowding(things: Sequence[ReadThing]) -> list[str]:
+    flaws = []
+    if len(things) > MAX_THINGS:
+        flaws.append(f"{len(things)} things are in the picture, {MAX_THINGS} is the most there can be")
+    for i, a in enumerate(t.thing for t in things):
+        for b in (t.thing for t in things[:i]):
+            if np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + GAP - PLACE_SLACK:
+                flaws.append(f"the {b.shape} at ({b.x:.2f}, {b.y:.2f}) and the {a.shape} at ({a.x:.2f}, {a.y:.2f}) touch")
+    return flaws
+
+
+# ---------------------------------------------------------------- judging
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Is the picture what was asked? If not, why not, in short sentences."""
+
+    right: bool
+    reasons: tuple[str, ...] = ()
+
+
+def judge(picture: Tensor, request: Request) -> Verdict:
+    """Is this picture [3, H, W] clean, and exactly what was asked?"""
+    if picture.ndim != 3:
+        raise ValueError(f"judge looks at one picture [3, H, W], got {list(picture.shape)}; for many, read() then check()")
+    return check(read(picture), request)
+
+
+def check(reading: Reading, request: Request) -> Verdict:
+    """The verdict on a picture already read: no flaws, one thing for each wish and none besides."""
+    reasons = list(reading.all_flaws)
+    if request.background is not None and reading.background not in (None, request.background):
+        reasons.append(f"the background is {reading.background}, {request.background} was asked")
+    things = [t.thing for t in reading.things]
+    if len(things) != len(request.wishes):
+        reasons += _miscounts(things, request.wishes)
+    else:
+        reasons += min((_mismatches(order, request) for order in permutations(things)), key=len)
+    return Verdict(not reasons, tuple(reasons))
+
+
+def _miscounts(things: Sequence[Thing], wishes: Sequence[Wish]) -> list[str]:
+    asked, found = [w.shape for w in wishes], [t.shape for t in things]
+    if None in asked:
+        return [f"{_count(len(found), 'thing')} found, {_number(len(asked))} asked"]
+    wrong = [s for s in SHAPES if asked.count(s) != found.count(s)]
+    return [f"{_count(found.count(s), s)} found, {_number(asked.count(s))} asked" for s in wrong]
+
+
+def _number(n: int) -> str:
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{_number(n)} {noun if n == 1 else PLURALS[noun]}"
+
+
+def _mismatches(things: Sequence[Thing], request: Request) -> list[str]:
+    """What is wrong if the first thing is for the first wish, and so on."""
+    out = [words for thing, wish in zip(things, request.wishes) for words in _disappointments(thing, wish)]
+    if request.relation is not None and not _related(request.relation, *things[:2]):
+        a, b = things[:2]
+        out.append(f"the {a.shape} at {_at(a)} is not {request.relation} the {b.shape} at {_at(b)}")
+    return out
+
+
+def _disappointments(thing: Thing, wish: Wish) -> list[str]:
+    out = []
+    if wish.shape not in (None, thing.shape):
+        out.append(f"the thing at {_at(thing)} is a {thing.shape}, a {wish.shape} was asked")
+    for name in ("color", "size", "texture"):
+        if getattr(wish, name) not in (None, getattr(thing, name)):
+            out.append(f"the {thing.shape} is {getattr(thing, name)}, {getattr(wish, name)} was asked")
+    if wish.place is not None and not in_place(thing, wish.place):
+        out.append(f"the {thing.shape} is at {_at(thing)}, in the place called {thing.place}; {wish.place} was asked")
+    return out
+
+
+def in_place(thing: Thing, place: str) -> bool:
+    """Is its centre in that ninth of the picture, or within PLACE_SLACK of it?"""
+    nudges = (-PLACE_SLACK, 0.0, PLACE_SLACK)
+    return any(place_of(_inside(thing.x + dx), _inside(thing.y + dy)) == place for dx in nudges for dy in nudges)
+
+
+def _inside(c: float) -> float:
+    return min(max(c, 0.0), 1.0)
+
+
+def _related(relation: str, a: Thing, b: Thing) -> bool:
+    dx = {"left of": -1, "right of": 1}.get(relation, 0) * PLACE_SLACK
+    dy = {"above": -1, "below": 1}.get(relation, 0) * PLACE_SLACK
+    return bool(holds(relation, a.x + dx, a.y + dy, b.x, b.y))
+
+
+def _at(thing: Thing) -> str:
+    return f"({thing.x:.2f}, {thing.y:.2f})"
+
+
+# ---------------------------------------------------------------- edits
+
+ATTRIBUTES = ("shape", "color", "size", "texture")
+
+
+@dataclass(frozen=True)
+class EditScore:
+    """How well an edit was done: is the change there, and is all else as it was? Both in [0, 1]."""
+
+    success: float
+    kept: float
+    reasons: tuple[str, ...] = ()
+
+
+def score_edit(
+    reading: Reading,
+    source: Scene,
+    target: Scene,
+    free: frozenset[str] = frozenset(),
+    place: str | None = None,
+) -> EditScore:
+    """Score the reading of an edited picture against the scenes before and after.
+
+    Things equal in source and target are to be kept; the others are edited: paired (changed), only in the source
+    (removed) or only in the target (added). `free` names what is left to chance about edited things, among shape,
+    color, size, texture and "place"; `place` asks for a ninth of the picture instead of the target's exact centre.
+
+    success  the least share of asked changes found, over the edited things (and the background, if it changes)
+    kept     the share of untouched things, and of edited things' untouched sides, that are still as they were; every
+             thing that nobody asked for counts as one more that is not
+    """
+    unknown = set(free) - {*ATTRIBUTES, "place"}
+    if unknown:
+        raise ValueError(f"no such side of a thing: {', '.join(sorted(unknown))}; free is a set of {', '.join(ATTRIBUTES)}, place")
+    plan = _plan(source, target)
+    found, extra = _assign(reading.things, plan, free, place)
+    asked, kept = [], []
+    for (before, after), thing in zip(plan, found):
+        changes, stays = _demands(before, after, thing, extra, free, place)
+        asked += [changes] if changes else []
+        kept += [stays] if stays else []
+    background = [(reading.background == target.background, f"the background is {reading.background or 'unknown'}")]
+    (kept if source.background == target.background else asked).append(background)
+    removed = [before for before, after in plan if after is None]
+    strangers = [t.thing for t in extra if not any(_distance(t.thing, r) < MOVED for r in removed)]
+    kept += [[(False, f"nobody asked for the {t.shape} at {_at(t)}")] for t in strangers]
+    reasons = tuple(words for part in asked + kept for good, words in part if not good)
+    success = min((sum(good for good, _ in part) / len(part) for part in asked), default=1.0)
+    return EditScore(success, sum(all(good for good, _ in p) for p in kept) / max(len(kept), 1) if kept else 1.0, reasons)
+
+
+def _plan(source: Scene, target: Scene) -> list[tuple[Thing | None, Thing | None]]:
+    """Pairs (before, after): equal for kept things, None where a thing is added or removed."""
+    gone, new = list(source.things), list(target.things)
+    kept = [thing for thing in source.things if thing in new]
+    for thing in kept:
+        gone.remove(thing)
+        new.remove(thing)
+    cost = np.array([[_unlikeness(a, b) for b in new] for a in gone]).reshape(len(gone), len(new))
+    pairs = [(gone[i], new[j]) for i, j in zip(*linear_sum_assignment(cost))]
+    removed = [(t, None) for t in gone if t not in [a for a, _ in pairs]]
+    added = [(None, t) for t in new if t not in [b for _, b in pairs]]
+    return [(t, t) for t in kept] + pairs + removed + added
+
+
+def _unlikeness(a: Thing, b: Thing) -> float:
+    return sum(getattr(a, n) != getattr(b, n) for n in ATTRIBUTES) + 4 * _distance(a, b)
+
+
+def _distance(a: Thing, b: Thing) -> float:
+    return float(np.hypot(a.x - b.x, a.y - b.y))
+
+
+def _assign(seen: Sequence[ReadThing], plan, free, place) -> tuple[list[ReadThing | None], list[ReadThing]]:
+    """The thing seen for each entry of the plan (None: none is left), and the things nobody expects."""
+    wanted = [i for i, (_, after) in enumerate(plan) if after is not None]
+    cost = np.zeros((len(wanted), len(seen)))
+    for i, w in enumerate(wanted):
+        for j, thing in enumerate(seen):
+            changes, stays = _demands(*plan[w], thing, [], free, place)
+            far = 0.0 if "place" in free or place is not None else _distance(plan[w][1], thing.thing)
+            cost[i, j] = sum(not good for good, _ in changes + stays) + far
+    found: list[ReadThing | None] = [None] * len(plan)
+    rows, columns = linear_sum_assignment(cost)
+    for i, j in zip(rows, columns):
+        found[wanted[i]] = seen[j]
+    return found, [t for j, t in enumerate(seen) if j not in columns]
+
+
+def _demands(before: Thing | None, after: Thing | None, found: ReadThing | None, extra, free, place):
+    """What must have changed and what must have stayed, for one thing: two lists of (is it so?, words if not)."""
+    if after is None:
+        gone = not any(_distance(t.thing, before) < MOVED for t in extra)
+        return [(gone, f"something is still where the {before.shape} was, at {_at(before)}")], []
+    name = f"the {after.color} {after.shape}"
+    if found is None:
+        missing = [(False, f"{name} is missing")]
+        return ([], missing) if before == after else (missing, missing if before else [])
+    free = free if before != after else frozenset()
+    changes, stays = [], []
+    for side in ATTRIBUTES:
+        if side not in free:
+            stayed = before is not None and getattr(before, side) == getattr(after, side)
+            (stays if stayed else changes).append((_shows(found, side, after), f"{name} is not {getattr(after, side)}"))
+    stayed = before is not None and _distance(before, after) < 1e-6
+    where = (_is_where(found.thing, before, after, free, None if stayed else place), f"{name} is at {_at(found.thing)}")
+    (stays if stayed else changes).append(where)
+    return changes, stays
+
+
+def _shows(found: ReadThing, side: str, thing: Thing) -> bool:
+    """Does it look as it should on this side? What cannot be recognised has no shape."""
+    return getattr(found.thing, side) == getattr(thing, side) and (side != "shape" or found.recognised)
+
+
+def _is_where(thing: Thing, before: Thing | None, after: Thing, free, place: str | None) -> bool:
+    if place is not None:
+        return in_place(thing, place)
+    if "place" in free:
+        return before is None or _distance(before, after) < 1e-6 or _distance(thing, before) > MOVED
+    return _distance(thing, after) < MOVED
+
+
+def edit_region(source: Scene, target: Scene, side: int = 64) -> Tensor:
+    """Pixels [side, side] that the edit may change: where the two drawings differ, and two pixels around."""
+    before, after = render([source, target], side)
+    differs = ((before - after).abs().amax(0) > 1 / 255).float()
+    return torch.nn.functional.max_pool2d(differs[None], 5, stride=1, padding=2)[0] > 0
+
+
+# ---------------------------------------------------------------- judging the judge
+
+
+def damage(pictures: Tensor, kind: str, strength: float, generator: torch.Generator) -> Tensor:
+    """Clean pictures [N, 3, H, W], each damaged in one of the ways in DAMAGES."""
+    if kind not in DAMAGES:
+        raise ValueError(f"no damage called {kind!r}; choose from {', '.join(DAMAGES)}")
+    return DAMAGES[kind](pictures, strength, generator).clamp(0, 1)
+
+
+def _blur(pictures, strength, generator):
+    """A Gaussian blur of `strength` pixels."""
+    return torch.as_tensor(ndimage.gaussian_filter(pictures.numpy(), (0, 0, strength, strength)))
+
+
+def _noise(pictures, strength, generator):
+    """Independent Gaussian noise of standard deviation `strength`."""
+    return pictures + strength * torch.randn(pictures.shape, generator=generator)
+
+
+def _reconstruct(pictures, strength, generator):
+    """What a fair autoencoder does, at strength 1: blur 0.5 px, noise 0.02 and a tint of up to 0.03 per channel."""
+    tint = 0.06 * strength * (torch.rand(len(pictures), 3, 1, 1, generator=generator) - 0.5)
+    return _noise(_blur(pictures, 0.5 * strength, generator), 0.02 * strength, generator) + tint
+
+
+def _mix(pictures, strength, generator):
+    """Averaged with the next picture, which gets the weight `strength`."""
+    return torch.lerp(pictures, pictures.roll(1, 0), strength)
+
+
+def _layer(pictures, generator):
+    """One thing of each picture, drawn by lot: its mask [N, H, W], the background [N, 3] and a direction [N, 2]."""
+    background, _, _ = fitting.background_of(pictures)
+    blobs, labels = fitting.find_blobs(pictures, background)
+    mask = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
+    for row in range(len(pictures)):
+        mine = blobs.label[blobs.row == row]
+        chosen = mine[int(torch.randint(len(mine), (), generator=generator))]
+        mask[row] = torch.as_tensor(labels[row] == chosen)
+    soft = torch.nn.functional.max_pool2d(mask.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
+    angle = 2 * math.pi * torch.rand(len(pictures), generator=generator)
+    return soft, background, torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def _cut(pictures, strength, generator):
+    """A share `strength` of one thing, cut off by a straight line, is painted over."""
+    mask, background, way = _layer(pictures, generator)
+    axis = torch.arange(pictures.shape[-1], dtype=torch.float32)
+    along = way[:, 0, None, None] * axis[None, None, :] + way[:, 1, None, None] * axis[None, :, None]
+    out = pictures.clone()
+    for row in range(len(out)):
+        line = along[row][mask[row]].quantile(1 - strength)
+        out[row, :, mask[row] & (along[row] > line)] = background[row, :, None]
+    return out
+
+
+def _copy(pictures, mask, background, shift, strength):
+    """A copy of the masked thing laid over the picture at `shift` [N, 2] whole pixels, as opaque as `strength`."""
+    out = pictures.clone()
+    for row, (dx, dy) in enumerate(shift.round().long().tolist()):
+        layer = (pictures[row] - background[row, :, None, None]) * mask[row]
+        there = torch.roll(mask[row], (dy, dx), (0, 1))
+        copied = torch.roll(layer, (dy, dx), (1, 2)) + background[row, :, None, None]
+        out[row] = torch.where(there, torch.lerp(out[row], copied, strength), out[row])
+    return out
+
+
+def _ghost(pictures, strength, generator):
+    """A second, faint copy of one thing, 8/64 of the side away."""
+    mask, background, way = _layer(pictures, generator)
+    return _copy(pictures, mask, background, way * 8 * pictures.shape[-1] / 64, strength)
+
+
+def _merge(pictures, strength, generator):
+    """A full second copy of one thing that overlaps the first by a share `strength` of its width."""
+    mask, background, way = _layer(pictures, generator)
+    width = 2 * (mask.sum((1, 2)) / math.pi).sqrt()
+    return _copy(pictures, mask, background, way * (1 - strength) * width[:, None], 1.0)
+
+
+def _recolored(pictures, strength, generator, other):
+    """One thing's colour, shades and stripes and all, moves a share `strength` of the way to `other(index, generator)`."""
+    mask, background, _ = _layer(pictures, generator)
+    out = pictures.clone()
+    for row in range(len(out)):
+        pixels = pictures[row][:, mask[row]] - background[row, :, None]
+        index, amount = _paint_used(pixels, background[row])
+        change = other(index, generator) - COLOR_RGB[index]
+        out[row][:, mask[row]] += strength * amount * torch.as_tensor(change, dtype=torch.float32)[:, None]
+    return out
+
+
+def _paint_used(pixels: Tensor, background: Tensor) -> tuple[int, Tensor]:
+    """The named colour that best explains pixels [3, n] (less the background), and how much of it each holds."""
+    alike = 1e-3 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])  # blue on navy could be any mixture: take the plainest
+    trials = []
+    for index, color in enumerate(torch.as_tensor(COLOR_RGB, dtype=torch.float32)):
+        mixture = torch.stack([-background, color], 1)  # less background, more colour
+        solved = torch.linalg.solve(mixture.T @ mixture + alike, mixture.T @ pixels)
+        trials.append((float((mixture @ solved - pixels).square().sum()), index, solved[1].clamp(0, 1)))
+    return min(trials, key=lambda t: t[0])[1:]
+
+
+def _neighbour_color(index, generator):
+    """The next colour round the wheel, on one side or the other."""
+    return COLOR_RGB[(index + 2 * int(torch.randint(2, (), generator=generator)) - 1) % len(COLORS)]
+
+
+DAMAGES = {
+    "blur": _blur,
+    "noise": _noise,
+    "reconstruct": _reconstruct,
+    "cut": _cut,
+    "ghost": _ghost,
+    "merge": _merge,
+    "mix": _mix,
+    "offcolor": lambda p, s, g: _recolored(p, s, g, _neighbour_color),
+    "gray": lambda p, s, g: _recolored(p, s, g, lambda index, _: COLOR_RGB[index].mean()),
+    "hue": lambda p, s, g: _recolored(p, s, g, lambda index, _: np.roll(COLOR_RGB[index], 1)),
+}
+GRADES = {  # how strong, and whether the judge should accept it (None: a matter of taste)
+    "blur": ((0.5, True), (0.75, None), (1.0, None), (1.5, False), (2.5, False)),
+    "noise": ((0.02, True), (0.04, None), (0.08, False)),
+    "reconstruct": ((0.5, True), (1.0, True), (1.5, None), (2.0, None)),
+    "cut": ((0.05, None), (0.15, None), (0.33, False), (0.5, False)),
+    "ghost": ((0.05, None), (0.15, None), (0.25, False), (0.5, False)),
+    "merge": ((0.25, False), (0.5, False)),
+    "mix": ((0.05, None), (0.25, False), (0.5, False)),
+    "offcolor": ((0.1, None), (0.25, None), (0.5, False)),
+    "gray": ((0.1, None), (0.5, False), (1.0, False)),
+    "hue": ((0.1, None), (0.5, False), (1.0, False)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one grade of damage fares: shares of pictures called clean, and called clean but read as another scene."""
+
+    kind: str
+    strength: float
+    accept: bool | None  # should it be accepted?
+    accepted: float
+    misread: float
+    count: int
+
+
+def confusion(n: int = 200, seed: int = 0, side: int = 64) -> list[Row]:
+    """The judge on n random scenes, clean and under every grade of every damage."""
+    scenes = random_scenes(n, np.random.default_rng(seed))
+    clean = render(scenes, side)
+    generator = torch.Generator().manual_seed(seed)
+    rows = [_grade("clean", 0.0, True, clean, scenes)]
+    for kind, grades in GRADES.items():
+        for strength, accept in grades:
+            rows.append(_grade(kind, strength, accept, damage(clean, kind, strength, generator), scenes))
+    return rows
+
+
+def random_scenes(n: int, rng: np.random.Generator) -> Scenes:
+    """One to four things, everything left to chance."""
+    return sample_scenes([Request((Wish(),) * int(rng.integers(1, MAX_THINGS + 1))) for _ in range(n)], rng)
+
+
+def _grade(kind, strength, accept, pictures, scenes) -> Row:
+    readings = read(pictures)
+    clean = [r.clean for r in readings]
+    same = [r.scene is not None and same_scene(r.scene, scenes.scene(i)) for i, r in enumerate(readings)]
+    misread = [c and not s for c, s in zip(clean, same)]
+    return Row(kind, strength, accept, float(np.mean(clean)), float(np.mean(misread)), len(readings))
+
+
+def same_scene(a: Scene, b: Scene, reach: float = 1.5 / 64) -> bool:
+    """The same things, in any order, with centres within `reach`, on the same background?"""
+    if a.background != b.background or len(a.things) != len(b.things):
+        return False
+    alike = lambda s, t: all(getattr(s, n) == getattr(t, n) for n in ATTRIBUTES) and _distance(s, t) <= reach
+    return any(all(map(alike, a.things, order)) for order in permutations(b.things))
+
+
+def format_confusion(rows: Sequence[Row]) -> str:
+    """A table for people."""
+    lines = [f"{'damage':12} {'strength':>8} {'accepted':>9} {'misread':>8}  should be"]
+    wanted = {True: "accepted", False: "refused", None: "-"}
+    for r in rows:
+        lines.append(f"{r.kind:12} {r.strength:8.2f} {r.accepted:9.1%} {r.misread:8.1%}  {wanted[r.accept]}")
+    return "\n".join(lines) + f"\n({rows[0].count} pictures a line)"

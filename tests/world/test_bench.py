@@ -1,0 +1,142 @@
+"""The frozen sets are frozen, right, and balanced; the true laws are true."""
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hb.world import bench
+from hb.world.language import GROUPS, QUESTION_KINDS, parse, parse_edit
+from hb.world.prompts import SIX_TASKS
+from hb.world.scene import COLORS, PLACES, Request, Wish, holds, place_of, sample_scenes
+
+FILES = ("scene.jsonl", "edit.jsonl", "edit_chains.jsonl", "understand.jsonl")
+
+
+def test_the_committed_sets_are_what_the_code_writes(tmp_path):
+    hashes = bench.write_sets(tmp_path)
+    assert set(hashes) == set(FILES)
+    for file in FILES:
+        assert hashlib.sha256((bench.FOLDER / file).read_bytes()).hexdigest() == hashes[file], file
+        assert hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() == hashes[file], file
+
+
+def test_prompts_are_distinct_and_mean_their_requests():
+    cases = bench.scene_set()
+    assert Counter(case.task for case in cases) == dict.fromkeys(SIX_TASKS, 100)
+    assert len({(case.task, case.prompt) for case in cases}) == 600
+    for case in cases:
+        asked = parse(case.prompt)
+        assert Counter(asked.wishes) == Counter(case.request.wishes)
+        assert (asked.relation, asked.background) == (case.request.relation, case.request.background)
+        assert not case.request.relation or asked.wishes[:2] == case.request.wishes[:2]
+
+
+def test_edits_have_room_and_change_only_what_they_say():
+    cases = bench.edit_set()
+    assert Counter(case.edit.group for case in cases) == dict.fromkeys(GROUPS, 60)
+    for case in cases:
+        assert case.source.has_room() and case.edit.target.has_room()
+        assert_only_said(case.source, case.edit)
+
+
+def test_chains_go_on_from_scene_to_scene():
+    chains = bench.edit_chains()
+    assert [len(chain.edits) for chain in chains] == [5] * 40
+    for chain in chains:
+        scene = chain.source
+        for edit in chain.edits:
+            assert edit.target.has_room()
+            assert_only_said(scene, edit)
+            scene = edit.target
+
+
+def assert_only_said(source, edit):
+    kept = [thing for thing in source.things if thing in edit.target.things]
+    lost = {"remove": 1, "add": 0, "background": 0}.get(edit.group, 1)
+    assert len(kept) == len(source.things) - lost, edit
+    assert (source.background != edit.target.background) == (edit.group == "background")
+    command = parse_edit(edit.instruction)
+    assert command.group == edit.group
+    if edit.thing is not None:
+        thing = edit.target.things[edit.thing]
+        assert all(getattr(thing, key) == value for key, value in vars(command.change).items() if value is not None)
+
+
+def test_questions_are_balanced():
+    kinds = Counter(case.question.kind for case in bench.question_set())
+    assert kinds == dict.fromkeys(QUESTION_KINDS, 48) and kinds.total() >= 520 and len(kinds) >= 10
+    answers = Counter((case.question.kind, case.question.answer) for case in bench.question_set())
+    for kind, values in bench.ANSWERS.items():
+        counts = [answers[kind, value] for value in values]
+        assert min(counts) > 0 and max(counts) <= -(-48 // len(values)), kind
+
+
+def test_described_scenes_hold_one_to_four_things_alike():
+    assert Counter(len(scene.things) for scene in bench.description_set()) == {1: 25, 2: 25, 3: 25, 4: 25}
+
+
+@pytest.mark.parametrize("load", [bench.scene_set, bench.edit_set, bench.edit_chains, bench.question_set])
+def test_a_missing_or_damaged_file_says_how_to_rebuild_it(load, tmp_path):
+    with pytest.raises(FileNotFoundError, match="write_sets"):
+        load(tmp_path)
+    bench.write_sets(tmp_path)
+    load(tmp_path)
+    for file in FILES:
+        data = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(data[:-20])
+    with pytest.raises(ValueError, match=r"line \d+, is damaged.*write_sets"):
+        load(tmp_path)
+    for file in FILES:
+        data = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(data[: data.rindex(b"\n") + 1])
+    with pytest.raises(ValueError, match="records instead of"):
+        load(tmp_path)
+
+
+def test_a_line_with_an_unknown_thing_is_damaged(tmp_path):
+    bench.write_sets(tmp_path)
+    data = (tmp_path / "edit.jsonl").read_text().replace('"circle"', '"banana"', 1)
+    (tmp_path / "edit.jsonl").write_text(data)
+    with pytest.raises(ValueError, match="banana"):
+        bench.edit_set(tmp_path)
+
+
+REQUEST = Request((Wish("circle"), Wish("star", color="red", place="top left")), "right of", None)
+
+
+def test_true_laws_are_the_laws_of_the_sampler():
+    request = Request((Wish("circle"), Wish("star", color="red")), "right of")
+    scenes = sample_scenes([request] * 8000, np.random.default_rng(11)).to_list()
+    assert all(holds("right of", *(c for t in s.things for c in (t.x, t.y))) for s in scenes[:50])
+    for attribute, thing in bench.unsaid(request):
+        law = bench.true_law(request, attribute, thing)
+        assert sum(law.values()) == pytest.approx(1.0)
+        drawn = Counter(
+            s.background if attribute == "background" else getattr(s.things[thing], attribute) for s in scenes
+        )
+        assert 0.5 * sum(abs(law[value] - drawn[value] / 8000) for value in law) < 0.03, (attribute, thing)
+
+
+def test_what_is_said_has_no_choice():
+    assert bench.true_law(REQUEST, "color", 1) == {color: float(color == "red") for color in COLORS}
+    assert bench.true_law(REQUEST, "place", 1) == {place: float(place == "top left") for place in PLACES}
+    assert ("color", 1) not in bench.unsaid(REQUEST) and ("color", 0) in bench.unsaid(REQUEST)
+    assert ("background", 0) in bench.unsaid(REQUEST) and ("background", 0) not in bench.unsaid(
+        replace(REQUEST, background="navy")
+    )
+
+
+def test_the_place_law_knows_the_relation():
+    law = bench.true_law(Request((Wish("circle"), Wish("star")), "above"), "place", 1)
+    assert law[place_of(0.5, 0.9)] > 10 * law[place_of(0.5, 0.1)]
+    assert law == bench.true_law(Request((Wish("circle"), Wish("star")), "above"), "place", 1)  # same seed, same law
+
+
+def test_a_law_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="choose from shape"):
+        bench.true_law(REQUEST, "taste")
+    with pytest.raises(ValueError, match="things 0 to 1"):
+        bench.true_law(REQUEST, "color", 2)
