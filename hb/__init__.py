@@ -1,1 +1,15 @@
+"""hb: Hyper-Bagel in the open. `hb.load("nano")` gives a model that draws, edits and answers.
 
+Nothing heavy is imported until it is used.
+"""
+
+from importlib import import_module
+
+_EXPORTS = {"load": "hb.engine", "Model": "hb.engine"}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name):
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'hb' has no attribute {name!r}")

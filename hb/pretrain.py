@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hb.data import TRAINING
+from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick
 from hb.flow import interpolate, shift_time, velocity_of
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
-from hb.model.bagel import Bagel
+from hb.model.bagel import Bagel, initialise
+from hb.model.checkpoint import load_model
+from hb.model.config import BagelConfig
 from hb.model.sequence import ImageSplit, TextSplit
+from hb.model.text import Text
 from hb.model.vision import patchify
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import generator
+from hb.training import StepData, commit, fit, generator, machine
 from hb.world.render import render
 from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
 
@@ -176,3 +184,109 @@ class TeacherTraining(L.LightningModule):
             optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+# ---- the two runs, as `hb train` starts them ------------------------------------------------------------------------
+
+
+def precision_of(name: str) -> str:
+    """Lightning's name for a precision; "auto" takes bfloat16 where the processor has units for it."""
+    if name != "auto":
+        return {"bf16": "bf16-mixed", "f32": "32-true"}[name]
+    return "bf16-mixed" if _has_fast_bfloat16() else "32-true"
+
+
+def _has_fast_bfloat16() -> bool:
+    """CUDA, or a CPU on which a bfloat16 product is measurably faster than a float32 one: many emulate it, slowly."""
+    if torch.cuda.is_available():
+        return True
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(1024, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        a @ b
+        began = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        seconds[dtype] = time.perf_counter() - began
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def train_autoencoder(
+    folder: Path, config: BagelConfig, *, steps: int, batch: int = 40, lr: float = 0.008, seed: int = 0,
+    precision: str = "auto", start_from: Autoencoder | None = None, **trainer,
+) -> Autoencoder:
+    """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance."""  # fmt: skip
+    side = config.picture_side
+    module = AutoencoderTraining(replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0), total=steps, lr=lr, seed=seed)
+    if start_from is not None:
+        module.autoencoder.load_state_dict(start_from.state_dict())
+    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
+    # no averaged weights: the last, slowed-down steps of the schedule do better than any average over fast ones
+    fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
+    return normalised(module.autoencoder, random_pictures(1024, side, seed, -1 % 2**31))
+
+
+@torch.no_grad()
+def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
+    """The same autoencoder with scale and shift set so that these pictures' latents have mean 0 and variance 1."""
+    autoencoder = autoencoder.cpu().eval()
+    mean = torch.cat([autoencoder.moments(part)[0] for part in pictures.split(128)])
+    scaled = Autoencoder(replace(autoencoder.config, scale_factor=float(1 / mean.std()), shift_factor=float(mean.mean())))
+    scaled.load_state_dict(autoencoder.state_dict())
+    return scaled.eval()
+
+
+def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
+             precision: str = "auto", device: str = "cpu") -> Pool:  # fmt: skip
+    """The pool at `path`, made first if it is not there."""
+    path = Path(path)
+    if path.exists():
+        return Pool.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval()
+    fast = precision_of(precision) == "bf16-mixed"
+    dice = generator(seed, 11)
+
+    @torch.no_grad()
+    def encode(pictures: Tensor) -> Tensor:
+        out = []
+        for part in pictures.split(128):
+            part = (part * 2 - 1).to(device, memory_format=torch.channels_last)
+            with torch.autocast(device, torch.bfloat16, enabled=fast):
+                out.append(autoencoder.encode(part, dice).float().cpu())
+        return torch.cat(out)
+
+    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed)
+    pool.save(path)
+    return pool
+
+
+def train_teacher(
+    folder: Path, config: BagelConfig, autoencoder: Autoencoder, text: Text, *, steps: int, prompts: int = 40_000,
+    scenes: int = 40_000, sizes: BatchSizes = BatchSizes(), seed: int = 0, precision: str = "auto", ema: float = 0.999,
+    start_from: Path | None = None, settings: dict | None = None, **trainer,
+) -> Bagel:
+    """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.
+
+    start_from: a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint.
+    """  # fmt: skip
+    markers = (text.start, text.end, text.vision_start, text.vision_end)
+    model = Bagel(replace(config, autoencoder=autoencoder.config), markers, autoencoder)
+    if start_from is None:
+        initialise(model, torch.Generator().manual_seed(seed))
+    else:
+        model.load_state_dict(load_model(start_from)[0].state_dict())
+    pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
+                    scenes=scenes, seed=seed, precision=precision)  # fmt: skip
+    module = TeacherTraining(model, total=steps, seed=seed, **(settings or {}))
+    data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
+    fit(module, data, folder, ema=ema, precision=precision_of(precision), **trainer)
+    return model
+
+
+def provenance(folder: Path, command: str, **facts) -> dict:
+    """Where a checkpoint came from: command, commit, machine, and the run's own log condensed."""
+    rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    curve = rows[:: max(1, len(rows) // 40)] + rows[-1:]
+    return dict(command=command, commit=commit(), machine=machine(), date=time.strftime("%Y-%m-%d"),
+                torch=torch.__version__, steps=rows[-1]["step"], curve=curve, **facts)  # fmt: skip

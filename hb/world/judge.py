@@ -8,9 +8,9 @@ before and after an edit. `damage` and `confusion` judge the judge.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import torch
@@ -115,6 +115,8 @@ def read(pictures: Tensor) -> list[Reading] | Reading:
     _check_pictures(pictures)
     if pictures.ndim == 3:
         return read(pictures[None])[0]
+    if not len(pictures):
+        return []
     pictures = pictures.detach().to("cpu", torch.float32)
     return [reading for chunk in pictures.split(64) for reading in _read(chunk)]
 
@@ -126,31 +128,26 @@ def _check_pictures(pictures: Tensor) -> None:
         raise ValueError(f"pictures have shape [N, 3, side, side] or [3, side, side], got {list(pictures.shape)}")
     if pictures.shape[-1] not in (64, 128):
         raise ValueError(f"pictures are 64 or 128 pixels wide, got {pictures.shape[-1]}")
-    low, high = pictures.nan_to_num(0.5, 0.5, 0.5).aminmax()
+    low, high = pictures.nan_to_num(0.5, 0.5, 0.5).aminmax() if len(pictures) else (0, 1)
     if low < -1e-3 or high > 1 + 1e-3:
         raise ValueError(f"pixels lie in [0, 1], got {low:.2f} to {high:.2f}; clamp, or map [-1, 1] by (x + 1) / 2")
 
 
 def _read(pictures: Tensor) -> list[Reading]:
+    side = pictures.shape[-1]
     broken = ~pictures.isfinite().flatten(1).all(1)
     pictures = torch.where(pictures.isfinite(), pictures, torch.zeros(()))
     color, index, error = fitting.background_of(pictures)
     blobs, labels = fitting.find_blobs(pictures, color)
-    crowded = _crowded(blobs, len(pictures), pictures.shape[-1])
-    blobs, fits, corner = _fit_blobs(pictures, color, blobs[~crowded[blobs.row]], labels)
+    crowded = torch.as_tensor(_crowded(blobs, len(pictures), side))
+    blobs, fits, corner = _fit_blobs(pictures, color, blobs[~crowded.numpy()[blobs.row]], labels)
     cover, model, maps = _redraw(pictures, color, blobs, fits, corner)
     left_over = fitting.smooth(pictures - model)
     wrong = fitting.wrong_share(left_over, maps, blobs, fits, corner, WRONG_ERROR)
-    things = _read_things(pictures.shape[-1], wrong, color, blobs, fits, corner)
+    things = _read_things(side, wrong, color, blobs, fits, corner)
     noise, dirt = _background_dirt(pictures - model, left_over, cover)
-    out = []
-    for row in range(len(pictures)):
-        mine = [things[i] for i in np.flatnonzero(blobs.row == row)]
-        flaws = []
-        if broken[row]:
-            flaws.append("some pixels are not numbers")
-        out.append(_assemble(mine, flaws, bool(crowded[row]), int(index[row]), float(error[row]), float(noise[row]), float(dirt[row])))
-    return out
+    columns = zip(*(column.tolist() for column in (broken, crowded, index, error, noise, dirt)))
+    return [_assemble([things[i] for i in np.flatnonzero(blobs.row == row)], *c) for row, c in enumerate(columns)]
 
 
 def _crowded(blobs: Blobs, count: int, side: int) -> np.ndarray:
@@ -234,7 +231,7 @@ def nearest_color(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _describe(thing: Thing, radius, wrong, blur, color_error, dark) -> ReadThing:
     """Hold every measure against its tolerance; say in words which ones fail."""
-    at = f"({thing.x:.2f}, {thing.y:.2f})"
+    at = _at(thing)
     scale = abs(np.log(radius / thing.radius))
     stripe = abs(dark - (STRIPE_DARKNESS if thing.texture == "striped" else 0.0))
     turn = max(0.0, abs(thing.turn) - MAX_TURN) if thing.shape not in ("circle", "ring") else 0.0
@@ -273,38 +270,38 @@ def _background_dirt(raw, left_over, cover) -> tuple[Tensor, Tensor]:
     return noise, dirty.sum((1, 2)) * (64 / raw.shape[-1]) ** 2
 
 
-def _assemble(things, flaws, crowded, index, error, noise, dirt) -> Reading:
-    things = sorted(things, key=lambda t: (t.thing.y, t.thing.x))
-    known = error <= 2 * BACKGROUND_TOLERANCE
+def _assemble(things, broken, crowded, index, error, noise, dirt) -> Reading:
+    """All that was measured in one picture, held against the tolerances."""
+    name = BACKGROUNDS[index]
     tests = (
-        (error, BACKGROUND_TOLERANCE, f"the background is none of ours: {BACKGROUNDS[index]} is nearest, {error:.2f} away"),
+        (error, BACKGROUND_TOLERANCE, f"the background is none of ours: {name} is nearest, {error:.2f} away"),
         (noise, NOISE_TOLERANCE, f"the background is not flat: its pixels vary by {noise:.2f}"),
         (dirt, DIRT_TOLERANCE, f"the background is not clean: {dirt:.0f} pixels belong to nothing"),
-    )  # fmt: skip
-    flaws += [words for value, tolerance, words in tests if value > tolerance]
-    flaws += _crowding(things)
-    if crowded:
-        flaws.append("too much of the picture differs from its background for it to be a scene")
-    elif not things:
-        flaws.append("nothing is drawn on the background")
-    shapes = min((t.cleanliness for t in things), default=0.0)
+    )
+    doubts = (
+        (broken, "some pixels are not numbers"),
+        (crowded, "too much of the picture differs from its background for it to be a scene"),
+        (not crowded and not things, "nothing is drawn on the background"),
+    )
+    readable = not broken and not crowded and error <= 2 * BACKGROUND_TOLERANCE and noise <= 3 * NOISE_TOLERANCE
+    flaws = [words for value, tolerance, words in tests if value > tolerance] + [w for found, w in doubts if found]
     return Reading(
-        things=tuple(things),
-        background=BACKGROUNDS[index] if known else None,
-        flaws=tuple(flaws),
-        shape_cleanliness=0.0 if crowded else shapes,
-        background_cleanliness=0.0 if crowded else min(_clean(v, t) for v, t, _ in tests),
+        things=tuple(sorted(things, key=lambda t: (t.thing.y, t.thing.x))),
+        background=name if readable else None,
+        flaws=(*flaws, *_crowding([t.thing for t in things])),
+        shape_cleanliness=min((t.cleanliness for t in things), default=0.0),
+        background_cleanliness=min(_clean(v, t) for v, t, _ in tests) if readable else 0.0,
     )
 
 
-def _crowding(things: Sequence[ReadThing]) -> list[str]:
+def _crowding(things: Sequence[Thing]) -> list[str]:
+    """Too many things, or things too near to each other."""
     flaws = []
     if len(things) > MAX_THINGS:
         flaws.append(f"{len(things)} things are in the picture, {MAX_THINGS} is the most there can be")
-    for i, a in enumerate(t.thing for t in things):
-        for b in (t.thing for t in things[:i]):
-            if np.hypot(a.x - b.x, a.y - b.y) < a.radius + b.radius + GAP - PLACE_SLACK:
-                flaws.append(f"the {b.shape} at ({b.x:.2f}, {b.y:.2f}) and the {a.shape} at ({a.x:.2f}, {a.y:.2f}) touch")
+    for a, b in combinations(things, 2):
+        if _distance(a, b) < a.radius + b.radius + GAP - PLACE_SLACK:
+            flaws.append(f"the {a.shape} at {_at(a)} and the {b.shape} at {_at(b)} touch")
     return flaws
 
 
@@ -399,6 +396,7 @@ def _at(thing: Thing) -> str:
 # ---------------------------------------------------------------- edits
 
 ATTRIBUTES = ("shape", "color", "size", "texture")
+_SIDES = {*ATTRIBUTES, "place", "x", "y", "turn", "shade"}
 
 
 @dataclass(frozen=True)
@@ -414,22 +412,23 @@ def score_edit(
     reading: Reading,
     source: Scene,
     target: Scene,
-    free: frozenset[str] = frozenset(),
+    free: Collection[str] = (),
     place: str | None = None,
 ) -> EditScore:
     """Score the reading of an edited picture against the scenes before and after.
 
     Things equal in source and target are to be kept; the others are edited: paired (changed), only in the source
-    (removed) or only in the target (added). `free` names what is left to chance about edited things, among shape,
-    color, size, texture and "place"; `place` asks for a ninth of the picture instead of the target's exact centre.
+    (removed) or only in the target (added). `free` names what is left to chance about edited things, as `Edit.free`
+    does ("place" stands for x and y); `place` asks for a ninth of the picture instead of the target's exact centre.
 
     success  the least share of asked changes found, over the edited things (and the background, if it changes)
     kept     the share of untouched things, and of edited things' untouched sides, that are still as they were; every
              thing that nobody asked for counts as one more that is not
     """
-    unknown = set(free) - {*ATTRIBUTES, "place"}
+    unknown = set(free) - _SIDES
     if unknown:
-        raise ValueError(f"no such side of a thing: {', '.join(sorted(unknown))}; free is a set of {', '.join(ATTRIBUTES)}, place")
+        raise ValueError(f"a thing has no {', '.join(sorted(unknown))}; free may hold {', '.join(sorted(_SIDES))}")
+    free = {"place" if side in ("x", "y") else side for side in free}
     plan = _plan(source, target)
     found, extra = _assign(reading.things, plan, free, place)
     asked, kept = [], []
@@ -494,7 +493,7 @@ def _demands(before: Thing | None, after: Thing | None, found: ReadThing | None,
     if found is None:
         missing = [(False, f"{name} is missing")]
         return ([], missing) if before == after else (missing, missing if before else [])
-    free = free if before != after else frozenset()
+    free = free if before != after else ()
     changes, stays = [], []
     for side in ATTRIBUTES:
         if side not in free:

@@ -303,7 +303,7 @@ def refine(shape, pose, values, weight, side: int, rims=RIMS, blur: float = 0.0)
 
 def _moved(pose: Tensor, step: Tensor, side: int) -> Tensor:
     x, y, turn, radius = pose.unbind(-1)
-    reach = 4.0 * side / 64  # the window's slack
+    reach = 7.0 * side / 64  # a moon's centre is up to 5 pixels from its middle
     low, high = 0.85 * min(RADII) * side, 1.1 * max(RADII) * side  # further off, a star passes for a tiny soft disc
     moved = [
         (x + step[:, 0]).clamp(-reach, reach),

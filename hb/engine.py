@@ -1,0 +1,374 @@
+"""What a user calls: load a model, draw, edit, ask. Every record carries metered function evaluations and seconds."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hb.flow import released_grid, time_grid
+from hb.guidance import Guidance
+from hb.model.bagel import Bagel
+from hb.model.checkpoint import CheckpointError, load_model, save_model
+from hb.model.context import Context
+from hb.model.text import Text
+from hb.preprocess import resized, to_image, to_rgb, to_tensor
+from hb.sampling.image import Contexts, Meter, noise, sample
+from hb.sampling.text import decode
+
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+ALIASES = {"bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled unless the caller says otherwise: BAGEL's published settings, or a preset's own."""
+
+    draw: Guidance = Guidance(text_scale=4.0, renorm="global")
+    edit: Guidance = Guidance(text_scale=4.0, image_scale=2.0, interval=(0.4, 1.0), renorm="text_channel")
+    steps: int = 50
+    shift: float = 3.0
+
+    def save(self, folder: Path) -> None:
+        (Path(folder) / "sampling.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> Sampling:
+        path = Path(folder) / "sampling.json"
+        if not path.exists():
+            return Sampling()
+        values = json.loads(path.read_text())
+        for task in ("draw", "edit"):
+            values[task] = Guidance(**values[task] | {"interval": tuple(values[task]["interval"])})
+        return Sampling(**values)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Drawn or edited pictures and what they cost.
+
+    pixels [B, 3, H, W] in [0, 1]; nfe: metered function evaluations per picture; seconds: by part, for the whole batch
+    """
+
+    pixels: Tensor = field(repr=False)
+    prompts: tuple[str, ...]
+    nfe: float
+    steps: int
+    seconds: dict[str, float]
+    seeds: tuple[int, ...]
+    latent: Tensor = field(repr=False, default=None)
+
+    @property
+    def images(self) -> list[Image.Image]:
+        return [to_image(p * 2 - 1) for p in self.pixels]
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture."""
+        return self.images[0]
+
+    def sheet(self, columns: int = 8, zoom: int = 1) -> Image.Image:
+        """All pictures side by side."""
+        n, _, h, w = self.pixels.shape
+        columns = min(columns, n)
+        out = Image.new("RGB", (columns * w, -(-n // columns) * h), "white")
+        for i, image in enumerate(self.images):
+            out.paste(image, (i % columns * w, i // columns * h))
+        return out.resize((out.width * zoom, out.height * zoom), Image.Resampling.NEAREST)
+
+    def to_dict(self) -> dict:
+        """Everything but the pictures, ready for JSON."""
+        return dict(prompts=list(self.prompts), nfe=self.nfe, steps=self.steps, seconds=self.seconds, seeds=list(self.seeds))
+
+    def _repr_png_(self) -> bytes:
+        side = self.pixels.shape[-1]
+        out = io.BytesIO()
+        self.sheet(zoom=max(1, round(128 / side))).save(out, "png")
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was said about pictures, and what it cost: `passes` of the target for `tokens` tokens in the longest row."""
+
+    texts: tuple[str, ...]
+    questions: tuple[str, ...]
+    tokens: int
+    passes: int
+    seconds: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """The first answer."""
+        return self.texts[0]
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens per pass of the target, for the longest row; plain decoding has 1."""
+        return self.tokens / max(self.passes, 1)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self.texts)
+
+
+class _Clock:
+    """Seconds by part; waits for the accelerator, or the time would be somebody else's."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, {}
+
+    @contextmanager
+    def __call__(self, part: str):
+        began = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+class Model:
+    """A loaded model. `draw`, `edit` and `ask` take one thing or a list, and give one record for all."""
+
+    def __init__(self, bagel: Bagel, text: Text | None, sampling: Sampling = Sampling(), name: str = "model"):
+        self.bagel, self.text, self.sampling, self.name = bagel, text, sampling, name
+
+    def __repr__(self) -> str:
+        millions = sum(p.numel() for p in self.bagel.parameters()) / 1e6
+        return f"<hb model {self.name}: {millions:.1f} M parameters on {self.bagel.device}>"
+
+    # ---- drawing and editing ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def draw(
+        self, prompts: str | Sequence[str], *, nfe: int | None = None, steps: int | None = None, seed: int | Sequence[int] = 0,
+        text_scale: float | None = None, size: tuple[int, int] | None = None, released_steps: bool = False,
+        sampling: Sampling | None = None,
+    ) -> Pictures:
+        """Draw one picture for each prompt.
+
+        nfe          function evaluations a picture may cost: 100 is the teacher's 50 guided steps
+        steps        or say the steps instead, and what they cost is metered
+        text_scale   guidance, 1 is off; default: the preset's
+        seed         of the first picture, the next ones count on; or one for each picture
+        size         (height, width) in pixels; default: the preset's
+        released_steps   the published code's grid: one step fewer than it says (98 evaluations for 100)
+        """  # fmt: skip
+        prompts = _listed(prompts, "prompt")
+        sampling = sampling or self.sampling
+        guidance = sampling.draw if text_scale is None else replace(sampling.draw, text_scale=text_scale)
+        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "draw")
+        height, width = size or (self._side(),) * 2
+        shape = self.bagel.latent_grid(height, width)
+        clock, meter = _Clock(self.bagel.device), Meter()
+        with clock("prefill"):
+            _, full = self.bagel.read_text(self.bagel.empty(len(prompts)), self._encode(prompts))
+            empty = self.bagel.empty(len(prompts))
+            contexts = Contexts(full, no_text=empty, no_image=full)
+        return self._denoise(prompts, contexts, grid, guidance, shape, seed, clock, meter)
+
+    @torch.no_grad()
+    def edit(
+        self, pictures, instructions: str | Sequence[str], *, nfe: int | None = None, steps: int | None = None,
+        seed: int | Sequence[int] = 0, text_scale: float | None = None, image_scale: float | None = None,
+        released_steps: bool = False, sampling: Sampling | None = None,
+    ) -> Pictures:
+        """Change each picture as its instruction says. Pictures: PIL images, or a tensor [B, 3, H, W] in [0, 1], or a
+        `Pictures` record. nfe=132 is the teacher's 50 steps, guided by text and picture where t > 0.4."""  # fmt: skip
+        pixels = self._pixels(pictures)
+        instructions = _listed(instructions, "instruction")
+        if len(instructions) == 1:
+            instructions = instructions * len(pixels)
+        if len(instructions) != len(pixels):
+            raise ValueError(f"{len(pixels)} pictures but {len(instructions)} instructions; give one for each, or one for all")
+        sampling = sampling or self.sampling
+        changes = {k: v for k, v in (("text_scale", text_scale), ("image_scale", image_scale)) if v is not None}
+        guidance = replace(sampling.edit, **changes)
+        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "edit")
+        shape = self.bagel.latent_grid(*pixels.shape[-2:])
+        clock, meter = _Clock(self.bagel.device), Meter()
+        with clock("prefill"):
+            seeds = _seeds(seed, len(pixels))
+            latent = torch.cat([
+                self.bagel.encode(p[None], torch.Generator().manual_seed(2**40 + s)) for p, s in zip(pixels, seeds)
+            ])  # fmt: skip
+            seen = self.bagel.read_latent(self.bagel.empty(len(pixels)), latent, shape)
+            _, seen = self.bagel.see(seen, self._for_eyes(pixels))
+            ids = self._encode(instructions)
+            _, full = self.bagel.read_text(seen, ids)
+            _, no_image = self.bagel.read_text(self.bagel.empty(len(pixels)), ids)
+            contexts = Contexts(full, no_text=seen, no_image=no_image)
+        return self._denoise(instructions, contexts, grid, guidance, shape, seed, clock, meter)
+
+    def _denoise(self, prompts, contexts, grid, guidance, shape, seed, clock, meter) -> Pictures:
+        seeds = _seeds(seed, len(prompts))
+        x = noise(len(prompts), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
+        with clock("denoise"):
+            for _, x in sample(self.bagel, contexts, x, grid, guidance, meter, shape):
+                pass
+        with clock("decode picture"):
+            pixels = (self.bagel.decode(x, shape).float() / 2 + 0.5).clamp(0, 1).cpu()
+        nfe = meter.rows / len(prompts)
+        if nfe != guidance.evaluations(grid):
+            raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {guidance.evaluations(grid)}")
+        return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu())
+
+    def _grid(self, nfe, steps, guidance, sampling, released_steps, verb) -> Tensor:
+        """The grid that costs nfe evaluations, or has the given steps."""
+        make = released_grid if released_steps else time_grid
+        if steps is not None and nfe is not None:
+            raise ValueError("say nfe or steps, not both: one follows from the other")
+        if nfe is None:
+            return make(steps if steps is not None else sampling.steps, sampling.shift)
+        costs = {}
+        for n in range(2 if released_steps else 1, max(nfe, 4) + 2):
+            grid = make(n, sampling.shift)
+            costs.setdefault(guidance.evaluations(grid), grid)
+        if nfe not in costs:
+            near = sorted(sorted(costs, key=lambda c: abs(c - nfe))[:2])
+            raise ValueError(
+                f"no number of steps makes {verb} cost {nfe} evaluations at this guidance; the nearest are "
+                f"{' and '.join(map(str, near))}. A distilled student would serve any nfe; this model has none yet."
+            )
+        return costs[nfe]
+
+    # ---- asking -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(
+        self, pictures, questions: str | Sequence[str], *, max_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    ) -> Answers:
+        """Answer a question about each picture, greedily unless a temperature is given."""
+        pixels = self._pixels(pictures)
+        questions = _listed(questions, "question")
+        if len(pixels) == 1 and len(questions) > 1:
+            pixels = pixels.expand(len(questions), -1, -1, -1)
+        if len(questions) == 1:
+            questions = questions * len(pixels)
+        if len(questions) != len(pixels):
+            raise ValueError(f"{len(pixels)} pictures but {len(questions)} questions; give one for each, or one for all")
+        clock = _Clock(self.bagel.device)
+        with clock("prefill"):
+            context = self.read_for_asking(pixels, questions)
+        with clock("decode text"):
+            done = decode(
+                self.bagel, context, max_tokens=max_tokens, temperature=temperature,
+                generator=torch.Generator().manual_seed(seed),
+            )  # fmt: skip
+        texts = tuple(self.text.decode(row) for row in done.tokens)
+        return Answers(texts, tuple(questions), max(map(len, done.tokens)) + 1, done.passes, clock.seconds)
+
+    def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Context:
+        """The context an answer starts from: the picture as the eyes see it, then the question. pixels in [-1, 1]."""
+        _, context = self.bagel.see(self.bagel.empty(len(pixels)), self._for_eyes(pixels))
+        return self.bagel.read_text(context, self._encode(questions))[1]
+
+    # ---- what goes in -----------------------------------------------------------------------------------------------
+
+    def _side(self) -> int:
+        return self.bagel.config.picture_side or 1024
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.text is None:
+            raise ValueError("this model folder has no tokenizer.json, so it cannot read text; put one beside the weights")
+        return self.text.encode_many(texts)
+
+    def _pixels(self, pictures) -> Tensor:
+        """Whatever pictures came in as [B, 3, H, W] in [-1, 1]."""
+        if isinstance(pictures, Pictures):
+            pictures = pictures.pixels
+        if isinstance(pictures, Tensor):
+            return self._checked(pictures)
+        if isinstance(pictures, Image.Image):
+            pictures = [pictures]
+        if not isinstance(pictures, Sequence) or not all(isinstance(p, Image.Image) for p in pictures) or not pictures:
+            raise ValueError("pictures must be PIL images, a tensor [B, 3, H, W] in [0, 1], or what draw and edit return")
+        side = self.bagel.config.picture_side
+        if side:
+            fitted = [to_rgb(p).resize((side, side), Image.Resampling.BICUBIC) if p.size != (side, side) else p for p in pictures]
+        else:
+            sizes = [resized(*p.size, most=1024, least=512, stride=16, pictures=len(pictures)) for p in pictures]
+            fitted = [to_rgb(p).resize(s, Image.Resampling.BICUBIC) for p, s in zip(pictures, sizes)]
+            if len({f.size for f in fitted}) > 1:
+                raise ValueError("pictures of one call must end up the same size; edit these one by one")
+        return torch.stack([to_tensor(p) for p in fitted])
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        pixels = pixels[None] if pixels.ndim == 3 else pixels
+        if pixels.ndim != 4 or pixels.size(1) != 3:
+            raise ValueError(f"a picture tensor is [B, 3, H, W] or [3, H, W], got shape {list(pixels.shape)}")
+        if not pixels.is_floating_point() or pixels.min() < -0.001 or pixels.max() > 1.001:
+            raise ValueError(
+                f"picture tensors hold floats in [0, 1], got {pixels.dtype} from {float(pixels.min()):.3g} to "
+                f"{float(pixels.max()):.3g}; divide bytes by 255"
+            )
+        side = self.bagel.config.picture_side
+        if side and tuple(pixels.shape[-2:]) != (side, side):
+            raise ValueError(f"this model was trained on {side}x{side} pictures, got {tuple(pixels.shape[-2:])}; resize them")
+        return pixels.float() * 2 - 1
+
+    def _for_eyes(self, pixels: Tensor) -> Tensor:
+        """The vision transform: only the released model resizes again, to multiples of its 14-pixel patches."""
+        if self.bagel.config.picture_side:
+            return pixels
+        h, w = pixels.shape[-2:]
+        new_w, new_h = resized(w, h, most=980, least=224, stride=14)
+        return torch.stack([to_tensor(to_image(p).resize((new_w, new_h), Image.Resampling.BICUBIC)) for p in pixels])
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model, its tokenizer and its sampling settings as a folder in the released form."""
+        save_model(self.bagel, folder, self.text, dtype)
+        self.sampling.save(Path(folder))
+
+    @staticmethod
+    def from_pretrained(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+        """Load a folder: one of ours, or one with the released BAGEL-7B-MoT files."""
+        device = _device(device)
+        bagel, text = load_model(folder, device=device, dtype=dtype)
+        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name)
+
+
+def load(name: str | Path = "nano", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
+    """A shipped model by name ("nano"), or any model folder."""
+    if (SHIPPED / str(name) / "ema.safetensors").exists():
+        return Model.from_pretrained(SHIPPED / str(name), device, dtype)
+    if Path(name).is_dir():
+        return Model.from_pretrained(name, device, dtype)
+    if str(name) in ALIASES:
+        raise CheckpointError(ALIASES[str(name)])
+    shipped = sorted(p.parent.name for p in SHIPPED.glob("*/ema.safetensors"))
+    raise CheckpointError(
+        f"no model called {str(name)!r}: shipped are {', '.join(shipped) or 'none (train one: hb train teacher)'}; "
+        "or give a model folder"
+    )
+
+
+def _device(name: str) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("CUDA was asked for, but this PyTorch sees no CUDA device; use device='cpu'")
+    return device
+
+
+def _listed(texts: str | Sequence[str], what: str) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise ValueError(f"give a {what}, or a list of them; an empty {what} says nothing")
+    return texts
+
+
+def _seeds(seed: int | Sequence[int], n: int) -> list[int]:
+    seeds = [seed + i for i in range(n)] if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != n:
+        raise ValueError(f"{n} pictures need {n} seeds, got {len(seeds)}")
+    return seeds

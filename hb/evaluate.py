@@ -1,0 +1,458 @@
+"""How good, how diverse, how fast: SceneEval, EditEval, understanding, coverage, the step ladder, honest latency.
+
+Every figure carries an interval: Wilson for shares of single pictures, bootstrap over prompts for means of tasks.
+Definitions: product.md section 7; GenEval (Ghosh et al. 2023) and VIEScore's SC and PQ (Ku et al. 2024) are the models.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+from tqdm import tqdm
+
+from hb.engine import Model, Pictures
+from hb.preprocess import to_tensor
+from hb.world import bench
+from hb.world.judge import Reading, check, edit_region, read, score_edit
+from hb.world.language import DESCRIBE_REQUEST, described_right, parse_description, parse_edit
+from hb.world.render import render
+from hb.world.scene import Request, Scene, Scenes, Thing
+
+RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+BATCH = 50
+
+
+# ---- intervals ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n, with its 95% Wilson interval."""
+
+    k: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n if self.n else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        if not self.n:
+            return float("nan"), float("nan")
+        ci = binomtest(self.k, self.n).proportion_ci(0.95, method="wilson")
+        return float(ci.low), float(ci.high)
+
+    def to_dict(self) -> dict:
+        return dict(value=round(self.value, 4), low=round(self.interval[0], 4), high=round(self.interval[1], 4), n=self.n)
+
+
+def bootstrap(groups: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of the groups' means and its 95% interval, each group's members drawn again with replacement."""
+    rng = np.random.default_rng([2, seed])
+    means = np.zeros(draws)
+    for values in groups:
+        values = np.asarray(values, float)
+        means += values[rng.integers(0, len(values), (draws, len(values)))].mean(1)
+    means /= len(groups)
+    return float(np.mean([np.mean(g) for g in groups])), *map(float, np.quantile(means, (0.025, 0.975)))
+
+
+def _interval(groups) -> dict:
+    value, low, high = bootstrap(groups)
+    return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=int(sum(map(len, groups))))
+
+
+# ---- work that can be interrupted -----------------------------------------------------------------------------------
+
+
+class Progress:
+    """Rows of an evaluation as they are made, kept in a file: a second start goes on where the first was stopped."""
+
+    def __init__(self, folder: Path | None, key: dict):
+        self.rows: dict[int, dict] = {}
+        self.path = None
+        if folder is not None:
+            digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
+            self.path = Path(folder) / f"{key['what']}-{digest}.jsonl"
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                self._recover()
+
+    def _recover(self):
+        for line in self.path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # the line that was being written when the run was stopped
+                continue
+            self.rows[row["i"]] = row
+
+    def run(self, n: int, batch: int, work: Callable[[list[int]], list[dict]], title: str, bar: bool) -> list[dict]:
+        """Rows 0 to n - 1; `work` makes those that are missing, `batch` at a time."""
+        missing = [i for i in range(n) if i not in self.rows]
+        for at in tqdm(range(0, len(missing), batch), desc=title, disable=not bar, leave=False):
+            part = missing[at : at + batch]
+            made = [row | {"i": i} for i, row in zip(part, work(part), strict=True)]
+            self.rows |= {row["i"]: row for row in made}
+            if self.path is not None:
+                with self.path.open("a") as f:
+                    f.writelines(json.dumps(row) + "\n" for row in made)
+        return [self.rows[i] for i in range(n)]
+
+
+def identity(model: Model) -> str:
+    """A fingerprint of the weights: results of one model are never taken for another's."""
+    digest = sha256()
+    for name, p in sorted(model.bagel.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(p.detach().float().cpu().numpy().tobytes()[:4096])
+    return digest.hexdigest()[:16]
+
+
+def as_seen(pictures: Pictures) -> Tensor:
+    """Pictures as a person gets them, rounded to bytes: [B, 3, H, W] in [0, 1]."""
+    return torch.stack([to_tensor(image) for image in pictures.images]) / 2 + 0.5
+
+
+# ---- drawing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SceneScore:
+    """SceneEval: per task and overall accuracy, metered cost, and each picture's verdict (1 right, 0 wrong)."""
+
+    tasks: dict[str, Share]
+    overall: dict
+    nfe: float
+    steps: int
+    seconds: float
+    rows: list[dict] = field(repr=False)
+
+    def to_dict(self) -> dict:
+        return dict(overall=self.overall, tasks={k: v.to_dict() for k, v in self.tasks.items()}, nfe=self.nfe,
+                    steps=self.steps, seconds_per_picture=round(self.seconds, 5))  # fmt: skip
+
+    def matrix(self) -> dict[str, np.ndarray]:
+        """Verdicts per task, [prompts, pictures]: what paired comparisons are made of."""
+        out = defaultdict(lambda: defaultdict(list))
+        for row in self.rows:
+            out[row["task"]][row["case"]].append(row["right"])
+        return {task: np.array(list(cases.values()), float) for task, cases in out.items()}
+
+
+def scene_eval(
+    model: Model, *, pictures: int = 4, seed: int = 0, cases: Sequence[bench.SceneCase] | None = None,
+    keep: Path | None = None, bar: bool = True, **draw,
+) -> SceneScore:
+    """Draw `pictures` pictures for each prompt and judge them. `draw` goes to Model.draw (nfe, steps, text_scale, ...).
+
+    Noise depends on (seed, prompt, picture) alone, so two models, or two settings, can be compared picture by picture.
+    """  # fmt: skip
+    cases = bench.scene_set() if cases is None else cases
+    key = dict(what="scene", model=identity(model), pictures=pictures, seed=seed, draw=draw, n=len(cases),
+               prompts=[c.prompt for c in cases], sampling=asdict(model.sampling))  # fmt: skip
+
+    def work(numbers: list[int]) -> list[dict]:
+        chosen = [cases[i // pictures] for i in numbers]
+        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **draw)
+        readings = read(as_seen(drawn))
+        spent = sum(drawn.seconds.values()) / len(numbers)
+        verdicts = [check(r, c.request) for r, c in zip(readings, chosen)]
+        return [
+            dict(task=c.task, case=i // pictures, right=int(v.right), reasons=v.reasons[:2], nfe=drawn.nfe,
+                 steps=drawn.steps, seconds=spent)
+            for i, c, v in zip(numbers, chosen, verdicts)
+        ]  # fmt: skip
+
+    rows = Progress(keep, key).run(len(cases) * pictures, BATCH, work, "drawing", bar)
+    by_task = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        by_task[row["task"]][row["case"]].append(row["right"])
+    tasks = {t: Share(sum(map(sum, c.values())), sum(map(len, c.values()))) for t, c in by_task.items()}
+    per_prompt = [np.array([np.mean(v) for v in c.values()]) for c in by_task.values()]
+    return SceneScore(tasks, _interval(per_prompt), rows[0]["nfe"], rows[0]["steps"],
+                      float(np.mean([r["seconds"] for r in rows])), rows)  # fmt: skip
+
+
+def _noise_seed(seed: int, i: int) -> int:
+    return (seed + 1) * 10_000_000 + i
+
+
+LADDER_STEPS = (50, 25, 12, 6, 3, 1)
+
+
+def ladder(model: Model, *, pictures: int = 1, keep: Path | None = None, bar: bool = True,
+           steps: Iterable[int] = LADDER_STEPS) -> list[dict]:  # fmt: skip
+    """The teacher's own few-step quality, guided and not: what every student must beat at equal cost."""
+    rows = []
+    for guided in (True, False):
+        for n in steps:
+            options = dict(steps=n) if guided else dict(steps=n, text_scale=1.0)
+            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, **options)
+            rows.append(dict(guided=guided) | score.to_dict())
+    return rows
+
+
+# ---- editing --------------------------------------------------------------------------------------------------------
+
+
+def edit_eval(
+    model: Model, *, seed: int = 0, cases: Sequence[bench.EditCase] | None = None, keep: Path | None = None,
+    bar: bool = True, **edit,
+) -> dict:
+    """EditEval: SC = 10 min(success, kept), PQ = 10 min(clean shapes, clean background), O = mean sqrt(SC PQ) per group,
+    then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""  # fmt: skip
+    cases = bench.edit_set() if cases is None else cases
+    side = model.bagel.config.picture_side
+    key = dict(what="edit", model=identity(model), seed=seed, edit=edit, n=len(cases), sampling=asdict(model.sampling))
+
+    def work(numbers: list[int]) -> list[dict]:
+        chosen = [cases[i] for i in numbers]
+        before = render([c.source for c in chosen], side)
+        done = model.edit(before, [c.edit.instruction for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **edit)
+        after = as_seen(done)
+        spent = sum(done.seconds.values()) / len(numbers)
+        return [
+            _score(c, reading, b, a) | dict(nfe=done.nfe, steps=done.steps, seconds=spent)
+            for c, reading, b, a in zip(chosen, read(after), before, after)
+        ]
+
+    rows = Progress(keep, key).run(len(cases), BATCH, work, "editing", bar)
+    groups = sorted({r["group"] for r in rows})
+    of = {g: [r for r in rows if r["group"] == g] for g in groups}
+    overall = _interval([np.array([r["O"] for r in of[g]]) for g in groups])
+    mean = lambda rows, name: round(float(np.mean([r[name] for r in rows])), 4)
+    return dict(
+        O=overall, SC=mean(rows, "SC"), PQ=mean(rows, "PQ"), drift=_interval([np.array([r["drift"] for r in rows])]),
+        groups={g: {name: mean(of[g], name) for name in ("O", "SC", "PQ", "drift")} | {"n": len(of[g])} for g in groups},
+        nfe=rows[0]["nfe"], steps=rows[0]["steps"], seconds_per_picture=mean(rows, "seconds"), rows=rows,
+    )  # fmt: skip
+
+
+def _score(case: bench.EditCase, reading: Reading, before: Tensor, after: Tensor) -> dict:
+    edit = case.edit
+    free, place = what_is_free(edit)
+    score = score_edit(reading, case.source, edit.target, free, place)
+    sc = 10 * min(score.success, score.kept)
+    pq = 10 * min(reading.shape_cleanliness, reading.background_cleanliness)
+    outside = ~touched(case.source, edit.target, reading, before.shape[-1])
+    drift = float((after - before).abs()[:, outside].mean()) if outside.any() else 0.0
+    return dict(group=edit.group, SC=sc, PQ=pq, O=float(np.sqrt(sc * pq)), drift=drift, reasons=score.reasons[:2])
+
+
+def what_is_free(edit) -> tuple[frozenset[str], str | None]:
+    """The sides of an edited thing that its instruction leaves open, as the judge names them, and a place it asks for."""
+    free = frozenset(("place" if a in ("x", "y") else a) for a in edit.free if a not in ("turn", "shade"))
+    change = parse_edit(edit.instruction).change
+    return free, change.place if change is not None else None
+
+
+def touched(source: Scene, target: Scene, reading: Reading, side: int) -> Tensor:
+    """Pixels [side, side] an edit may change: where source and target differ, and where the edited thing was put."""
+    region = edit_region(source, target, side)
+    kept = [t for t in source.things if t in target.things]
+    new = [t.thing for t in reading.things if not any(np.hypot(t.thing.x - k.x, t.thing.y - k.y) < 0.05 for k in kept)]
+    for thing in new:
+        region |= edit_region(Scene((), source.background), Scene((thing,), source.background), side)
+    return region
+
+
+def chain_eval(model: Model, *, seed: int = 0, bar: bool = True, **edit) -> list[dict]:
+    """Five edits in a row, each on the last one's picture: what is right and how far the rest has drifted, per turn."""
+    chains = bench.edit_chains()
+    side = model.bagel.config.picture_side
+    first = current = render([c.source for c in chains], side)
+    out, regions = [], torch.zeros(len(chains), side, side, dtype=torch.bool)
+    for turn in tqdm(range(len(chains[0].edits)), desc="turns", disable=not bar, leave=False):
+        seeds = [_noise_seed(seed + turn, i) for i in range(len(chains))]
+        current = as_seen(model.edit(current, [c.edits[turn].instruction for c in chains], seed=seeds, **edit))
+        readings, drift, right = read(current), [], 0
+        for i, (chain, reading) in enumerate(zip(chains, readings)):
+            source = chain.source if turn == 0 else chain.edits[turn - 1].target
+            regions[i] |= touched(source, chain.edits[turn].target, reading, side)
+            if not regions[i].all():
+                drift.append(float((current[i] - first[i]).abs()[:, ~regions[i]].mean()))
+            free, place = what_is_free(chain.edits[turn])
+            right += score_edit(reading, source, chain.edits[turn].target, free, place).success == 1.0
+        out.append(dict(turn=turn + 1, success=Share(int(right), len(chains)).to_dict(), drift=_interval([np.array(drift)])))
+    return out
+
+
+# ---- understanding --------------------------------------------------------------------------------------------------
+
+
+def understand_eval(model: Model, *, keep: Path | None = None, bar: bool = True) -> dict:
+    """Exact match of answers, by kind, and dense descriptions parsed back into scenes (recall and precision of things)."""
+    side = model.bagel.config.picture_side
+    questions, scenes = bench.question_set(), bench.description_set()
+    name = identity(model)
+
+    def answer(numbers):
+        chosen = [questions[i] for i in numbers]
+        said = model.ask(render([c.scene for c in chosen], side), [c.question.text for c in chosen], max_tokens=12)
+        return [
+            dict(kind=c.question.kind, right=int(text.strip() == c.question.answer), said=text, truth=c.question.answer)
+            for c, text in zip(chosen, said.texts)
+        ]
+
+    def describe(numbers):
+        chosen = [scenes[i] for i in numbers]
+        said = model.ask(render(chosen, side), DESCRIBE_REQUEST, max_tokens=128)
+        matches = [described_right(parse_description(text), scene) for text, scene in zip(said.texts, chosen)]
+        return [dict(asdict(m), text=t) for m, t in zip(matches, said.texts)]
+
+    answers = Progress(keep, dict(what="answers", model=name)).run(len(questions), BATCH, answer, "asking", bar)
+    told = Progress(keep, dict(what="descriptions", model=name)).run(len(scenes), BATCH, describe, "describing", bar)
+    kinds = sorted({r["kind"] for r in answers})
+    share = lambda rows: Share(sum(r["right"] for r in rows), len(rows)).to_dict()
+    return dict(
+        answers=share(answers), kinds={k: share([r for r in answers if r["kind"] == k]) for k in kinds},
+        recall=Share(sum(t["found"] for t in told), sum(t["true"] for t in told)).to_dict(),
+        precision=Share(sum(t["found"] for t in told), max(1, sum(t["told"] for t in told))).to_dict(),
+        background=Share(sum(t["background"] for t in told), len(told)).to_dict(), rows=answers, told=told,
+    )  # fmt: skip
+
+
+# ---- coverage -------------------------------------------------------------------------------------------------------
+
+COVERAGE_PROMPTS = ("a circle", "a star and a ring", "two hearts", "a red square", "a cross left of a moon",
+                    "a green triangle and a pink circle")  # fmt: skip
+
+
+def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Path | None = None, bar: bool = True, **draw) -> dict:
+    """1 - total variation between what the model leaves to chance and what the world does, per attribute and prompt.
+
+    A finite sample of the true law itself would not reach 1: `ceiling` is what `pictures` true draws score, and `value`
+    is the model's score over it, averaged over prompts and attributes.
+    """
+    from hb.world.language import parse
+
+    requests = [parse(p) for p in COVERAGE_PROMPTS]
+    cases = [bench.SceneCase("coverage", p, r) for p, r in zip(COVERAGE_PROMPTS, requests)]
+    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, draw=draw, prompts=COVERAGE_PROMPTS,
+               sampling=asdict(model.sampling))  # fmt: skip
+
+    def work(numbers):
+        chosen = [cases[i // pictures] for i in numbers]
+        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **draw)
+        out = []
+        for case, reading in zip(chosen, read(as_seen(drawn))):
+            things = _in_order(case.request, [t.thing for t in reading.things])
+            out.append(dict(nfe=drawn.nfe, background=reading.background, things=things and [_words(t) for t in things]))
+        return out
+
+    rows = Progress(keep, key).run(len(cases) * pictures, BATCH, work, "covering", bar)
+    rng, parts = np.random.default_rng([2, 5]), []
+    for number, request in enumerate(requests):
+        mine = [r for r in rows[number * pictures : (number + 1) * pictures] if r["things"]]
+        for attribute, k in bench.unsaid(request):
+            law = bench.true_law(request, attribute, k)
+            seen = [r["background"] if attribute == "background" else r["things"][k][attribute] for r in mine]
+            score, ceiling = overlap(seen, law), _ceiling(law, max(len(mine), 1), rng)
+            parts.append(dict(prompt=COVERAGE_PROMPTS[number], attribute=attribute, thing=k, score=score, ceiling=ceiling))
+    relative = np.array([min(1.0, p["score"] / p["ceiling"]) for p in parts])
+    by = defaultdict(list)
+    for part, value in zip(parts, relative):
+        by[part["attribute"]].append(value)
+    return dict(
+        value=_interval([relative]), raw=round(float(np.mean([p["score"] for p in parts])), 4),
+        ceiling=round(float(np.mean([p["ceiling"] for p in parts])), 4),
+        attributes={a: round(float(np.mean(v)), 4) for a, v in by.items()},
+        readable=Share(sum(bool(r["things"]) for r in rows), len(rows)).to_dict(), nfe=rows[0]["nfe"], parts=parts,
+    )  # fmt: skip
+
+
+def overlap(seen: Sequence[str], law: dict[str, float]) -> float:
+    """1 - total variation between the shares of the values seen and their law."""
+    n = max(len(seen), 1)
+    return 1 - 0.5 * sum(abs(seen.count(v) / n - p) for v, p in law.items()) if seen else 0.0
+
+
+def _ceiling(law: dict[str, float], n: int, rng) -> float:
+    values, p = list(law), np.array(list(law.values()))
+    counts = rng.multinomial(n, p / p.sum(), size=500) / n
+    return float(np.mean(1 - 0.5 * np.abs(counts - p).sum(1))) if values else 1.0
+
+
+def _in_order(request: Request, things: list[Thing]) -> list[Thing] | None:
+    """The things in the order of the wishes they fulfil; None unless each wish has exactly one thing."""
+    if len(things) != len(request.wishes):
+        return None
+    left, out = list(things), []
+    for wish in request.wishes:
+        fit = [t for t in left if (wish.shape in (None, t.shape)) and (wish.color in (None, t.color))]
+        if not fit:
+            return None
+        out.append(fit[0])
+        left.remove(fit[0])
+    # wishes that are the same are in no order: the world fills them by chance, and reading order is not chance
+    if len(set(request.wishes)) == 1 and len(out) > 1:
+        digest = sha256(repr([(t.x, t.y) for t in out]).encode()).digest()
+        out = out[::-1] if digest[0] % 2 else out
+    return out
+
+
+def _words(thing: Thing) -> dict[str, str]:
+    return dict(shape=thing.shape, color=thing.color, size=thing.size, texture=thing.texture, place=thing.place)
+
+
+# ---- the autoencoder's own limit ------------------------------------------------------------------------------------
+
+
+def reconstruction(model: Model, n: int = 1000, seed: int = 3) -> dict:
+    """Share of random scenes that the judge reads exactly and finds clean, before and after the autoencoder."""
+    from hb.world.judge import random_scenes, same_scene
+
+    scenes: Scenes = random_scenes(n, np.random.default_rng([2, seed]))
+    pictures = render(scenes, model.bagel.config.picture_side)
+    back = []
+    for at in range(0, n, BATCH):
+        latent = model.bagel.encode(pictures[at : at + BATCH] * 2 - 1, torch.Generator().manual_seed(at))
+        back.append((model.bagel.decode(latent).detach() / 2 + 0.5).clamp(0, 1))
+    back = torch.cat(back)
+    exact = lambda p: [r.clean and r.scene is not None and same_scene(r.scene, scenes.scene(i)) for i, r in enumerate(read(p))]
+    return dict(rendered=Share(sum(exact(pictures)), n).to_dict(), reconstructed=Share(sum(exact(back)), n).to_dict(),
+                error=round(float((back - pictures).abs().mean()), 5))  # fmt: skip
+
+
+# ---- speed ----------------------------------------------------------------------------------------------------------
+
+
+def speed(model: Model, *, batches: Sequence[int] = (1, 16), repeats: int = 5) -> list[dict]:
+    """Pictures and tokens per second, and seconds by part, after one warm-up call; median and range over repeats."""
+    scenes = render(bench.description_set()[: max(batches)], model.bagel.config.picture_side)
+    jobs = {
+        "draw": lambda b: model.draw(["a red circle left of a blue star"] * b),
+        "edit": lambda b: model.edit(scenes[:b], "change the background to black"),
+        "ask": lambda b: model.ask(scenes[:b], DESCRIBE_REQUEST),
+    }
+    rows = []
+    for batch in batches:
+        for name, job in jobs.items():
+            job(batch)
+            made, seconds, parts = [], [], defaultdict(list)
+            for _ in range(repeats):
+                began = time.perf_counter()
+                record = job(batch)
+                seconds.append(time.perf_counter() - began)
+                made.append(sum(len(model.text.encode(t)) + 1 for t in record.texts) if name == "ask" else batch)
+                for part, spent in record.seconds.items():
+                    parts[part].append(spent)
+            rate = np.array(made) / np.array(seconds)
+            rows.append(dict(
+                task=name, batch=batch, unit="tokens/s" if name == "ask" else "pictures/s",
+                rate=round(float(np.median(rate)), 3), low=round(float(rate.min()), 3), high=round(float(rate.max()), 3),
+                nfe=getattr(record, "nfe", None),
+                seconds={part: round(float(np.median(v)), 5) for part, v in parts.items()},
+            ))  # fmt: skip
+    return rows
