@@ -51,7 +51,7 @@ class Pool:
 
     def save(self, path: Path) -> None:
         part = path.with_suffix(".part")
-        save_file({f.name: getattr(self, f.name) for f in fields(self)}, part)
+        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
         part.rename(path)  # a pool that is there is whole
 
     @staticmethod
@@ -156,9 +156,9 @@ def _pad(rows, width, fill):
 class BatchSizes:
     """Examples in one step: prompts (times PICTURES_A_PROMPT pictures), edits, talks."""
 
-    draw: int = 48
-    edit: int = 24
-    talk: int = 32
+    draw: int = 32
+    edit: int = 16
+    talk: int = 16
 
 
 def pick(pool: Pool, sizes: BatchSizes, seed: int, step: int, rank: int = 0) -> dict[str, Tensor]:

@@ -31,7 +31,9 @@ class MuonAdamW(torch.optim.Optimizer):
     """Two kinds of parameter groups: {"kind": "muon"} for weight matrices (convolutions are flattened to matrices),
     {"kind": "adamw"} for vectors, embeddings and heads. Both decay weights by lr * weight_decay."""
 
-    def __init__(self, groups: list[dict]):
+    def __init__(self, groups: list[dict], dtype: torch.dtype = torch.float32):
+        """dtype: what Newton-Schulz runs in; bfloat16 is enough, and faster only where the machine has units for it."""
+        self.dtype = dtype
         defaults = dict(lr=1e-3, momentum=0.95, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
         super().__init__(groups, defaults)
 
@@ -57,7 +59,7 @@ class MuonAdamW(torch.optim.Optimizer):
             nesterov = p.grad.lerp(state["momentum"], group["momentum"])
             by_shape[p.flatten(1).shape].append((p, nesterov.flatten(1)))
         for (rows, cols), pairs in by_shape.items():
-            updates = orthogonalise(torch.stack([u for _, u in pairs]).float())
+            updates = orthogonalise(torch.stack([u for _, u in pairs]).to(self.dtype))
             scale = max(1.0, rows / cols) ** 0.5
             for (p, _), update in zip(pairs, updates):
                 p.mul_(1 - group["lr"] * group["weight_decay"])

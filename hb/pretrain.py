@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick
 from hb.flow import interpolate, shift_time, velocity_of
+from hb.machine import commit, machine
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model
@@ -23,7 +26,7 @@ from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
 from hb.model.vision import patchify
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import StepData, commit, fit, generator, machine
+from hb.training import StepData, fit, generator
 from hb.world.render import render
 from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
 
@@ -106,17 +109,26 @@ class TeacherTraining(L.LightningModule):
     def __init__(
         self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.01,
         shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
-        drop_view: float = 0.1, decay: float = 0.3, seed: int = 0,
+        drop_view: float = 0.1, decay: float = 0.3, seed: int = 0, compiled: bool = False,
+        muon_dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
-        self.model = model
+        self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
         self.drop_text, self.drop_pictures, self.drop_view = drop_text, drop_pictures, drop_view
 
+    def on_train_start(self):
+        if self.compiled:  # layer by layer: one small graph serves all twelve, and is ready in seconds
+            for layer in self.model.language_model.model.layers:
+                layer.compile(dynamic=False)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
-        draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
+        # on a CPU the fused attention's backward pass takes three times as long as the plain one at these lengths
+        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
+        with plain:
+            draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
         self.log_dict(dict(draw=draw, edit=edit, ce=ce), prog_bar=True)
         return draw + edit + self.ce_weight * ce
 
@@ -124,8 +136,9 @@ class TeacherTraining(L.LightningModule):
         return (torch.rand(n, generator=dice) >= dropped).to(self.device)
 
     def _text(self, ids: Tensor, length: Tensor, keep: Tensor | None = None) -> TextSplit:
-        length = length.long()
-        ids = ids[:, : int(length.max())].long()
+        length, ids = length.long(), ids.long()
+        if not self.compiled:  # a compiled layer wants the same shape every step, an eager one the shortest
+            ids = ids[:, : int(length.max())]
         return TextSplit(ids, length if keep is None else length * keep)
 
     def _noised(self, latent: Tensor, dice) -> tuple[list[ImageSplit], Tensor]:
@@ -179,7 +192,7 @@ class TeacherTraining(L.LightningModule):
 
     def configure_optimizers(self):
         groups = split_parameters(self.model, muon_lr=self.lr, adamw_lr=self.adamw_lr, weight_decay=self.weight_decay)
-        optimizer = MuonAdamW(groups)
+        optimizer = MuonAdamW(groups, self.muon_dtype)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
         )
@@ -278,15 +291,18 @@ def train_teacher(
         model.load_state_dict(load_model(start_from)[0].state_dict())
     pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
                     scenes=scenes, seed=seed, precision=precision)  # fmt: skip
-    module = TeacherTraining(model, total=steps, seed=seed, **(settings or {}))
+    precision = precision_of(precision)
+    muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **(settings or {}))
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
-    fit(module, data, folder, ema=ema, precision=precision_of(precision), **trainer)
+    fit(module, data, folder, ema=ema, precision=precision, **trainer)
     return model
 
 
 def provenance(folder: Path, command: str, **facts) -> dict:
     """Where a checkpoint came from: command, commit, machine, and the run's own log condensed."""
-    rows = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    log = Path(folder) / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     curve = rows[:: max(1, len(rows) // 40)] + rows[-1:]
     return dict(command=command, commit=commit(), machine=machine(), date=time.strftime("%Y-%m-%d"),
-                torch=torch.__version__, steps=rows[-1]["step"], curve=curve, **facts)  # fmt: skip
+                torch=torch.__version__, steps=rows[-1]["step"] if rows else 0, curve=curve, **facts)  # fmt: skip

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -134,25 +131,3 @@ def fit(
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     return trainer
-
-
-def machine() -> str:
-    """The kind of machine, in words, without a name: processor, cores, accelerator."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    words = f"{os.cpu_count()} cores of {cpu}, {torch.get_num_threads()} threads"
-    return words + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
-
-
-def commit() -> str:
-    """The commit this code stands at, or 'unknown' outside a repository."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() or "unknown"
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"

@@ -44,7 +44,8 @@ def rotary_angles(positions: Int[Tensor, "B L"], head_size: int, theta: float) -
 def rotate(x: Float[Tensor, "B H L d"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B H L d"]:
     """Turn each pair (x_i, x_{i + d/2}) by its angle."""
     left, right = x.chunk(2, dim=-1)
-    return (x * cos + torch.cat([-right, left], dim=-1) * sin).to(x.dtype)
+    cos, sin = cos.chunk(2, dim=-1)[0], sin.chunk(2, dim=-1)[0]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
 
 
 class Mlp(nn.Module):

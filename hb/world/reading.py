@@ -33,6 +33,7 @@ BANK_BLURS = (0.0, 1.0)
 RIMS = (3.0, 3.0, 2.0)  # width of the rim in each Gauss-Newton step: wide first, so that it feels a far edge
 BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # standard deviations tried, pixels
 SPLIT_MISFIT = 0.08  # a blob that fits worse than this may be two things whose corners touch
+CUTS = ((0.0, 1), (0.6, 0), (0.6, 1), (0.0, 2), (0.6, 2))  # tried in turn, see `split_blobs`
 GUESS_BLURS = (0.5, 1.5)  # a guess is as good as the better of these fits, pixels
 MAX_STEP = 1.5  # of any parameter in one Gauss-Newton step, pixels
 CHUNK = 256  # windows at once: what fits the cache
@@ -119,13 +120,22 @@ def _label(mask: np.ndarray) -> tuple[Blobs, np.ndarray]:
     return Blobs(whose[keep], mean(x + 0.5), mean(y + 0.5), area[keep], keep), labels
 
 
-def split_blobs(blobs: Blobs, labels: np.ndarray, which: np.ndarray, depth: int) -> tuple[Blobs, np.ndarray, np.ndarray]:
-    """Blobs `which`, each cut where it is thinner than 2 * depth pixels: things whose corners touch come apart.
+def split_blobs(
+    pictures: Tensor, background: Tensor, blobs: Blobs, labels: np.ndarray, which: np.ndarray, cut: tuple[float, int]
+) -> tuple[Blobs, np.ndarray, np.ndarray]:
+    """Blobs `which`, each cut where it is faint or thin: things whose corners touch come apart.
 
+    cut   pixels below this share of a blob's median contrast are taken away, then so many layers of its rim
     Returns the pieces, a label map in which they replace those blobs, and the index of the blob each came from.
     """
+    faint, layers = cut
     mask = np.isin(labels, blobs.label[which])
-    thick = ndimage.binary_erosion(mask, _IN_PICTURE, iterations=depth * mask.shape[-1] // 64)
+    strength = length(pictures - background[:, :, None, None], 1).numpy()
+    least = np.zeros(labels.max() + 1)
+    least[blobs.label[which]] = faint * ndimage.median(strength, labels, blobs.label[which])
+    thick = mask & (strength >= least[labels])
+    if layers:
+        thick = ndimage.binary_erosion(thick, _IN_PICTURE, iterations=layers * mask.shape[-1] // 64)
     pieces, map_ = _label(thick)
     parent_of = np.zeros(labels.max() + 1, int)
     parent_of[blobs.label] = np.arange(len(blobs))
@@ -144,7 +154,9 @@ def window_width(side: int) -> int:
     return 2 * math.ceil(1.2 * max(RADII) * side + 4) + 1
 
 
-def cut_windows(pictures: Tensor, background: Tensor, blobs: Blobs, labels: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+def cut_windows(
+    pictures: Tensor, background: Tensor, blobs: Blobs, labels: np.ndarray
+) -> tuple[Tensor, Tensor, np.ndarray]:
     """Differences from the background [n, P, 3], weights [n, P] (0 outside the picture and on other blobs), corners."""
     side, width = pictures.shape[-1], window_width(pictures.shape[-1])
     half = width // 2
@@ -186,11 +198,17 @@ def _distances(shape: Tensor, pose: Tensor, width: int) -> tuple[Tensor, Tensor,
     return out * radius, dx, dy
 
 
+def _stripe_direction(turn, side: int) -> tuple[Tensor, Tensor]:
+    """How much the stripes' phase grows per pixel, to the right and downwards."""
+    wave_number = 2 * math.pi / (STRIPE_PERIOD * side) * math.sqrt(0.5)
+    cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
+    return wave_number * (cos - sin), wave_number * (cos + sin)
+
+
 def _stripes(dx, dy, turn, side: int) -> tuple[Tensor, Tensor]:
     """How dark the stripes are in [0, 1], and their slope in the wave's phase."""
-    wave_number = 2 * math.pi / (STRIPE_PERIOD * side)
-    along = (turn.cos() - turn.sin())[:, None, None] * dx + (turn.cos() + turn.sin())[:, None, None] * dy
-    phase = wave_number * math.sqrt(0.5) * along
+    a, b = _stripe_direction(turn, side)
+    phase = a * dx + b * dy
     level = 0.5 + 1.5 * phase.sin()
     return level.clamp(0, 1), 1.5 * phase.cos() * ((level > 0) & (level < 1))
 
@@ -215,10 +233,11 @@ def _draw_with_slopes(shape: Tensor, pose: Tensor, width: int, side: int, rim: f
     turn, radius = pose[:, 2], pose[:, 3, None, None]
     cover = (0.5 - distance / rim).clamp(0, 1)
     edge = ((cover > 0) & (cover < 1)) / -rim
-    by_pose = [-gx * edge, -gy * edge, (gx * dy - gy * dx) / radius * edge, (distance - gx * dx - gy * dy) / radius * edge]
+    swing, growth = (gx * dy - gy * dx) / radius, (distance - gx * dx - gy * dy) / radius
+    by_pose = [-gx * edge, -gy * edge, swing * edge, growth * edge]
     stripe, slope = _stripes(dx, dy, turn, side)
-    slope = slope * (2 * math.pi / (STRIPE_PERIOD * side)) * math.sqrt(0.5) * cover
-    a, b = (turn.cos() - turn.sin())[:, None, None], (turn.cos() + turn.sin())[:, None, None]
+    slope = slope * cover
+    a, b = _stripe_direction(turn, side)
     by_phase = [-a * slope, -b * slope, (a * dy - b * dx) / radius * slope, torch.zeros_like(slope)]
     striped = [m * stripe + p for m, p in zip(by_pose, by_phase)]
     return torch.stack([cover, cover * stripe, *by_pose, *striped], 1).flatten(2)
@@ -244,6 +263,9 @@ def blur_maps(maps: Tensor, width: int, sigma: float) -> Tensor:
 # ---------------------------------------------------------------- solving
 
 
+_RIDGE = torch.diag(torch.tensor([1e-3, 1e-1], dtype=torch.float64))  # no stripes where none can be seen
+
+
 def _gram(maps: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted inner products of maps with maps [n, m, m] and with the picture's channels [n, m, 3], in float64."""
     maps = maps * weight[:, None]
@@ -252,10 +274,7 @@ def _gram(maps: Tensor, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
 
 def _solve_colors(gram: Tensor, right: Tensor) -> Tensor:
     """Coefficients [n, 2, 3] of cover and cover * stripe."""
-    a, b, c = gram[:, 0, 0] + 1e-3, gram[:, 0, 1], gram[:, 1, 1] + 1e-1  # a little weight: no stripes where none can be seen
-    det = (a * c - b * b)[:, None]
-    p, q = right[:, 0], right[:, 1]
-    return torch.stack([(c[:, None] * p - b[:, None] * q) / det, (a[:, None] * q - b[:, None] * p) / det], 1)
+    return torch.linalg.solve(gram[:, :2, :2] + _RIDGE, right[:, :2])
 
 
 def _misfit(gram, right, coef, energy) -> Tensor:
@@ -266,26 +285,18 @@ def _misfit(gram, right, coef, energy) -> Tensor:
 
 def _newton_step(gram: Tensor, right: Tensor, coef: Tensor) -> Tensor:
     """One Gauss-Newton step [n, 4] in pixels, colours projected out (Kaufman's variable projection)."""
-    g, h = coef[:, 0], coef[:, 1]  # [n, 3]
-    cc = gram[:, :2, :2] + torch.diag(torch.tensor([1e-3, 1e-1], dtype=torch.float64))
-    slopes = torch.stack([torch.einsum("nij,njc->nic", gram[:, 2:6, :2], coef), torch.einsum("nij,njc->nic", gram[:, 6:, :2], coef)])
-    by_g, by_h = right[:, 2:6] - slopes[0], right[:, 6:] - slopes[1]  # <slope, residual> per channel
-    gradient = (by_g * g[:, None] + by_h * h[:, None]).sum(-1)
-    gg, gh, hh = (g * g).sum(-1), (g * h).sum(-1), (h * h).sum(-1)
-    normal = _mix(gram[:, 2:6, 2:6], gram[:, 2:6, 6:], gram[:, 6:, 6:], gg, gh, hh)
-    to_c = gram[:, 2:6, :2], gram[:, 6:, :2]
-    inv = torch.linalg.inv(cc)
-    project = lambda a, b: a @ inv @ b.mT
-    normal = normal - _mix(project(to_c[0], to_c[0]), project(to_c[0], to_c[1]), project(to_c[1], to_c[1]), gg, gh, hh)
+    plain, striped = slice(2, 6), slice(6, 10)
+    g, h = coef[:, :1], coef[:, 1:]  # [n, 1, 3]
+    missing = right[:, 2:] - gram[:, 2:, :2] @ coef  # <slope, what is not explained>, per channel
+    gradient = (missing[:, :4] * g + missing[:, 4:] * h).sum(-1)
+    explained = gram[:, :, :2] @ torch.linalg.inv(gram[:, :2, :2] + _RIDGE) @ gram[:, :2]
+    free = gram - explained
+    gg, gh, hh = ((a * b).sum(-1, keepdim=True) for a, b in ((g, g), (g, h), (h, h)))
+    cross = free[:, plain, striped]
+    normal = gg * free[:, plain, plain] + gh * (cross + cross.mT) + hh * free[:, striped, striped]
     damping = 1e-3 * torch.diagonal(normal, dim1=1, dim2=2).sum(-1) + 1e-3
     normal = normal + damping[:, None, None] * torch.eye(4, dtype=torch.float64)
     return torch.linalg.solve(normal, gradient).clamp(-MAX_STEP, MAX_STEP)
-
-
-def _mix(aa, ab, bb, gg, gh, hh):
-    """Normal matrix of the slopes g * a + h * b, summed over the channels."""
-    w = lambda s: s[:, None, None]
-    return w(gg) * aa + w(gh) * (ab + ab.mT) + w(hh) * bb
 
 
 def refine(shape, pose, values, weight, side: int, rims=RIMS, blur: float = 0.0):
@@ -462,12 +473,13 @@ def _best_guess(shape, pose, values, weight, side):
         at = torch.nonzero(least > noise + GOOD_MISFIT)[:, 0]
         if not len(at):
             break
-        tried = shape[at, k], _scan_turns(shape[at, k], pose[at, k], values[at], weight[at], side), values[at], weight[at], side
-        refined = refine(*tried)
-        misfit = evaluate(tried[0], refined, *tried[2:], GUESS_BLURS)[1].amin(1)
+        tried, window = shape[at, k], (values[at], weight[at], side)
+        start = _scan_turns(tried, pose[at, k], *window)
+        refined = refine(tried, start, *window)
+        misfit = evaluate(tried, refined, *window, GUESS_BLURS)[1].amin(1)
         better = misfit < least[at]
         at = at[better]
-        best_shape[at], best_pose[at], least[at] = tried[0][better], refined[better], misfit[better]
+        best_shape[at], best_pose[at], least[at] = tried[better], refined[better], misfit[better]
     return best_shape, best_pose
 
 

@@ -1,0 +1,385 @@
+"""What may be typed after `hb`. The verbs are functions in `hb.commands`, imported when one is chosen: help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from importlib import import_module
+
+WELCOME = """\
+hb: one small model that draws, edits and answers, and the whole Hyper-Bagel recipe that makes it fast.
+
+Start with:
+  hb demo                                            draws, edits, asks, and judges what came out
+  hb draw "a red circle left of a blue star"
+  hb lab                                             the notebooks
+"""
+MORE = """\
+`hb VERB --help` explains a verb and gives examples. A sentence on what was wrong ends a run with status 2; HB_TRACEBACK=1
+shows where it came from as well."""
+
+MODEL_HELP = 'a shipped model ("nano") or a model folder, ours or the released BAGEL-7B-MoT (default: %(default)s)'
+STOPPED = "stopped; no half-written file was left behind"
+GOES_ON = "stopped; nothing is lost: the same command goes on from "
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit status (0 done, 2 a mistake with a sentence, 130 interrupted)."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parse(argv)
+    args.command = shlex.join(["hb", *argv])
+    module, verb = args.run.split(":")
+    try:
+        return getattr(import_module(module), verb)(args) or 0
+    except KeyboardInterrupt:
+        print(f"\nhb: {args.stopped}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone: `hb eval judge | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if os.environ.get("HB_TRACEBACK"):
+            raise
+        print(f"hb: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:  # "[Errno 2] ..." means nothing to most people
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed here; `make setup` installs everything into .venv"
+    return str(error)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if args.verb == "lab":
+        args.options = unknown  # JupyterLab knows them
+    elif unknown:
+        parser.error(f"I do not know {' '.join(unknown)}; `hb {args.verb} --help` lists what there is")
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hb", description=WELCOME, epilog=MORE, formatter_class=_Plain)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for add in (_demo, _draw, _edit, _ask, _train, _eval, _bench, _lab):
+        add(verbs)
+    return parser
+
+
+class _Plain(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and examples."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=30, width=110)
+
+
+def _verb(verbs, name: str, run: str, short: str, about: str, examples: str, *parents, stopped: str = STOPPED):
+    """A verb's parser, with what --help says about it."""
+    epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    parser = verbs.add_parser(name, help=short, description=about, epilog=epilog, formatter_class=_Plain, parents=parents)
+    parser.set_defaults(run=f"hb.commands.{run}", stopped=stopped)
+    return parser
+
+
+# ---- options that several verbs have --------------------------------------------------------------------------------
+
+
+def _at_least_one(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
+
+
+_at_least_one.__name__ = "whole number"  # what argparse calls it when somebody types "six"
+
+
+def _json() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    return options
+
+
+def _model() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group("model")
+    group.add_argument("--model", default="nano", metavar="NAME", help=MODEL_HELP)
+    group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    group.add_argument("--dtype", default="f32", choices=("f32", "bf16", "f16"), help="type of the weights (default: %(default)s)")
+    return options
+
+
+def _cost(nfe: str, evaluations: int | None = None) -> argparse.ArgumentParser:
+    """--nfe or --steps."""
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group("cost").add_mutually_exclusive_group()
+    group.add_argument("--nfe", type=_at_least_one, default=evaluations, metavar="N", help=nfe)
+    group.add_argument("--steps", type=_at_least_one, metavar="N", help="or the number of steps; what they cost is metered")
+    return options
+
+
+def _scale(picture_too: bool = False) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--text-scale", type=float, metavar="W", help="guidance by the text; 1 turns it off and halves the cost")
+    if picture_too:
+        options.add_argument("--image-scale", type=float, metavar="W", help="guidance by the picture; 1 turns it off")
+    return options
+
+
+def _seed() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="where the noise begins (default: %(default)s)")
+    return options
+
+
+def _raw() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--raw", action="store_true", help="give the model your words as they are. Otherwise small models, which know only "
+        "the tiny world's words, get them in its spelling, and unknown words are refused"
+    )  # fmt: skip
+    return options
+
+
+def _out(default: str, help: str) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--out", default=default, metavar="FILE", help=f"{help} (default: %(default)s)")
+    return options
+
+
+# ---- using a model --------------------------------------------------------------------------------------------------
+
+
+def _demo(verbs):
+    parser = _verb(
+        verbs, "demo", "demo:demo", "draw, edit, ask and judge, in about a minute",
+        "Eight drawings, three edits and five questions, each judged against the truth of the tiny world.\n"
+        "Prints a table and saves OUT/demo.png and OUT/demo.json. Seeds are fixed.",
+        "hb demo\nhb demo --model runs/nano/model --out out/mine",
+        _model(), _json(),
+    )  # fmt: skip
+    parser.add_argument("--out", default="out", metavar="FOLDER", help="where the two files go (default: %(default)s)")
+
+
+def _draw(verbs):
+    parser = _verb(
+        verbs, "draw", "use:draw", "draw pictures from prompts",
+        "Draw pictures of one or more prompts, print what they cost, and say whether each shows what was asked.\n"
+        "Several pictures are saved one by one (FILE-1.png ...) and side by side (FILE.png).\n\n"
+        "The tiny world has circles, squares, triangles, stars, crosses, hearts, rings and moons, small or large, plain or\n"
+        "striped, in eight colors, at nine places, on a white, gray, black, beige or navy background.",
+        'hb draw "a red circle left of a blue star"\n'
+        'hb draw "three hearts" "two big stripy stars" --n 1 --nfe 100\n'
+        'hb draw "a moon on a navy background" --steps 6 --text-scale 1 --seed 7',
+        _cost("function evaluations a picture may cost (default: the model's own setting, 100 for a teacher)"),
+        _scale(), _seed(), _raw(), _out("out/draw.png", "picture file to write"), _model(), _json(),
+    )  # fmt: skip
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
+    parser.add_argument("--n", type=_at_least_one, default=4, help="pictures of each prompt (default: %(default)s)")
+
+
+def _edit(verbs):
+    parser = _verb(
+        verbs, "edit", "use:edit", "change a picture as an instruction says",
+        "Change a picture as an instruction says, print what it cost, and say whether it was done.\n"
+        "Small models work at the size they were trained on: other pictures are resized to it.",
+        'hb edit out/draw-1.png "make the star green"\n'
+        'hb edit out/draw-1.png "remove the circle" --out out/alone.png\n'
+        'hb edit out/draw-1.png "change the background to black" --nfe 132',
+        _cost("function evaluations the edit may cost (default: the model's own setting, 132 for a teacher)"),
+        _scale(picture_too=True), _seed(), _raw(), _out("out/edit.png", "picture file to write"), _model(), _json(),
+    )  # fmt: skip
+    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
+    parser.add_argument("instruction", nargs="+", metavar="INSTRUCTION", help="what to change; quote it")
+
+
+def _ask(verbs):
+    parser = _verb(
+        verbs, "ask", "use:ask", "ask about a picture",
+        "Ask one or more questions about a picture.",
+        'hb ask out/draw-1.png "describe the picture"\n'
+        'hb ask out/draw-1.png "how many stars are there?" "what color is the circle?"',
+        _seed(), _raw(), _model(), _json(),
+    )  # fmt: skip
+    parser.add_argument("picture", metavar="PICTURE", help="a picture file")
+    parser.add_argument("questions", nargs="+", metavar="QUESTION", help="what to ask; quote each question")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, always gives the likeliest words")
+    parser.add_argument("--max-tokens", type=_at_least_one, default=128, metavar="N", help="longest answer (default: %(default)s)")
+
+
+def _lab(verbs):
+    parser = _verb(
+        verbs, "lab", "lab:lab", "open the notebooks",
+        "Start JupyterLab on the tour, or on another notebook. What is not listed here goes on to JupyterLab.",
+        "hb lab\nhb lab notebooks/03_unified_model.ipynb\nhb lab --no-browser --port 8899",
+    )  # fmt: skip
+    parser.add_argument("notebook", nargs="?", help="a notebook (default: the tour)")
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def _train(verbs):
+    parser = verbs.add_parser(
+        "train", help="train the tokenizer, the autoencoder, the teacher", formatter_class=_Plain,
+        description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, teacher.\n"
+        "Everything is generated from seeds; nothing is downloaded. A stopped run goes on when the command is given again.",
+        epilog="examples:\n  hb train autoencoder && hb train teacher      nano, into runs/nano; a night on two cores\n"
+        "  hb demo --model runs/nano/model              what came of it",
+    )  # fmt: skip
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    tokenizer = _verb(
+        stages, "tokenizer", "train:tokenizer", "rebuild data/tokenizer (seconds)",
+        "Rebuild the tokenizer from the tiny world's sentences. Always the same bytes.",
+        "hb train tokenizer --out out/tokenizer",
+    )  # fmt: skip
+    tokenizer.add_argument("--out", metavar="FOLDER", help="where to write it (default: data/tokenizer)")
+    _stage(
+        stages, "autoencoder", "pictures to latents and back (about an hour for nano on two cores)",
+        "Train the autoencoder. Writes FOLDER/autoencoder/ae.safetensors and vae_config.json.",
+        "hb train autoencoder\nhb train autoencoder --minutes 30\nhb train autoencoder --folder runs/mine --threads 1",
+        batch="pictures in a step",
+    )  # fmt: skip
+    teacher = _stage(
+        stages, "teacher", "the unified model (a night for nano on two cores)",
+        "Train the unified model on the latents of FOLDER/autoencoder. At the end, and when --minutes are over, writes the\n"
+        "model in the released form into FOLDER/model, with where it came from (provenance.json).",
+        "hb train teacher\nhb train teacher --minutes 60 --threads 1\nhb train teacher --start-from nano --lr 0.005 --folder runs/more\n"
+        "hb train teacher --preset small --accelerator gpu --devices 8 --num-nodes 2 --strategy ddp",
+        batch="prompts in a step; edits and conversations keep their proportion",
+    )  # fmt: skip
+    teacher.add_argument("--autoencoder", metavar="FOLDER", help="folder with its ae.safetensors (default: FOLDER/autoencoder)")
+    teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
+                         help="prompts, and scenes, that are made once and trained on (default: %(default)s)")  # fmt: skip
+    teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
+
+
+def _stage(stages, name: str, short: str, about: str, examples: str, *, batch: str):
+    parser = _verb(
+        stages, name, f"train:{name}", short, about, examples, _seed(), _json(), stopped=GOES_ON + "the last checkpoint"
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--preset", default="nano", help="nano or small (default: %(default)s)")
+    run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/PRESET)")
+    run.add_argument("--steps", type=_at_least_one, metavar="N", help="length of the run (default: the preset's)")
+    run.add_argument("--minutes", type=float, metavar="M", help="stop after so many; give the command again to go on")
+    run.add_argument("--batch", type=_at_least_one, metavar="N", help=f"{batch} (default: the preset's)")
+    run.add_argument("--lr", type=float, help="learning rate of Muon (default: the preset's)")
+    run.add_argument("--fresh", action="store_true", help="throw away what the folder holds of this stage, and begin again")
+    run.add_argument("--start-from", metavar="FOLDER", help="weights to begin with")
+    host = parser.add_argument_group("machine")
+    host.add_argument("--threads", type=_at_least_one, metavar="N", help="of the processor; 1 is best beside other work")
+    host.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, gpu or auto (default: %(default)s)")
+    host.add_argument("--devices", type=_at_least_one, default=1, metavar="N", help="on each machine (default: %(default)s)")
+    host.add_argument("--num-nodes", type=_at_least_one, default=1, metavar="N", help="machines (default: %(default)s)")
+    host.add_argument("--strategy", default="auto", metavar="NAME", help="Lightning's: auto, ddp, fsdp ... (default: %(default)s)")
+    host.add_argument("--precision", default="auto", choices=("auto", "bf16", "f32"),
+                      help="auto takes bf16 where the processor is fast at it (default: %(default)s)")  # fmt: skip
+    return parser
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def _results() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--results", metavar="FOLDER",
+        help="where the numbers go (default: data/results for a shipped model measured in full, else out/results)",
+    )  # fmt: skip
+    return options
+
+
+def _limit(what: str) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--limit", type=_at_least_one, metavar="N", help=f"only the first N {what}: for a quick look")
+    return options
+
+
+def _eval(verbs):
+    parser = verbs.add_parser(
+        "eval", help="measure how good a model is", formatter_class=_Plain,
+        description="Measure a model on the frozen sets of data/eval. Prints a table with 95% intervals and the target where\n"
+        "there is one, and writes the numbers with where they came from. Stopped work goes on where it was (runs/eval).",
+        epilog="examples:\n  hb eval scene --limit 5        a quick look\n  hb eval scene                  the whole measurement",
+    )  # fmt: skip
+    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+
+    def add(name, short, about, examples, *parents):
+        stopped = GOES_ON + "the last batch" if name in ("scene", "edit", "understand", "coverage") else STOPPED
+        return _verb(what, name, f"measure:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped)
+
+    scene = add(
+        "scene", "SceneEval: do drawings show what was asked?",
+        "SceneEval (GenEval's twin): six tasks of 100 prompts, each drawing judged.",
+        "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --ladder\nhb eval scene --limit 5 --pictures 1",
+        _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _seed(),
+        _limit("prompts of each task"), _model(),
+    )  # fmt: skip
+    scene.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4; with --ladder 1)")
+    scene.add_argument("--ladder", action="store_true",
+                       help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure")  # fmt: skip
+    edit = add(
+        "edit", "EditEval: are edits done, and is all else kept?",
+        "EditEval (GEdit's twin): seven groups of 60 edits: success, what was kept, cleanliness, drift.",
+        "hb eval edit\nhb eval edit --steps 6\nhb eval edit --chains\nhb eval edit --limit 5",
+        _cost("function evaluations an edit may cost (default: %(default)s)", 132), _scale(picture_too=True), _seed(),
+        _limit("edits of each group"), _model(),
+    )  # fmt: skip
+    edit.add_argument("--chains", action="store_true", help="instead, five edits one after another: how far does the rest drift?")
+    add("understand", "are answers right and descriptions true?",
+        "Answers of eleven kinds, and dense descriptions read back into scenes.",
+        "hb eval understand", _model())  # fmt: skip
+    coverage = add(
+        "coverage", "does it draw all that a prompt allows?",
+        "What a prompt leaves unsaid should vary as it does in the world: 1 - total variation, over what chance allows.",
+        "hb eval coverage\nhb eval coverage --pictures 50",
+        _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _model(),
+    )  # fmt: skip
+    coverage.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 200)")
+    judge = add(
+        "judge", "can the judge be trusted?",
+        "The judge on random scenes, clean and damaged in ten ways: what it accepts, and what it misreads. Needs no model.",
+        "hb eval judge\nhb eval judge --n 1000", _seed(),
+    )  # fmt: skip
+    judge.add_argument("--n", type=_at_least_one, help="pictures a line (default: 200)")
+    autoencoder = add(
+        "autoencoder", "what does the autoencoder alone lose?",
+        "Random scenes through the autoencoder and back: how many does the judge still read exactly and find clean?",
+        "hb eval autoencoder", _seed(), _model(),
+    )  # fmt: skip
+    autoencoder.add_argument("--n", type=_at_least_one, help="scenes (default: 1000)")
+    report = _verb(
+        what, "report", "report:report", "put the numbers into README.md and data/README.md",
+        "Rewrite the table of results in README.md from data/results, and the list of files in data/README.md.",
+        "hb eval report\nhb eval report --check",
+    )  # fmt: skip
+    report.add_argument("--check", action="store_true", help="write nothing; status 1 if something is out of date")
+
+
+def _bench(verbs):
+    parser = verbs.add_parser(
+        "bench", help="measure how fast a model is", formatter_class=_Plain,
+        description="Measure how fast a model is on this machine. Let nothing else run beside it.",
+        epilog="examples:\n  hb bench speed",
+    )  # fmt: skip
+    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    speed = _verb(
+        what, "speed", "measure:speed", "drawing, editing and asking: pictures and tokens a second",
+        "Drawing, editing and asking at the model's own settings, everything included: median and range over repeats,\n"
+        "after one call to warm up, and the seconds each part takes.",
+        "hb bench speed\nhb bench speed --batches 1 --repeats 3\nhb bench speed --device cuda --dtype bf16",
+        _model(), _results(), _json(),
+    )  # fmt: skip
+    speed.add_argument("--batches", type=_at_least_one, nargs="+", default=[1, 16], metavar="N", help="sizes (default: 1 16)")
+    speed.add_argument("--repeats", type=_at_least_one, default=5, metavar="N", help="of each (default: %(default)s)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

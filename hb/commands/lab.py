@@ -1,0 +1,31 @@
+"""`hb lab`: the notebooks in JupyterLab."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+TOUR = NOTEBOOKS / "00_tour.ipynb"
+
+
+def lab(args) -> int:
+    if find_spec("jupyterlab") is None:
+        raise ValueError(
+            "JupyterLab is not installed here; `make setup` installs everything, or: "
+            "python -m pip install -c constraints.txt -e '.[notebook]'"
+        )
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(where(args.notebook)), *args.options])
+
+
+def where(notebook: str | None) -> Path:
+    """The notebook to open: the one that was named, else the tour, else the folder."""
+    if notebook is None:
+        return TOUR if TOUR.exists() else NOTEBOOKS
+    for path in (Path(notebook), NOTEBOOKS / notebook):
+        if path.exists():
+            return path
+    there = ", ".join(path.name for path in sorted(NOTEBOOKS.glob("*.ipynb"))) or "none yet"
+    raise FileNotFoundError(f"there is no notebook {notebook}; there are {there}")

@@ -1,0 +1,267 @@
+"""`hb eval` and `hb bench`: measure, print with intervals and targets, and keep the numbers with where they came from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from hb import evaluate
+from hb.commands.output import table, to_json, write_figure, write_json
+from hb.commands.use import open_model
+from hb.engine import SHIPPED, Model
+from hb.machine import commit, machine
+from hb.world import bench
+from hb.world.judge import confusion
+
+ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
+ELSEWHERE = Path("out/results")
+SHORTENED = ("limit", "pictures", "n")  # options that make a measurement another one than the published
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured number. target: the least it should be (the plan's); low and high: its 95% interval."""
+
+    what: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    target: float | None = None
+    unit: str = ""
+    headline: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.target is None else self.value >= self.target
+
+    @property
+    def interval(self) -> str:
+        return "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def verdict(self) -> str:
+        if self.target is None:
+            return ""
+        return f"at least {self.target:g}: {'met' if self.met else 'not met'}"
+
+    def to_dict(self) -> dict:
+        return asdict(self) | dict(met=self.met)
+
+
+def of_interval(what: str, interval: dict, **more) -> Number:
+    """From what `hb.evaluate` gives: a dict with value, low, high, n."""
+    return Number(what, interval["value"], interval["low"], interval["high"], interval.get("n"), **more)
+
+
+# ---- the verbs ------------------------------------------------------------------------------------------------------
+
+
+def scene(args) -> None:
+    if args.ladder:
+        return _ladder(args)
+    model, began = open_model(args), time.monotonic()
+    spent, name = _cost(args, "scene")
+    score = evaluate.scene_eval(
+        model, pictures=args.pictures or 4, seed=args.seed, cases=_first(bench.scene_set(), args.limit, lambda case: case.task),
+        keep=ROWS, bar=not args.json, **spent,
+    )  # fmt: skip
+    target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
+    lines = [Number(task, share.value, *share.interval, share.n) for task, share in score.tasks.items()]
+    lines.append(of_interval(f"SceneEval, {score.nfe:g} NFE", score.overall, target=target, headline=True))
+    _finish(args, name, model, lines, score.to_dict(), began)
+
+
+def _ladder(args) -> None:
+    if args.limit is not None:
+        raise ValueError("--limit does not go with --ladder; for a quick look: hb eval scene --steps 6 --limit 5")
+    model, began = open_model(args), time.monotonic()
+    rungs = evaluate.ladder(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
+    lines = [of_interval(_rung(r), r["overall"]) for r in rungs]
+    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rungs}
+    for steps, least in ((6, 0.10), (1, 0.50)):  # or the world is too easy, and there is nothing to distil
+        lost = at[True, 50] - at[False, steps]
+        what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
+        lines.append(Number(what, round(lost, 4), target=least, headline=True))
+    folder = _finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
+    write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", ladder_figure(rungs), dpi=120)
+
+
+def _rung(r: dict) -> str:
+    return f"{r['steps']} steps, {'guided' if r['guided'] else 'unguided'} ({r['nfe']:g} NFE)"
+
+
+def edit(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    spent, name = _cost(args, "edit")
+    if args.chains:
+        if args.limit is not None:
+            raise ValueError("--limit does not go with --chains: there are only 40 of them")
+        turns = evaluate.chain_eval(model, seed=args.seed, bar=not args.json, **spent)
+        lines = [of_interval(f"turn {t['turn']}: done", t["success"]) for t in turns]
+        lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
+        _finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
+        return
+    cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
+    got = _without_rows(evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent))
+    target = 9.0 if name == "edit_nfe132" and args.limit is None else None
+    lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
+    lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"]), of_interval("drift", got["drift"])]
+    lines.append(of_interval(f"EditEval O (0 to 10), {got['nfe']:g} NFE", got["O"], target=target, headline=True))
+    _finish(args, name, model, lines, got, began)
+
+
+def understand(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    got = _without_rows(evaluate.understand_eval(model, keep=ROWS, bar=not args.json))
+    lines = [of_interval(f"answers: {kind}", share) for kind, share in got["kinds"].items()]
+    lines.append(of_interval("answers", got["answers"], headline=True))
+    lines += [of_interval(f"descriptions: {name}", got[name], headline=name != "background")
+              for name in ("recall", "precision", "background")]  # fmt: skip
+    _finish(args, "understand", model, lines, got, began)
+
+
+def coverage(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    spent, name = _cost(args, "coverage")
+    got = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
+    lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
+    lines.append(of_interval("pictures that could be used", got["readable"]))
+    lines.append(of_interval(f"coverage, {got['nfe']:g} NFE", got["value"], headline=True))
+    _finish(args, name, model, lines, got, began)
+
+
+def judge(args) -> None:
+    began = time.monotonic()
+    rows = confusion(args.n or 200, args.seed)
+    lines = []
+    for row in rows:
+        accepted = evaluate.Share(round(row.accepted * row.count), row.count)
+        wanted = {True: " (should be)", False: " (should not be)", None: ""}[row.accept]
+        lines.append(of_interval(f"accepted{wanted}: {row.kind} {row.strength:g}", accepted.to_dict()))
+    sound = [r.accepted for r in rows if r.accept]
+    broken = [r.accepted for r in rows if r.accept is False]
+    lines += [
+        Number("judge: sound pictures accepted, worst kind", min(sound), headline=True),
+        Number("judge: broken pictures accepted, worst kind", max(broken), headline=True),
+        Number("judge: taken for another scene, worst kind", max(r.misread for r in rows), headline=True),
+    ]
+    _finish(args, "judge", None, lines, dict(rows=[asdict(row) for row in rows]), began)
+
+
+def autoencoder(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    got = evaluate.reconstruction(model, n=args.n or 1000, seed=args.seed)
+    lines = [
+        of_interval("as rendered: read exactly and clean", got["rendered"]),
+        of_interval("autoencoder: read exactly and clean", got["reconstructed"], headline=True),
+        Number("mean absolute error of pixels", got["error"]),
+    ]
+    _finish(args, "autoencoder", model, lines, got, began)
+
+
+def speed(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    rows = evaluate.speed(model, batches=args.batches, repeats=args.repeats)
+    lines = []
+    for row in rows:
+        what = f"{row['task']}, {row['batch']} at once" + (f", {row['nfe']:g} NFE" if row["nfe"] else "")
+        lines.append(Number(what, row["rate"], row["low"], row["high"], args.repeats, unit=row["unit"], headline=True))
+    parts = [[r["task"], r["batch"], part, f"{s:.4f}"] for r in rows for part, s in r["seconds"].items()]
+    notes = table(["task", "batch", "part", "seconds"], parts)
+    note = "Median and range over the repeats; everything included."
+    _finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=f"{note}\n\n{notes}")
+
+
+# ---- what they share ------------------------------------------------------------------------------------------------
+
+
+def _cost(args, name: str) -> tuple[dict, str]:
+    """What goes to draw or edit, and the name of the result: scene_nfe100, scene_steps6_text1 ..."""
+    spent = dict(steps=args.steps) if args.steps else dict(nfe=args.nfe)
+    name += f"_steps{args.steps}" if args.steps else f"_nfe{args.nfe}"
+    for option, word in (("text_scale", "text"), ("image_scale", "image")):
+        if getattr(args, option, None) is not None:
+            spent[option] = getattr(args, option)
+            name += f"_{word}{spent[option]:g}"
+    return spent, name
+
+
+def _first(cases: Sequence, limit: int | None, kind) -> list:
+    """The first `limit` cases of each kind; the sets hold one kind after another."""
+    if limit is None:
+        return list(cases)
+    return [case for _, group in groupby(cases, kind) for case in islice(group, limit)]
+
+
+def _without_rows(got: dict) -> dict:
+    return {name: value for name, value in got.items() if name not in ("rows", "told")}
+
+
+def _full_name(args, model: Model | None, name: str) -> str:
+    """The name of a result says whatever was not as usual."""
+    for option in (*SHORTENED, "seed"):
+        if getattr(args, option, None):
+            name += f"_{option}{getattr(args, option)}"
+    return name if model is None or args.model == "nano" else f"{model.name}_{name}"
+
+
+def _finish(args, name: str, model: Model | None, lines: list[Number], got: dict, began: float,
+            *, between: str = "95% interval", notes: str = "") -> Path:  # fmt: skip
+    """Keep the numbers, print them; returns the folder they went to."""
+    shipped = model is None or (SHIPPED / args.model / "ema.safetensors").exists()
+    in_full = shipped and not any(getattr(args, option, None) for option in SHORTENED)
+    folder = Path(args.results) if args.results else evaluate.RESULTS if in_full else ELSEWHERE
+    record = dict(
+        name=name, command=args.command, commit=commit(), machine=machine(), torch=torch.__version__,
+        date=time.strftime("%Y-%m-%d"), seed=getattr(args, "seed", None), seconds=round(time.monotonic() - began, 1),
+        model=None if model is None else dict(
+            name=model.name, identity=evaluate.identity(model), device=args.device, dtype=args.dtype,
+            parameters=sum(p.numel() for p in model.bagel.parameters()),
+        ),
+        numbers=[line.to_dict() for line in lines], result=got,
+    )  # fmt: skip
+    file = write_json(folder / f"{_full_name(args, model, name)}.json", record)
+    if args.json:
+        print(to_json(record))
+        return folder
+    print(as_table(lines, between))
+    print(f"\n{notes}" if notes else "", end="\n" if notes else "")
+    missed = [line for line in lines if line.met is False]
+    for line in missed:
+        print(f"NOT MET: {line.what} is {line.value:.3f}, the target is at least {line.target:g}.")
+    print(f"Written to {file}, with the command, commit and machine.")
+    return folder
+
+
+def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
+    cells = [[f.what, f"{f.value:.3f} {f.unit}".rstrip(), f.interval, "" if f.n is None else f.n, f.verdict] for f in lines]
+    return table(["", "value", between, "n", "target"], cells)
+
+
+def ladder_figure(rungs: Sequence[dict]) -> Figure:
+    """SceneEval over metered cost, guided and not: the curves a student has to leave above it."""
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    ax = figure.subplots()
+    for guided, color in ((True, "tab:blue"), (False, "tab:orange")):
+        mine = sorted((r for r in rungs if r["guided"] == guided), key=lambda r: r["nfe"])
+        value = [r["overall"]["value"] for r in mine]
+        below = [v - r["overall"]["low"] for v, r in zip(value, mine)]
+        above = [r["overall"]["high"] - v for v, r in zip(value, mine)]
+        label = "guided" if guided else "unguided"
+        ax.errorbar([r["nfe"] for r in mine], value, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
+    ax.set_xscale("log")
+    ticks = sorted({r["nfe"] for r in rungs})
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="function evaluations a picture (metered)", ylabel="SceneEval (95% intervals)", ylim=(-0.02, 1.02),
+           title="The teacher's own few steps: what a student must beat")  # fmt: skip
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return figure

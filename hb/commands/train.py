@@ -1,0 +1,225 @@
+"""`hb train`: the tokenizer, the autoencoder, the teacher. A stopped run goes on; what comes out names its maker."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from hb.commands.output import to_json, write, write_json
+from hb.data import BatchSizes
+from hb.engine import SHIPPED, Model, Sampling
+from hb.model.autoencoder import Autoencoder, AutoencoderConfig
+from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
+from hb.model.config import PRESETS, BagelConfig
+from hb.model.text import Text, train_tokenizer
+from hb.pretrain import provenance, train_autoencoder, train_teacher
+from hb.world.corpus import corpus
+
+TOKENIZER = SHIPPED.parent / "tokenizer"
+CORPUS = 4000  # scenes that the tokenizer hears about
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How a stage is trained unless the caller says otherwise. batch: pictures, or prompts, in a step; lr: Muon's."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+USUAL = {
+    ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
+    ("teacher", "nano"): Usual(steps=20_000, batch=48, lr=0.02),
+    # wants a GPU; a first guess, not yet trained to the end
+    ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
+    ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
+}
+
+
+# ---- the verbs ------------------------------------------------------------------------------------------------------
+
+
+def tokenizer(args) -> None:
+    folder = Path(args.out) if args.out else TOKENIZER
+    text = Text(train_tokenizer(corpus(np.random.default_rng([3, 0]), CORPUS)))
+    _replace_folder(folder, text.save)
+    print(f"{text.vocab_size} tokens, written to {folder}")
+
+
+def autoencoder(args) -> None:
+    config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
+    start = load_autoencoder(Path(args.start_from)) if args.start_from else None
+    _claim(folder, args, dict(asdict(usual), start=start and fingerprint(start)), ("last.ckpt", "log.jsonl"))
+    done = _interruptible(
+        train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start, **_run(args)
+    )
+    if not _is_first_process():
+        return
+    write(folder / AUTOENCODER, save({k: v.contiguous() for k, v in done.released_state_dict().items()}, {"format": "pt"}))
+    write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=asdict(usual))
+    write_json(folder / "provenance.json", facts)
+    _say(args, facts | dict(folder=str(folder)), f"The autoencoder is in {folder}. Next: hb train teacher{_same(args)}")
+
+
+def teacher(args) -> None:
+    config, usual, folder = _preset("teacher", args), _usual("teacher", args), _folder(args) / "teacher"
+    start = _model_folder(args.start_from) if args.start_from else None
+    eyes = _autoencoder_for(args, start)
+    text = Text.load(start or TOKENIZER)
+    facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(eyes), start=args.start_from)
+    _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
+    sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch * 2 // 3))
+    done = _interruptible(
+        train_teacher, folder, config, eyes, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
+        start_from=start, settings=dict(lr=usual.lr), **_run(args),
+    )  # fmt: skip
+    if not _is_first_process():
+        return
+    out = Path(args.out) if args.out else _folder(args) / "model"
+    sampling = Sampling.load(start) if start else Sampling()
+    model = Model(done.float().eval(), text, sampling, out.name)
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, sizes=asdict(sizes), settings=facts)
+
+    def save_all(into: Path) -> None:
+        model.save_pretrained(into, torch.float16)
+        write_json(into / "provenance.json", facts)
+
+    _replace_folder(out, save_all)
+    _say(args, facts | dict(folder=str(out)), f"The model is in {out}. Try it: hb demo --model {out}")
+
+
+# ---- what goes in ---------------------------------------------------------------------------------------------------
+
+
+def _preset(stage: str, args) -> BagelConfig:
+    trained = [name for s, name in USUAL if s == stage]
+    if args.preset not in trained:
+        raise ValueError(f"no preset {args.preset!r} to train; there are {' and '.join(trained)}")
+    return PRESETS[args.preset]
+
+
+def _usual(stage: str, args) -> Usual:
+    usual = USUAL[stage, args.preset]
+    return Usual(args.steps or usual.steps, args.batch or usual.batch, args.lr or usual.lr)
+
+
+def _folder(args) -> Path:
+    return Path(args.folder) if args.folder else Path("runs") / args.preset
+
+
+def _run(args) -> dict:
+    """What both stages hand on to the Trainer."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return dict(
+        seed=args.seed, precision=args.precision, minutes=args.minutes, bar=not args.json, devices=args.devices,
+        num_nodes=args.num_nodes, strategy=args.strategy, accelerator=args.accelerator,
+    )  # fmt: skip
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """From a folder with ae.safetensors and vae_config.json: what `hb train autoencoder` leaves, or a model folder."""
+    if not (folder / AUTOENCODER).is_file() or not (folder / "vae_config.json").is_file():
+        raise CheckpointError(f"there is no autoencoder in {folder}; train one first: hb train autoencoder")
+    values = json.loads((folder / "vae_config.json").read_text())
+    values = {k: v for k, v in values.items() if k in AutoencoderConfig.__dataclass_fields__}
+    loaded = Autoencoder(AutoencoderConfig(**values | dict(ch_mult=tuple(values["ch_mult"]))))
+    weights = read_weights(folder / AUTOENCODER)
+    check(weights, loaded.expected_shapes(), AUTOENCODER)
+    loaded.load_released({k: v.float() for k, v in weights.items()})
+    return loaded.eval()
+
+
+def _autoencoder_for(args, start: Path | None) -> Autoencoder:
+    """The one that was named; else that of the model begun with, whose latents its weights know; else the run's own."""
+    if args.autoencoder:
+        return load_autoencoder(Path(args.autoencoder))
+    return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")
+
+
+def _model_folder(name: str) -> Path:
+    shipped = SHIPPED / name
+    folder = shipped if (shipped / WEIGHTS).exists() else Path(name)
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
+    return folder
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    digest = sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- runs in folders ------------------------------------------------------------------------------------------------
+
+
+def _claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:
+    """Make sure that what the folder holds belongs to this run, or, with --fresh, throw it away.
+
+    A run may be made longer or shorter; anything else that changes makes it another run.
+    """
+    if not _is_first_process():
+        return
+    facts = dict(facts, preset=args.preset, seed=args.seed)
+    if args.fresh:
+        for name in (*leftovers, "run.json"):
+            (folder / name).unlink(missing_ok=True)
+    note = folder / "run.json"
+    if note.exists():
+        before = json.loads(note.read_text())
+        other = [k for k in facts if k != "steps" and facts[k] != before.get(k)]
+        if other:
+            k = other[0]
+            raise ValueError(
+                f"{folder} holds a run with {k} {before.get(k)}, not {facts[k]}; go on with the same settings, choose "
+                "another --folder, or begin again with --fresh"
+            )
+    write_json(note, facts)
+
+
+def _interruptible(train, *args, **options):
+    """Lightning turns Ctrl-C into an exit of its own; we want to hear of it."""
+    try:
+        return train(*args, **options)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+
+
+def _is_first_process() -> bool:
+    """Of several that train together, one writes. Lightning, torchrun and SLURM say who is who in these variables."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def _replace_folder(folder: Path, fill) -> None:
+    """Fill a folder aside, then move its files into place one by one: no file is ever half written."""
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fill(part)
+        for file in sorted(part.iterdir()):
+            file.replace(folder / file.name)
+    finally:
+        for file in part.iterdir():
+            file.unlink()
+        part.rmdir()
+
+
+def _same(args) -> str:
+    options = [("preset", "nano"), ("folder", None)]
+    return "".join(f" --{name} {getattr(args, name)}" for name, usual in options if getattr(args, name) != usual)
+
+
+def _say(args, facts: dict, words: str) -> None:
+    print(to_json(facts) if args.json else f"{facts['steps']} steps done. {words}")

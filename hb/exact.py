@@ -1,0 +1,98 @@
+"""Perfect teachers: the velocity of a finite data set and of a Gaussian mixture, in closed form.
+
+With x_t = (1 - t) x0 + t eps, the best velocity a network can learn is v(x, t) = E[eps - x0 | x_t = x]. Where the data
+are known, so is this expectation (the "ideal denoiser" of Karras et al. 2022, in our letters).
+
+Both teachers keep the contract `velocity(x, t)`, so `hb.flow.euler` walks them as it walks a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hb.flow import _like
+
+
+@dataclass(frozen=True)
+class FiniteData:
+    """N points, each as likely as its weight (alike if not given). points [N, ...]."""
+
+    points: Tensor
+    weights: Float[Tensor, "N"] | None = None
+
+    def posterior(self, x: Tensor, t: Tensor | float) -> Float[Tensor, "B N"]:
+        """How likely each point is where x came from:
+
+        r_i(x, t) = softmax_i( log w_i - |x - (1 - t) y_i|^2 / (2 t^2) )
+        """
+        t = _inside(t, x, low_allowed=False)
+        far = _squared_distance(x, (1 - t)[:, None, None] * self.points.flatten(1))
+        return torch.softmax(_log(self.weights, self.points) - far / (2 * t[:, None] ** 2), dim=1)
+
+    def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
+        """v = (x - E[x0 | x]) / t, the expectation over the posterior. t in (0, 1]: at 0 there are only the points."""
+        x0 = (self.posterior(x, t) @ self.points.flatten(1)).reshape(x.shape)
+        return (x - x0) / _like(_inside(t, x, low_allowed=False), x)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n points, drawn with replacement."""
+        law = torch.ones(len(self.points)) if self.weights is None else self.weights
+        return self.points[torch.multinomial(law, n, replacement=True, generator=generator)]
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """K round blobs: means [K, D], one standard deviation each, weights [K] (alike if not given)."""
+
+    means: Float[Tensor, "K D"]
+    std: Float[Tensor, "K"]
+    weights: Float[Tensor, "K"] | None = None
+
+    def posterior(self, x: Tensor, t: Tensor | float) -> Float[Tensor, "B K"]:
+        """How likely x came from each blob: x_t of blob k is N((1 - t) m_k, ((1 - t)^2 s_k^2 + t^2) I)."""
+        t = _inside(t, x)
+        variance = self._variance(t)
+        far = _squared_distance(x, (1 - t)[:, None, None] * self.means)
+        spread = self.means.size(1) / 2 * variance.log()
+        return torch.softmax(_log(self.weights, self.means) - spread - far / (2 * variance), dim=1)
+
+    def velocity(self, x: Float[Tensor, "B D"], t: Tensor | float) -> Float[Tensor, "B D"]:
+        """sum_k r_k (E[eps | x, k] - E[x0 | x, k]). With u = x - (1 - t) m_k and that blob's variance at t:
+
+        E[eps | x, k] = t u / variance;  E[x0 | x, k] = m_k + (1 - t) s_k^2 u / variance
+        """
+        t = _inside(t, x)
+        kept = 1 - t[:, None]
+        u = x[:, None] - kept[..., None] * self.means
+        pull = (t[:, None] - kept * self.std**2) / self._variance(t)
+        return (self.posterior(x, t)[..., None] * (pull[..., None] * u - self.means)).sum(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
+        """n points of the mixture."""
+        law = torch.ones(len(self.means)) if self.weights is None else self.weights
+        k = torch.multinomial(law, n, replacement=True, generator=generator)
+        return self.means[k] + self.std[k, None] * torch.randn(n, self.means.size(1), generator=generator)
+
+    def _variance(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B K"]:
+        return ((1 - t[:, None]) * self.std) ** 2 + t[:, None] ** 2
+
+
+def _log(weights: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros(len(like)) if weights is None else (weights / weights.sum()).log()
+
+
+def _squared_distance(x: Tensor, centres: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
+    return (x.flatten(1)[:, None] - centres).square().sum(-1)
+
+
+def _inside(t: Tensor | float, x: Tensor, low_allowed: bool = True) -> Float[Tensor, "B"]:
+    """Times as [B], checked: a finite data set has no velocity at t = 0."""
+    t = torch.as_tensor(t, dtype=x.dtype).expand(len(x))
+    if t.max() > 1 or t.min() < 0 or (t.min() == 0 and not low_allowed):
+        low = "from 0" if low_allowed else "down to, but not including, 0"
+        raise ValueError(f"t runs {low} up to 1, got {t.min():.3g} to {t.max():.3g}")
+    return t

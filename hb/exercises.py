@@ -1,0 +1,382 @@
+"""Checks for the notebooks' exercises: a tick, a hint naming the likely mistake, or "not tried yet". They never raise.
+
+A check compares the answer with a right one on cases where the usual mistakes differ, and knows those mistakes by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
+from hb.guidance import combine
+from hb.model.layers import RMSNorm
+from hb.model.sequence import MODES, may_attend
+
+
+class Hint(Exception):
+    """What to look at again."""
+
+
+class NotTried(Exception):
+    """The stub is still there."""
+
+
+Check = Callable[[object], None]
+CHECKS: dict[str, Check] = {}
+
+
+def check(name: str, answer: object) -> None:
+    """Print how the answer to exercise `name` ("2.1") fares."""
+    if name not in CHECKS:
+        print(f"there is no exercise {name!r}; there are {', '.join(CHECKS)}")
+        return
+    try:
+        if answer is ... or answer is None:
+            raise NotTried
+        CHECKS[name](answer)
+    except NotTried:
+        print(f"· {name} not tried yet")
+    except Hint as hint:
+        print(f"✗ {name} not yet: {hint}")
+    except Exception as error:  # an answer may fail in any way it likes
+        print(f"✗ {name} stopped with {type(error).__name__}: {error}")
+    else:
+        print(f"✓ {name}")
+
+
+def exercise(name: str) -> Callable[[Check], Check]:
+    """Registers a check."""
+
+    def register(function: Check) -> Check:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+def _call(answer: object, *arguments):
+    """What the answer gives for these arguments; the stub's `...` is "not tried yet"."""
+    if not callable(answer):
+        raise Hint(f"hand over the function itself, check(..., name), not what it returns ({type(answer).__name__})")
+    given = answer(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
+    if given is ... or given is None:
+        raise NotTried
+    return given
+
+
+def _close(given, wanted, atol: float = 1e-5) -> bool:
+    """Equal to rounding, and of the same shape."""
+    given, wanted = torch.as_tensor(given), torch.as_tensor(wanted)
+    return given.shape == wanted.shape and torch.allclose(given.double(), wanted.double(), atol=atol)
+
+
+def _compare(given, wanted, mistakes: Sequence[tuple[object, str]], otherwise: str, atol: float = 1e-5) -> None:
+    """Raise the hint of the mistake that gives exactly this, or a general one, unless the answer is right."""
+    if _close(given, wanted, atol):
+        return
+    for wrong, hint in mistakes:
+        if _close(given, wrong, atol):
+            raise Hint(hint)
+    given, wanted = torch.as_tensor(given), torch.as_tensor(wanted)
+    if given.shape != wanted.shape:
+        raise Hint(f"the shape should be {list(wanted.shape)}, yours is {list(given.shape)}. {otherwise}")
+    raise Hint(otherwise)
+
+
+def _number(answer: object, wanted: float, mistakes: dict[float, str], otherwise: str) -> None:
+    if not isinstance(answer, (int, float, Tensor)):
+        raise Hint(f"a number is asked for, this is a {type(answer).__name__}")
+    _compare(float(answer), float(wanted), [(float(k), hint) for k, hint in mistakes.items()], otherwise, atol=1e-3)
+
+
+def _dice(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- 00 tour --------------------------------------------------------------------------------------------------------
+
+
+@exercise("0.1")
+def _cost(answer):
+    """cost(steps, branches): function evaluations of a picture."""
+    for steps, branches in ((50, 2), (6, 1), (7, 3)):
+        _compare(
+            _call(answer, steps, branches), steps * branches,
+            [(steps, "every step asks the network once for each branch"),
+             (steps + branches, "every step pays for all its branches: multiply, do not add"),
+             ((steps - 1) * branches, "50 steps are 50 evaluations of a branch; 50 boundaries would be 49 steps")],
+            "how many forward passes does one step make, and how many steps are there?",
+        )  # fmt: skip
+
+
+@exercise("0.2")
+def _speed_up(answer):
+    """The NFE ratio of 132 evaluations to 6."""
+    _number(answer, 22.0, {6 / 132: "that is how much cost is left; a speed-up is the old cost over the new one",
+                           126.0: "a speed-up is a ratio, not a difference",
+                           100 / 6: "that is the ratio for drawing; editing starts from 132"},
+            "the teacher's evaluations for an edit, over the student's")  # fmt: skip
+
+
+# ---- 01 the tiny world ----------------------------------------------------------------------------------------------
+
+
+@exercise("1.1")
+def _discrete_scenes(answer):
+    """How many different scenes "a circle" can mean, places, turn and shade aside."""
+    _number(answer, 160, {80: "does the prompt say the texture?", 32: "does the prompt say the background?",
+                          1280: "the shape is said: a circle", 20: "does the prompt say the color?",
+                          17: "choices multiply", 1: "look again at what the prompt leaves unsaid"},
+            "multiply the numbers of choices for what the prompt leaves unsaid")  # fmt: skip
+
+
+@exercise("1.2")
+def _fits(answer):
+    """fits(thing, wish): does the thing have everything the wish says?"""
+    from hb.world.scene import Thing, Wish
+
+    thing = Thing("circle", "red", "small", 0.5, 0.5)
+    if _call(answer, thing, Wish()) is False:
+        raise Hint("a wish that says nothing is met by everything: None means 'left to chance'")
+    if not _call(answer, thing, Wish("circle", "red")):
+        raise Hint("a red circle was asked and is there; what a wish leaves None must not count against the thing")
+    for wish in (Wish("star"), Wish("circle", "blue"), Wish(size="large"), Wish("circle", texture="striped")):
+        if _call(answer, thing, wish):
+            said = " ".join(v for v in (wish.size, wish.texture, wish.color, wish.shape) if v)
+            raise Hint(f"a small plain red circle is not '{said}'; every attribute that is said must agree")
+
+
+@exercise("1.3")
+def _total_variation(answer):
+    """total_variation(p, q) of two laws given as dicts over the same words."""
+    p, q = {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 0.1, "b": 0.6, "c": 0.3}
+    _compare(
+        _call(answer, p, q), 0.4,
+        [(0.8, "half of it: what one law has too much, the other has too little, and you counted both"),
+         (0.4**2 + 0.3**2 + 0.1**2, "absolute differences, not squares"),
+         (0.0, "without absolute values the differences cancel: both laws add up to 1"),
+         (0.6, "that is how much the laws share; the variation is what they do not")],
+        "half the sum of |p - q| over all words",
+    )  # fmt: skip
+    if not _close(_call(answer, p, p), 0.0):
+        raise Hint("a law does not differ from itself")
+
+
+# ---- 02 rectified flow ----------------------------------------------------------------------------------------------
+
+
+def _pair():
+    x0, eps = torch.randn(4, 2, generator=_dice()), torch.randn(4, 2, generator=_dice(1))
+    return x0, eps, torch.tensor([0.1, 0.4, 0.8, 1.0])
+
+
+@exercise("2.1")
+def _interpolate(answer):
+    """mix(x0, eps, t), t of shape [B]."""
+    x0, eps, t = _pair()
+    _compare(
+        _call(answer, x0, eps, t), interpolate(x0, eps, t),
+        [(interpolate(eps, x0, t), "the other way round: t = 1 is noise here, t = 0 is data"),
+         (interpolate(x0, eps, t.sqrt()), "no square roots: the path is a straight line"),
+         ((1 - t[:, None]) * x0, "the noise is missing")],
+        "x_t = (1 - t) x0 + t eps, with t of shape [B] made to fit [B, 2] by t[:, None]",
+    )  # fmt: skip
+
+
+@exercise("2.2")
+def _x0_from(answer):
+    """data_behind(x, v, t)."""
+    x0, eps, t = _pair()
+    x, v = interpolate(x0, eps, t), eps - x0
+    _compare(
+        _call(answer, x, v, t), x0_from(x, v, t),
+        [(x + t[:, None] * v, "v points from data to noise: to get back to the data, walk against it"),
+         (eps, "that is the noise: you walked (1 - t) forward; the data lie t backward"),
+         (x - v, "a whole v is the whole way from noise to data; from x_t only the share t is left"),
+         (x - (1 - t[:, None]) * v, "the way left to the data is t, not 1 - t")],
+        "x_t = x0 + t v, so what is x0?",
+    )  # fmt: skip
+
+
+@exercise("2.3")
+def _euler_step(answer):
+    """step(x, v, t, s): from time t to the lower time s."""
+    x0, eps, _ = _pair()
+    t, s = torch.tensor(0.9), torch.tensor(0.4)
+    x, v = interpolate(x0, eps, t), eps - x0
+    _compare(
+        _call(answer, x, v, t, s), jump(x, v, t, s),
+        [(x + (t - s) * v, "s < t: time falls, so the step s - t is negative"),
+         (x - v, "not the whole way: only s - t of it"), (x0, "that is t = 0; stop at s")],
+        "x_s = x_t + (s - t) v",
+    )  # fmt: skip
+
+
+@exercise("2.4")
+def _grid(answer):
+    """grid(steps, shift)."""
+    for steps, shift in ((6, 1.0), (6, 3.0)):
+        right = time_grid(steps, shift)
+        raw = torch.linspace(1, 0, steps + 1)
+        _compare(
+            torch.as_tensor(_call(answer, steps, shift)).float(), right,
+            [(time_grid(steps - 1, shift), f"{steps} steps need {steps + 1} boundaries: yours walks {steps - 1}"),
+             (right.flip(0), "the sampler starts at noise: from 1 down to 0"),
+             (raw, "the shift is not applied: s t / (1 + (s - 1) t)"),
+             (shift_time(raw, 1 / shift), "the shift goes the wrong way: more steps belong near t = 1"),
+             (shift * raw, "divide by 1 + (s - 1) t, or times leave [0, 1]")],
+            "linspace from 1 to 0 with steps + 1 numbers, then s t / (1 + (s - 1) t)",
+        )  # fmt: skip
+
+
+# ---- 03 the unified model -------------------------------------------------------------------------------------------
+
+
+@exercise("3.1")
+def _rms(answer):
+    """rms_norm(x, weight, eps)."""
+    x, weight, eps = torch.randn(3, 8, generator=_dice()) + 0.5, torch.rand(8, generator=_dice(1)) + 0.5, 1e-2
+    norm = RMSNorm(8, eps)
+    norm.weight.data = weight
+    mean = x.square().mean(-1, keepdim=True)
+    _compare(
+        _call(answer, x, weight, eps), norm(x).detach(),
+        [(torch.layer_norm(x, (8,), weight, None, eps), "RMSNorm does not subtract the mean; that was LayerNorm"),
+         (weight * x / (mean + eps), "the root is missing: divide by the square root of the mean square"),
+         (x / (mean + eps).sqrt(), "the weight is missing"),
+         (weight * x / (mean.sqrt() + eps), "eps goes under the root"),
+         (weight * x / (x.square().sum(-1, keepdim=True) + eps).sqrt(), "the mean of the squares, not their sum")],
+        "x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimension",
+    )  # fmt: skip
+
+
+@exercise("3.2")
+def _attention(answer):
+    """may_look(lengths, kinds) -> bool mask [L, L]."""
+    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
+    given = torch.as_tensor(_call(answer, lengths, kinds)).bool()
+    right = may_attend(lengths, [MODES[k] for k in kinds])
+    _compare(
+        given, right,
+        [(right.T, "queries are rows, keys are columns: yours is transposed"),
+         (may_attend(lengths, ["full"] * 5), "text is causal in its split, and noised pictures are hidden from others"),
+         (may_attend(lengths, ["causal"] * 5), "pictures look both ways inside their split"),
+         (may_attend(lengths, ["full" if k == "noise" else MODES[k] for k in kinds]),
+          "nobody may look at a noised picture from outside, not even what comes later")],
+        _first_difference(given, right, lengths, kinds), atol=0.1,
+    )  # fmt: skip
+
+
+def _first_difference(given, right, lengths, kinds) -> str:
+    if given.shape != right.shape:
+        return f"{sum(lengths)} tokens make a square mask of that side"
+    name = [f"token {i} of split {s} ({k})" for s, (n, k) in enumerate(zip(lengths, kinds)) for i in range(n)]
+    wrong = (given != right).nonzero()
+    if not len(wrong):
+        return "look at the rule again"
+    q, k = wrong[0].tolist()
+    return f"{name[q]} should {'' if right[q, k] else 'not '}see {name[k]}"
+
+
+@exercise("3.3")
+def _positions(answer):
+    """places(lengths, kinds) -> RoPE position of every token."""
+    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
+    right = torch.tensor([0, 1, 2, *[3] * 4, *[3] * 3, 4, 5, *[6] * 4])
+    _compare(
+        torch.as_tensor(_call(answer, lengths, kinds)), right,
+        [(torch.arange(16), "all tokens of a picture share one position"),
+         (torch.tensor([0, 1, 2, *[3] * 4, *[4] * 3, 5, 6, *[7] * 4]), "a noised picture does not move what follows"),
+         (right + 1, "positions begin at 0"),
+         (torch.tensor([*[0] * 3, *[1] * 4, *[1] * 3, *[2] * 2, *[3] * 4]), "text counts up, token by token")],
+        "text counts up; a picture's tokens share one position and move the next by 1, or by 0 where it is noised",
+    )  # fmt: skip
+
+
+@exercise("3.4")
+def _expert(answer):
+    """expert_of(kind): which weights a token goes through."""
+    given = [_call(answer, kind) for kind in ("text", "vit", "vae", "noise")]
+    right = ["understanding", "understanding", "generation", "generation"]
+    if given == right:
+        return
+    known = {
+        ("understanding", "generation", "generation", "generation"): "what the eyes (ViT) see is for understanding",
+        ("understanding", "understanding", "understanding", "generation"):
+            "a clean latent is still a latent: the generation expert reads it too",
+    }  # fmt: skip
+    raise Hint(known.get(tuple(given), "two answers exist, 'understanding' and 'generation'; latents go to the second"))
+
+
+# ---- 04 guidance and the ledger -------------------------------------------------------------------------------------
+
+
+@exercise("4.1")
+def _combine(answer):
+    """guided(v, no_text, scale), without renorm."""
+    v, no_text = torch.randn(2, 4, 3, generator=_dice()), torch.randn(2, 4, 3, generator=_dice(1))
+    right = combine(v, no_text, None, text_scale=4.0, image_scale=1.0, renorm_min=1.0)
+    _compare(
+        _call(answer, v, no_text, 4.0), right,
+        [(v + 4 * (v - no_text), "that is Ho & Salimans' w: here the scale is 1 + w, so start from no_text"),
+         (v + 4 * (no_text - v), "the sign: walk away from what the model does without the prompt"),
+         (no_text + 4 * (no_text - v), "the sign: walk away from what the model does without the prompt"),
+         (4 * v, "the branch without the text is missing")],
+        "no_text + scale * (v - no_text): at scale 1 it must give v back",
+    )  # fmt: skip
+
+
+@exercise("4.2")
+def _evaluations(answer):
+    """evaluations(grid, low, high, extra_branches)."""
+    grid = time_grid(50, 3.0)
+    for low, high, extra in ((0.4, 1.0, 2), (0.0, 1.0, 1), (0.4, 1.0, 1)):
+        inside = sum(low < float(t) <= high for t in grid[:-1])
+        right = 50 + inside * extra
+        _compare(
+            _call(answer, grid, low, high, extra), right,
+            [(right + 1, "the last boundary is where the walk ends: nothing is evaluated there"),
+             (right - extra, "t = high is inside: low < t <= high"),
+             (inside * extra, "outside the interval a step still costs one evaluation"),
+             (50 * (1 + extra), "only the steps inside the interval pay for the extra branches"),
+             (50 + sum(low < float(t) <= high for t in torch.linspace(1, 0, 51)[:-1]) * extra,
+              "the interval is compared with the shifted times, the ones in the grid")],
+            "each step (each t but the last) costs 1, and extra_branches more where low < t <= high",
+        )  # fmt: skip
+
+
+@exercise("4.3")
+def _equal_scale(answer):
+    """same_as(a, b): the single text scale that equals text scale a followed by picture scale b, when drawing."""
+    for a, b in ((4.0, 2.0), (3.0, 1.5)):
+        _compare(
+            _call(answer, a, b), 1 + b * (a - 1),
+            [(a * b, "not quite: what is multiplied is the distance beyond v, which is a - 1 for scale a"),
+             (a + b, "the second push works on what the first one left: write it out"),
+             (a + b - 1, "the second push works on what the first one left: write it out"),
+             (1 + a * (b - 1), "picture guidance pushes away from v itself (no_image = v when drawing)"),
+             (1 + (a - 1) * (b - 1), "m = v + b (g - v): b stays whole, since no_image is v itself")],
+            "put no_image = v into m = no_image + b (g - no_image) and g = no_text + a (v - no_text); gather v - no_text",
+        )  # fmt: skip
+
+
+@exercise("4.4")
+def _shrink(answer):
+    """renormed(v, guided): one factor for each picture [B, tokens, values]."""
+    v = torch.randn(3, 4, 5, generator=_dice())
+    guided = torch.cat([3 * v[:1], 0.5 * v[1:2], torch.randn(1, 4, 5, generator=_dice(1)) * 2])
+    norm = lambda x, dims: x.norm(dim=dims, keepdim=True)
+    factor = norm(v, (1, 2)) / norm(guided, (1, 2))
+    _compare(
+        _call(answer, v, guided), guided * factor.clamp(max=1),
+        [(guided * factor, "it may only shrink: a factor above 1 becomes 1"),
+         (guided * (norm(v, (2,)) / norm(guided, (2,))).clamp(max=1), "one factor a picture, not one a token"),
+         (guided * (v.norm() / guided.norm()).clamp(max=1), "each picture of the batch has a factor of its own"),
+         (guided / factor, "upside down: |v| / |guided|"),
+         (v, "keep the guided direction; only its length is v's")],
+        "guided * min(1, |v| / |guided|), the norms over tokens and values", atol=1e-4,
+    )  # fmt: skip
+

@@ -1,0 +1,422 @@
+"""Data in, Figure out. No networks, no state, no pyplot: a figure is an object, shown inline where a kernel runs.
+
+Colours carry meaning everywhere: blue is the understanding expert, orange the generation expert; green is right, red is
+wrong.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from torch import Tensor
+
+INK, FAINT, PALE = "#24292f", "#6e7781", "#e6e8eb"
+UNDERSTANDING, GENERATION = "#2f6db5", "#e08a2e"
+RIGHT, WRONG = "#2c8f5b", "#cc3d3d"
+SERIES = (UNDERSTANDING, GENERATION, "#7a4fb0", RIGHT, WRONG, FAINT)
+EXPERT = {"text": UNDERSTANDING, "vit": UNDERSTANDING, "vae": GENERATION, "noise": GENERATION}
+KINDS = {"text": "text", "vit": "eyes (ViT)", "vae": "clean latent", "noise": "noised latent"}
+DPI, COLORS = 96, 128
+
+
+class Chart(Figure):
+    """A matplotlib figure that Jupyter shows without pyplot, as a small PNG."""
+
+    def png(self, dpi: int = DPI) -> bytes:
+        """The figure as a PNG with at most COLORS colours: a committed notebook stays small."""
+        raw = io.BytesIO()
+        self.savefig(raw, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+        image = Image.open(raw).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+        out = io.BytesIO()
+        image.save(out, "png", optimize=True)
+        return out.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    def __repr__(self) -> str:
+        return f"figure: {self.get_suptitle() or 'untitled'}"
+
+
+def _chart(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs) -> tuple[Chart, np.ndarray]:
+    figure = Chart(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, axes
+
+
+def _plain(ax, grid: str | None = "y") -> None:
+    """Few lines, quiet ticks."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(PALE)
+    ax.tick_params(colors=FAINT, labelsize=8, length=0)
+    ax.set_axisbelow(True)
+    if grid:
+        ax.grid(axis=grid, color=PALE, linewidth=0.8)
+
+
+def _titled(figure: Chart, title: str | None) -> None:
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, fontweight="bold")
+
+
+def _labels(ax, x: str | None = None, y: str | None = None) -> None:
+    ax.set_xlabel(x or "", fontsize=9, color=FAINT)
+    ax.set_ylabel(y or "", fontsize=9, color=FAINT)
+
+
+def _legend(ax, **kwargs) -> None:
+    ax.legend(frameon=False, fontsize=8, labelcolor=INK, **kwargs)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` letters, cut between words."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + len(word) < width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _show(ax, picture: Tensor, frame: str | None = None) -> None:
+    ax.imshow(picture.clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color(frame or PALE)
+        spine.set_linewidth(2.2 if frame else 0.8)
+
+
+def sheet(
+    pictures: Tensor, captions: Sequence[str] | None = None, right: Sequence[bool | None] | None = None, *,
+    columns: int = 6, size: float = 1.2, title: str | None = None,
+) -> Chart:
+    """Pictures [N, 3, H, W] in [0, 1], each with a caption; framed green where right, red where wrong."""  # fmt: skip
+    n = len(pictures)
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    letters = int(size * 13)
+    said = [_wrapped(c, letters) for c in captions] if captions else [""] * n
+    lines = max(c.count("\n") + 1 for c in said) if captions else 0
+    figure, axes = _chart(columns * size, rows * (size + 0.155 * lines) + (0.35 if title else 0.05), rows, columns)
+    for i, ax in enumerate(axes.flat):
+        if i >= n:
+            ax.axis("off")
+            continue
+        verdict = right[i] if right is not None else None
+        _show(ax, pictures[i], None if verdict is None else (RIGHT if verdict else WRONG))
+        ax.set_xlabel(said[i], fontsize=7.5, color=INK, labelpad=3)
+    _titled(figure, title)
+    return figure
+
+
+def strip(
+    rows: Mapping[str, Tensor], columns: Sequence[str], *, right: Mapping[str, Sequence[bool | None]] | None = None,
+    size: float = 1.1, title: str | None = None,
+) -> Chart:
+    """A table of pictures: rows[name] is [len(columns), 3, H, W]. Steps across, settings down."""  # fmt: skip
+    width = len(columns) * size + 0.075 * max(map(len, rows)) + 0.05
+    height = len(rows) * size + (0.62 if title else 0.3)
+    figure, axes = _chart(width, height, len(rows), len(columns))
+    for line, (name, pictures) in zip(axes, rows.items()):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5, color=INK, labelpad=6)
+        for i, ax in enumerate(line):
+            verdict = right[name][i] if right and name in right else None
+            _show(ax, pictures[i], None if verdict is None else (RIGHT if verdict else WRONG))
+    for ax, name in zip(axes[0], columns):
+        ax.set_title(name, fontsize=8.5, color=FAINT, pad=4)
+    _titled(figure, title)
+    return figure
+
+
+# ---- the attention rule ---------------------------------------------------------------------------------------------
+
+
+def attention_rule(
+    mask: Tensor, kinds: Sequence[str], lengths: Sequence[int], positions: Sequence[int], *,
+    names: Sequence[str] | None = None, title: str | None = None,
+) -> Chart:
+    """Who may look at whom: mask [L, L], queries down, keys across, coloured by the expert that makes the key.
+
+    kinds and lengths: one for each split; positions [L]: RoPE position of every token; names: what to call the splits.
+    """  # fmt: skip
+    total = len(mask)
+    owner = np.repeat([1 + (EXPERT[kind] == GENERATION) for kind in kinds], lengths)
+    picture = np.where(mask.numpy(), owner[None, :], 0)
+    figure, axes = _chart(6.4, 5.6)
+    ax = axes[0, 0]
+    colours = ListedColormap(["#f5f6f7", UNDERSTANDING, GENERATION])
+    ax.imshow(picture, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
+    edges = np.cumsum([0, *lengths])
+    for edge in edges[1:-1]:
+        ax.axhline(edge - 0.5, color="white", linewidth=2.5)
+        ax.axvline(edge - 0.5, color="white", linewidth=2.5)
+    ax.set_xticks(np.arange(total) - 0.5, minor=True)
+    ax.set_yticks(np.arange(total) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=0.4)
+    ax.tick_params(which="both", length=0)
+    middles = (edges[:-1] + edges[1:] - 1) / 2
+    called = names or [KINDS[kind] for kind in kinds]
+    ax.set_yticks(middles, called, fontsize=9)
+    spans = [(int(positions[a]), int(positions[b - 1])) for a, b in zip(edges[:-1], edges[1:])]
+    ax.set_xticks(middles, [f"{a}" if a == b else f"{a}\u2013{b}" for a, b in spans], fontsize=9)
+    for ticks in (ax.get_yticklabels(), ax.get_xticklabels()):
+        for tick, kind in zip(ticks, kinds):
+            tick.set_color(EXPERT[kind])
+    for side in ax.spines.values():
+        side.set_visible(False)
+    _labels(ax, "keys, with the RoPE positions of each split", "queries")
+    for colour, name in ((UNDERSTANDING, "understanding expert's key"), (GENERATION, "generation expert's key")):
+        ax.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=name))
+    _legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _titled(figure, title)
+    return figure
+
+
+# ---- costs ----------------------------------------------------------------------------------------------------------
+
+
+def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1), title: str | None = None) -> Chart:
+    """Function evaluations: rows[name] lists the branches of every step (1, 2 or 3). A bar a row, cut into
+    full, without text, without picture; behind it the total, and how many times a student's few go into it.
+    """
+    figure, axes = _chart(7.4, 0.52 * len(rows) + 1.1)
+    ax = axes[0, 0]
+    parts = (("full context", UNDERSTANDING), ("without the text", GENERATION), ("without the picture", SERIES[2]))
+    longest = max(sum(branches) for branches in rows.values())
+    for y, branches in enumerate(rows.values()):
+        left = 0
+        for k, (_, colour) in enumerate(parts):
+            count = sum(b > k for b in branches)
+            ax.barh(y, count, left=left, color=colour, height=0.62)
+            if count >= 0.05 * longest:
+                ax.text(left + count / 2, y, str(count), ha="center", va="center", color="white", fontsize=8.5)
+            left += count
+        ratios = ", ".join(f"{left / s:.4g}x for {s}" for s in students if s < left)
+        said = f"{left}   {ratios}" if ratios else f"{left}"
+        ax.text(left + 0.012 * longest, y, said, va="center", fontsize=8.5, color=INK)
+    ax.set_yticks(range(len(rows)), list(rows), fontsize=9, color=INK)
+    ax.invert_yaxis()
+    ax.set_xlim(0, longest * 1.34)
+    _plain(ax, "x")
+    ax.tick_params(axis="y", colors=INK, labelsize=9)
+    _labels(ax, "function evaluations a picture (NFE)")
+    for name, colour in parts:
+        ax.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=name))
+    _legend(ax, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
+    _titled(figure, title)
+    return figure
+
+
+def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share right") -> Chart:
+    """Quality against cost. rows as `hb.evaluate.ladder` makes them: guided, nfe, overall {value, low, high}."""
+    figure, axes = _chart(6.4, 3.4)
+    ax = axes[0, 0]
+    for guided, colour, name in ((True, UNDERSTANDING, "guided"), (False, GENERATION, "unguided")):
+        line = sorted((r["nfe"], r["overall"]) for r in rows if r["guided"] == guided) if rows else []
+        if line:
+            _band(ax, [n for n, _ in line], [o for _, o in line], colour, name)
+    ax.set_xscale("log", base=2)
+    ticks = [t for t in (1, 2, 3, 6, 12, 25, 50, 100) if t <= max(r["nfe"] for r in rows)]
+    ax.set_xticks(ticks, [f"{t}" for t in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_ylim(0, 1.02)
+    _plain(ax)
+    _labels(ax, "function evaluations a picture (NFE)", y)
+    _legend(ax, loc="upper left")
+    _titled(figure, title)
+    return figure
+
+
+def _band(ax, x, shares: Sequence[Mapping], colour: str, name: str) -> None:
+    """A line through values with their 95% interval as a band."""
+    ax.fill_between(x, [s["low"] for s in shares], [s["high"] for s in shares], color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, [s["value"] for s in shares], color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
+
+
+# ---- learning and responding ----------------------------------------------------------------------------------------
+
+
+def learning_curve(
+    curves: Mapping[str, Sequence[float]], *, steps: Sequence[int] | None = None, smooth: float = 0.0,
+    log: bool = False, levels: Mapping[str, float] | None = None, x: str = "step", y: str = "loss",
+    title: str | None = None,
+) -> Chart:
+    """Losses against steps. smooth: share of the past in a running mean; levels: named lines."""  # fmt: skip
+    figure, axes = _chart(6.4, 3.0)
+    ax = axes[0, 0]
+    for (name, values), colour in zip(curves.items(), SERIES):
+        at = np.arange(1, len(values) + 1) if steps is None else steps
+        if smooth:
+            ax.plot(at, values, color=colour, alpha=0.22, linewidth=0.8)
+        ax.plot(at, _running(values, smooth), color=colour, linewidth=1.7, label=name)
+    for name, level in (levels or {}).items():
+        ax.axhline(level, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        where = dict(xycoords=("axes fraction", "data"), ha="left", va="bottom")
+        ax.annotate(f" {name}", (0, level), fontsize=8, color=FAINT, **where)
+    if log:
+        ax.set_yscale("log")
+        ax.minorticks_off()
+    _plain(ax)
+    _labels(ax, x, y)
+    _legend(ax, loc="upper right")
+    _titled(figure, title)
+    return figure
+
+
+def _running(values: Sequence[float], share: float) -> np.ndarray:
+    """Exponential running mean, corrected for its cold start."""
+    out, mean, weight = [], 0.0, 0.0
+    for value in values:
+        mean, weight = share * mean + (1 - share) * value, share * weight + (1 - share)
+        out.append(mean / weight)
+    return np.array(out)
+
+
+def response(
+    x: Sequence[float], lines: Mapping[str, Sequence], *, xlabel: str, ylabel: str = "",
+    marks: Mapping[str, float] | None = None, title: str | None = None,
+) -> Chart:
+    """Values against a knob. A line is numbers, or dicts with value, low and high where there is an interval.
+
+    marks: named places on the knob, drawn as thin vertical lines.
+    """  # fmt: skip
+    figure, axes = _chart(6.4, 3.0)
+    ax = axes[0, 0]
+    for (name, values), colour in zip(lines.items(), SERIES):
+        if isinstance(values[0], Mapping):
+            _band(ax, x, values, colour, name)
+        else:
+            ax.plot(x, values, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=name)
+    for name, at in (marks or {}).items():
+        ax.axvline(at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        ax.annotate(f" {name}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color=FAINT)
+    _plain(ax)
+    _labels(ax, xlabel, ylabel)
+    _legend(ax, loc="best")
+    _titled(figure, title)
+    return figure
+
+
+# ---- two dimensions -------------------------------------------------------------------------------------------------
+
+
+def trajectories(
+    panels: Mapping[str, Tensor], *, data: Tensor | None = None, limit: float = 2.6, size: float = 2.3,
+    marked: int | None = None, title: str | None = None,
+) -> Chart:
+    """Paths through the plane, a panel for each name: [T, N, 2], from noise (first, hollow) to data (last, filled).
+
+    data [M, 2]: where the paths should end. marked: number of a path drawn thick.
+    """  # fmt: skip
+    figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
+    for ax, (name, paths) in zip(axes[0], panels.items()):
+        if data is not None:
+            ax.scatter(*data.T, s=26, color=RIGHT, alpha=0.28, linewidth=0, zorder=1)
+        ax.plot(paths[..., 0], paths[..., 1], color=FAINT, linewidth=0.6, alpha=0.55, zorder=2)
+        ax.scatter(*paths[0].T, s=7, facecolors="none", edgecolors=UNDERSTANDING, linewidths=0.6, zorder=3)
+        ax.scatter(*paths[-1].T, s=8, color=GENERATION, linewidth=0, zorder=4)
+        if marked is not None:
+            ax.plot(*paths[:, marked].T, color=INK, linewidth=1.6, marker=".", markersize=4, zorder=5)
+        _square(ax, limit)
+        ax.set_title(name, fontsize=9, color=INK, pad=4)
+    _titled(figure, title)
+    return figure
+
+
+def clouds(panels: Mapping[str, Tensor], *, limit: float = 2.6, size: float = 2.0, title: str | None = None) -> Chart:
+    """Points [N, 2], a panel for each name."""
+    figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
+    for ax, (name, points) in zip(axes[0], panels.items()):
+        ax.scatter(*points.T, s=4, color=UNDERSTANDING, alpha=0.5, linewidth=0)
+        _square(ax, limit)
+        ax.set_title(name, fontsize=9, color=INK, pad=4)
+    _titled(figure, title)
+    return figure
+
+
+def field(velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.6, size: float = 2.3,
+          title: str | None = None) -> Chart:  # fmt: skip
+    """Arrows of -v, the way the sampler walks, at places [N, 2]; a panel for each time. velocity(x, t)."""
+    figure, axes = _chart(len(times) * size, size + (0.5 if title else 0.3), 1, len(times))
+    for ax, t in zip(axes[0], times):
+        v = -velocity(points, t)
+        ax.quiver(*points.T, *v.T, color=UNDERSTANDING, angles="xy", scale=30, width=0.006)
+        _square(ax, limit)
+        ax.set_title(f"t = {t:g}", fontsize=9, color=INK, pad=4)
+    _titled(figure, title)
+    return figure
+
+
+def _square(ax, limit: float) -> None:
+    ax.set_xlim(-limit, limit)
+    ax.set_ylim(-limit, limit)
+    ax.set_aspect("equal")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_color(PALE)
+
+
+# ---- the world and its judge ----------------------------------------------------------------------------------------
+
+
+def confusion(rows: Sequence, *, title: str | None = None) -> Chart:
+    """How the judge fares under damage: rows of `hb.world.judge.confusion`. A cell is the share called clean; its frame
+    says what it should be (green: accepted, red: refused, none: a matter of taste); below, the share misread.
+    """
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    widest = max(sum(r.kind == k for r in rows) for k in kinds)
+    figure, axes = _chart(0.95 * widest + 1.5, 0.43 * len(kinds) + 0.95)
+    ax = axes[0, 0]
+    shade = LinearSegmentedColormap.from_list("accepted", ["#fbeaea", "#f4f4f4", "#d3ecdd"])
+    for y, kind in enumerate(kinds):
+        for x, row in enumerate(sorted((r for r in rows if r.kind == kind), key=lambda r: r.strength)):
+            ax.add_patch(Rectangle((x, y), 0.96, 0.92, color=shade(row.accepted), linewidth=0))
+            if row.accept is not None:
+                frame = RIGHT if row.accept else WRONG
+                ax.add_patch(Rectangle((x + 0.025, y + 0.03), 0.91, 0.86, fill=False, edgecolor=frame, linewidth=1.3))
+            ax.text(x + 0.07, y + 0.46, f"{row.strength:g}", fontsize=7, color=FAINT, va="center")
+            ax.text(x + 0.90, y + 0.46, f"{row.accepted:.0%}", fontsize=8.5, color=INK, va="center", ha="right")
+            if row.misread:
+                ax.text(x + 0.07, y + 0.80, f"misread {row.misread:.1%}", fontsize=5.5, color=WRONG, va="center")
+    ax.set_xlim(0, widest)
+    ax.set_ylim(len(kinds), 0)
+    ax.set_yticks(np.arange(len(kinds)) + 0.46, kinds, fontsize=9, color=INK)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    _labels(ax, "grey: how strong; black: share the judge calls clean\ngreen frame: should be accepted; red: refused")
+    _titled(figure, title)
+    return figure
+
+
+def laws(panels: Mapping[str, tuple[Mapping[str, float], Mapping | None]], *, title: str | None = None) -> Chart:
+    """True laws as bars and, where there is one, what was seen as dots: panels[name] = (law, seen or None)."""
+    widths = [len(law) + 1.5 for law, _ in panels.values()]
+    figure, axes = _chart(7.4, 2.5, 1, len(panels), sharey=True, gridspec_kw=dict(width_ratios=widths))
+    for ax, (name, (law, seen)) in zip(axes[0], panels.items()):
+        ax.bar(range(len(law)), list(law.values()), color=UNDERSTANDING, width=0.72, alpha=0.85, label="the law")
+        if seen is not None:
+            ax.plot(range(len(law)), [seen.get(k, 0) for k in law], "o", color=GENERATION, markersize=5, label="seen")
+        _plain(ax)
+        ax.set_xticks(range(len(law)), list(law), rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5)
+        ax.set_title(name, fontsize=9, color=INK, pad=4)
+    _labels(axes[0, 0], None, "probability")
+    if any(seen is not None for _, seen in panels.values()):
+        _legend(axes[0, -1], loc="upper right")
+    _titled(figure, title)
+    return figure

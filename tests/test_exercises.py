@@ -1,0 +1,198 @@
+"""Every check passes a right answer, refuses plausible wrong ones with a hint, and says so when nothing was tried."""
+
+import inspect
+
+import pytest
+import torch
+
+from hb import exercises
+from hb.flow import interpolate, jump, time_grid, x0_from
+from hb.guidance import Guidance
+from hb.model.layers import RMSNorm
+from hb.model.sequence import MODES, may_attend
+from hb.widgets import rope_positions
+
+ATTRIBUTES = ("shape", "color", "size", "texture", "place")
+
+
+def _rms(x, weight, eps):
+    norm = RMSNorm(x.size(-1), eps)
+    norm.weight.data = weight
+    return norm(x).detach()
+
+
+def _mean_square(x, eps):
+    return x.square().mean(-1, keepdim=True) + eps
+
+
+def _look(lengths, kinds, **other):
+    return may_attend(lengths, [other.get(k, MODES[k]) for k in kinds])
+
+
+def _count(grid, low, high, extra):
+    return Guidance(3.0, 3.0 if extra == 2 else 1.0, (low, high)).evaluations(grid)
+
+
+def _length(x):
+    return x.norm(dim=(1, 2), keepdim=True)
+
+
+def _says(thing, wish):
+    return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
+
+
+RIGHT = {
+    "0.1": lambda steps, branches: steps * branches,
+    "0.2": 132 / 6,
+    "1.1": 8 * 2 * 2 * 5,
+    "1.2": lambda thing, wish: all(getattr(thing, a) == v for a, v in _says(thing, wish).items()),
+    "1.3": lambda p, q: sum(abs(p[k] - q[k]) for k in p) / 2,
+    "2.1": interpolate,
+    "2.2": x0_from,
+    "2.3": jump,
+    "2.4": time_grid,
+    "3.1": _rms,
+    "3.2": _look,
+    "3.3": lambda lengths, kinds: rope_positions(kinds, lengths),
+    "3.4": lambda kind: "generation" if kind in ("vae", "noise") else "understanding",
+    "4.1": lambda v, no_text, scale: no_text + scale * (v - no_text),
+    "4.2": _count,
+    "4.3": lambda a, b: 1 + b * (a - 1),
+    "4.4": lambda v, g: g * (_length(v) / _length(g)).clamp(max=1),
+}
+WRONG = {
+    "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
+    "0.2": [6 / 132, 126, 100 / 6, "22", 21],
+    "1.1": [80, 32, 1280, 8 * 2, 7],
+    "1.2": [
+        lambda thing, wish: all(getattr(thing, a) == getattr(wish, a) for a in ATTRIBUTES),
+        lambda thing, wish: wish.shape in (None, thing.shape),
+        lambda thing, wish: any(getattr(thing, a) == v for a, v in _says(thing, wish).items()),
+        lambda thing, wish: True,
+    ],
+    "1.3": [
+        lambda p, q: sum(abs(p[k] - q[k]) for k in p),
+        lambda p, q: sum((p[k] - q[k]) ** 2 for k in p),
+        lambda p, q: sum(p[k] - q[k] for k in p),
+        lambda p, q: max(p.values()),
+    ],
+    "2.1": [
+        lambda x0, eps, t: interpolate(eps, x0, t),
+        lambda x0, eps, t: (1 - t[:, None]) * x0,
+        lambda x0, eps, t: (1 - t) * x0 + t * eps,
+        lambda x0, eps, t: x0 + t[:, None] * eps,
+    ],
+    "2.2": [
+        lambda x, v, t: x + t[:, None] * v,
+        lambda x, v, t: x - v,
+        lambda x, v, t: x + (1 - t[:, None]) * v,
+        lambda x, v, t: x,
+    ],
+    "2.3": [
+        lambda x, v, t, s: x + (t - s) * v,
+        lambda x, v, t, s: x - t * v,
+        lambda x, v, t, s: x - v,
+        lambda x, v, t, s: x + s * v,
+    ],
+    "2.4": [
+        lambda n, shift: time_grid(n - 1, shift),
+        lambda n, shift: time_grid(n, shift).flip(0),
+        lambda n, shift: torch.linspace(1, 0, n + 1),
+        lambda n, shift: shift * torch.linspace(1, 0, n + 1),
+        lambda n, shift: time_grid(n, 1 / shift),
+    ],
+    "3.1": [
+        lambda x, w, e: torch.layer_norm(x, (x.size(-1),), w, None, e),
+        lambda x, w, e: w * x / _mean_square(x, e),
+        lambda x, w, e: x / _mean_square(x, e).sqrt(),
+        lambda x, w, e: w * x / (_mean_square(x, 0.0).sqrt() + e),
+    ],
+    "3.2": [
+        lambda n, k: _look(n, k).T,
+        lambda n, k: _look(n, k, noise="full"),
+        lambda n, k: _look(n, k, text="full"),
+        lambda n, k: torch.ones(sum(n), sum(n)).tril(),
+        lambda n, k: torch.ones(2, 2),
+    ],
+    "3.3": [
+        lambda n, k: list(range(sum(n))),
+        lambda n, k: rope_positions(["vae" if i == "noise" else i for i in k], n),
+        lambda n, k: [i + 1 for i in rope_positions(k, n)],
+    ],
+    "3.4": [
+        lambda kind: "understanding" if kind == "text" else "generation",
+        lambda kind: "generation" if kind == "noise" else "understanding",
+        lambda kind: kind,
+    ],
+    "4.1": [
+        lambda v, n, s: v + s * (v - n),
+        lambda v, n, s: n + s * (n - v),
+        lambda v, n, s: s * v,
+        lambda v, n, s: v,
+    ],
+    "4.2": [
+        lambda grid, low, high, extra: 50 * (1 + extra),
+        lambda grid, low, high, extra: _count(grid, low, high, extra) + 1,
+        lambda grid, low, high, extra: sum(low < float(t) <= high for t in grid[:-1]) * extra,
+        lambda grid, low, high, extra: _count(grid, low, high, extra) - extra,
+    ],
+    "4.3": [lambda a, b: a * b, lambda a, b: a + b, lambda a, b: 1 + a * (b - 1), lambda a, b: 1 + (a - 1) * (b - 1)],
+    "4.4": [
+        lambda v, g: g * (_length(v) / _length(g)),
+        lambda v, g: g * (v.norm(dim=2, keepdim=True) / g.norm(dim=2, keepdim=True)).clamp(max=1),
+        lambda v, g: v,
+        lambda v, g: g,
+    ],
+}
+
+
+def _stub_like(right):
+    """The stub a notebook shows: `...`, or a function with the right arguments that returns it."""
+    if not callable(right):
+        return ...
+    names = list(inspect.signature(right).parameters)
+    return eval(f"lambda {', '.join(n for n in names if n != 'other')}: ...")
+
+
+def test_every_exercise_is_tested():
+    assert set(exercises.CHECKS) == set(RIGHT) == set(WRONG)
+    assert all(len(wrong) >= 2 for wrong in WRONG.values())
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_answer_passes(name, capsys):
+    exercises.check(name, RIGHT[name])
+    assert capsys.readouterr().out == f"✓ {name}\n"
+
+
+@pytest.mark.parametrize("name, i", [(name, i) for name, wrong in WRONG.items() for i in range(len(wrong))])
+def test_a_wrong_answer_gets_a_hint(name, i, capsys):
+    exercises.check(name, WRONG[name][i])
+    said = capsys.readouterr().out
+    assert said.startswith(f"✗ {name} ") and len(said) > 25
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_stub_is_not_tried_yet(name, capsys):
+    exercises.check(name, _stub_like(RIGHT[name]))
+    assert capsys.readouterr().out == f"· {name} not tried yet\n"
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_check_never_raises(name, capsys):
+    def broken(*_):
+        raise RuntimeError("oops")
+
+    for answer in (broken, "a string", [], object(), lambda: 1, None):
+        exercises.check(name, answer)
+    exercises.check("99.9", 1)
+    assert "there is no exercise" in capsys.readouterr().out
+
+
+def test_hints_name_the_mistake(capsys):
+    exercises.check("2.3", lambda x, v, t, s: x + (t - s) * v)
+    assert "negative" in capsys.readouterr().out
+    exercises.check("3.1", WRONG["3.1"][0])
+    assert "LayerNorm" in capsys.readouterr().out
+    exercises.check("4.3", lambda a, b: a * b)
+    assert "a - 1" in capsys.readouterr().out

@@ -1,0 +1,236 @@
+"""Training goes on after an interruption as if there had been none; each loss is what it says; optimisers as defined."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from hb.data import BatchSizes, Pool, make_pool, pick
+from hb.model.autoencoder import AutoencoderConfig
+from hb.model.bagel import Bagel, initialise
+from hb.optim import MuonAdamW, orthogonalise, split_parameters
+from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, warmup_constant_decay
+from hb.training import StepData, fit, generator
+from tests.conftest import TOKENIZER, tiny_config
+
+SIZES = BatchSizes(draw=3, edit=2, talk=2)
+
+
+@pytest.fixture(scope="module")
+def text():
+    from hb.model.text import Text
+
+    return Text.load(TOKENIZER)
+
+
+@pytest.fixture(scope="module")
+def pool(text):
+    def encode(pictures):  # any fixed function of the picture will do
+        return torch.nn.functional.avg_pool2d(pictures, 8).repeat(1, 2, 1, 1)[:, :4]
+
+    return make_pool(encode, text, side=64, prompts=12, scenes=10, bar=False)
+
+
+def module(text, seed=0):
+    config = tiny_config(text.vocab_size)
+    model = Bagel(config, (text.start, text.end, text.vision_start, text.vision_end))
+    initialise(model, torch.Generator().manual_seed(seed))
+    return TeacherTraining(model, total=8, seed=seed)
+
+
+class Trip(Callback):
+    """Stops the run like a power cut: an error in the middle of a step, no chance to save."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.at:
+            raise RuntimeError("power cut")
+
+
+def run(text, pool, folder, callbacks=()):
+    training = module(text)
+    data = StepData(lambda step, rank: pick(pool, SIZES, 0, step, rank), 8)
+    fit(training, data, folder, ema=0.9, save_every=2, bar=False, callbacks=callbacks, accelerator="cpu")
+    return training.state_dict()
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights(text, pool, tmp_path):
+    straight = run(text, pool, tmp_path / "straight")
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(text, pool, tmp_path / "cut", (Trip(5),))
+    resumed = run(text, pool, tmp_path / "cut")
+    assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+def test_the_batch_of_a_step_is_always_the_same(pool):
+    a, b = pick(pool, SIZES, 0, 5), pick(pool, SIZES, 0, 5)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    other = pick(pool, SIZES, 0, 5, rank=1)
+    assert any(not torch.equal(a[k], other[k]) for k in a)
+
+
+def test_a_pool_comes_back_from_disk_as_it_was(pool, tmp_path):
+    pool.save(tmp_path / "pool.safetensors")
+    back = Pool.load(tmp_path / "pool.safetensors")
+    assert torch.equal(back.talk_ids, pool.talk_ids) and torch.equal(back.scene_picture, pool.scene_picture)
+
+
+def test_answers_carry_the_loss_and_questions_do_not(pool, text):
+    """Every marked place's next token is an answer's word or end; the first marked one follows <|im_start|>."""
+    for ids, length, mask in zip(pool.talk_ids.tolist(), pool.talk_length.tolist(), pool.talk_answer.tolist()):
+        turns = 0
+        for i in range(length):
+            if ids[i] == text.start:
+                turns += 1
+                assert mask[i] == (turns % 2 == 0)  # even turns are answers
+            if ids[i] == text.end:
+                assert not mask[i]
+        assert not any(mask[length:]) and turns % 2 == 0
+
+
+def test_drawing_loss_is_the_plain_mean_square_of_velocities(pool, text):
+    """Against one picture at a time, without the trick of several noise splits behind one prompt."""
+    training = module(text)
+    torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
+    training.drop_text = 0.0
+    batch = pick(pool, SIZES, 0, 0)
+    fast = training.draw_loss(batch, torch.Generator().manual_seed(3))
+    dice = torch.Generator().manual_seed(3)
+    torch.rand(3, generator=dice)
+    latent = training.tokens(batch["draw_latent"])
+    noised, target = training._noised(latent, dice)
+    losses = []
+    for b in range(3):
+        ids = batch["draw_ids"][b, 1 : batch["draw_length"][b] - 1].tolist()
+        _, context = training.model.read_text(training.model.empty(1), [ids])
+        for k, split in enumerate(noised):
+            v = training.model.velocity(split.tokens[b : b + 1], split.t[b : b + 1], context)
+            losses.append((v - target[b, k]).square().mean())
+    assert torch.allclose(fast, torch.stack(losses).mean(), atol=1e-5)
+
+
+def test_every_weight_learns(pool, text):
+    training = module(text)
+    torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
+    batch, dice = pick(pool, SIZES, 0, 0), torch.Generator().manual_seed(0)
+    (training.draw_loss(batch, dice) + training.edit_loss(batch, dice) + training.talk_loss(batch)).backward()
+    idle = [n for n, p in training.model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    # softmax does not feel a constant added to all keys, so key biases have no slope worth the name
+    assert not [n for n in idle if "k_proj" not in n]
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    stack = torch.randn(3, 24, 10, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(stack))
+    assert values.min() > 0.6 and values.max() < 1.3
+    u, _, vh = torch.linalg.svd(stack, full_matrices=False)
+    assert (orthogonalise(stack) - u @ vh).abs().max() < 0.4
+    assert torch.allclose(orthogonalise(stack.mT), orthogonalise(stack).mT, atol=1e-4)
+
+
+def test_adamw_half_is_torchs():
+    weights = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
+    ours = MuonAdamW([dict(params=[weights[0]], kind="adamw", lr=0.1, weight_decay=0.01)])
+    theirs = torch.optim.AdamW([weights[1]], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+    for i in range(5):
+        for w, o in zip(weights, (ours, theirs)):
+            o.zero_grad()
+            (w * torch.arange(1.0, 5.0) * (i - 2)).sum().backward()
+            o.step()
+    assert torch.allclose(*weights)
+
+
+def test_every_parameter_has_exactly_one_optimiser(text):
+    model = module(text).model
+    groups = split_parameters(model, muon_lr=0.1, adamw_lr=0.1)
+    listed = [id(p) for g in groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_schedule_warms_up_stays_and_ends_at_zero():
+    factor = [warmup_constant_decay(i, total=1000, warmup=100, decay=0.3) for i in range(1001)]
+    assert factor[0] == 0.01 and factor[99] == 1.0 == factor[700] and factor[1000] == 0.0
+    assert all(a >= b for a, b in zip(factor[700:], factor[701:]))
+
+
+def test_noise_of_a_step_depends_on_nothing_but_its_numbers():
+    draw = lambda *key: torch.randn(4, generator=generator(*key))
+    assert torch.equal(draw(1, 2, 3), draw(1, 2, 3))
+    assert not torch.equal(draw(1, 2, 3), draw(1, 3, 2)) and not torch.equal(draw(1, 2), draw(2, 2))
+
+
+def test_the_autoencoder_learns_and_keeps_its_latents_informative():
+    torch.manual_seed(0)
+    config = AutoencoderConfig(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4, norm_groups=2)
+    training = AutoencoderTraining(config, total=30, lr=0.02)
+    optimizer = training.configure_optimizers()[0][0]
+    pictures = random_pictures(8, 64, 0, 0)
+    first = None
+    for i in range(12):
+        pixel, edge, divergence, _ = training.losses(pictures, torch.randn(8, 4, 8, 8, generator=generator(0, i)))
+        first = float(pixel) if first is None else first
+        optimizer.zero_grad()
+        (pixel + edge).backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01
+        optimizer.step()
+    assert float(pixel) < 0.8 * first
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {root!r})
+torch.set_num_threads(1)
+from tests.test_training import *
+from hb.model.text import Text
+
+def main():
+    text = Text.load(TOKENIZER)
+    encode = lambda p: torch.nn.functional.avg_pool2d(p, 8).repeat(1, 2, 1, 1)[:, :4]
+    pool = make_pool(encode, text, side=64, prompts=12, scenes=10, bar=False)
+    training = module(text)
+    data = StepData(lambda step, rank: pick(pool, SIZES, 0, step, rank), {steps})
+    callbacks = (Kill({kill}),) if {kill} else ()
+    trainer = fit(training, data, {folder!r}, ema=0.9, save_every=2, bar=False, accelerator="cpu", callbacks=callbacks,
+                  devices={devices}, strategy={strategy!r})
+    torch.save({{k: v for k, v in training.state_dict().items()}}, {folder!r} + f"/end-{{trainer.global_rank}}")
+
+class Kill(Callback):
+    def __init__(self, at): self.at = at
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.at:
+            import os, signal; os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def start(folder, *, kill=0, devices=1, strategy="auto", steps=8):
+    folder.mkdir(exist_ok=True)
+    root = str(Path(__file__).resolve().parents[1])
+    script = folder / "run.py"
+    script.write_text(SCRIPT.format(root=root, folder=str(folder), kill=kill, devices=devices, strategy=strategy, steps=steps))
+    return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
+    assert start(tmp_path / "straight").returncode == 0
+    assert start(tmp_path / "cut", kill=5).returncode == -9
+    assert start(tmp_path / "cut").returncode == 0
+    a, b = (torch.load(tmp_path / run / "end-0", weights_only=True) for run in ("straight", "cut"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_agree(tmp_path):
+    done = start(tmp_path / "two", devices=2, strategy="ddp", steps=4)
+    assert done.returncode == 0, done.stderr[-2000:]
+    a, b = (torch.load(tmp_path / "two" / f"end-{rank}", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(a[k], b[k]) for k in a)
