@@ -1,4 +1,4 @@
-"""What may be typed after `hb`. The verbs are functions in `hb.commands`, imported when one is chosen: help is instant."""
+"""What may be typed after `hb`. The verbs are in `hb.commands`, imported when one is chosen: help is instant."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Start with:
   hb lab                                             the notebooks
 """
 MORE = """\
-`hb VERB --help` explains a verb and gives examples. A sentence on what was wrong ends a run with status 2; HB_TRACEBACK=1
-shows where it came from as well."""
+`hb VERB --help` explains a verb and gives examples. A mistake ends with a sentence and status 2; HB_TRACEBACK=1 shows
+where the sentence came from."""
 
 MODEL_HELP = 'a shipped model ("nano") or a model folder, ours or the released BAGEL-7B-MoT (default: %(default)s)'
 STOPPED = "stopped; no half-written file was left behind"
@@ -82,7 +82,9 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
 def _verb(verbs, name: str, run: str, short: str, about: str, examples: str, *parents, stopped: str = STOPPED):
     """A verb's parser, with what --help says about it."""
     epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
-    parser = verbs.add_parser(name, help=short, description=about, epilog=epilog, formatter_class=_Plain, parents=parents)
+    parser = verbs.add_parser(
+        name, help=short, description=about, epilog=epilog, formatter_class=_Plain, parents=parents
+    )
     parser.set_defaults(run=f"hb.commands.{run}", stopped=stopped)
     return parser
 
@@ -111,7 +113,9 @@ def _model() -> argparse.ArgumentParser:
     group = options.add_argument_group("model")
     group.add_argument("--model", default="nano", metavar="NAME", help=MODEL_HELP)
     group.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    group.add_argument("--dtype", default="f32", choices=("f32", "bf16", "f16"), help="type of the weights (default: %(default)s)")
+    group.add_argument(
+        "--dtype", default="f32", choices=("f32", "bf16", "f16"), help="type of the weights (default: %(default)s)"
+    )
     return options
 
 
@@ -120,13 +124,17 @@ def _cost(nfe: str, evaluations: int | None = None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("cost").add_mutually_exclusive_group()
     group.add_argument("--nfe", type=_at_least_one, default=evaluations, metavar="N", help=nfe)
-    group.add_argument("--steps", type=_at_least_one, metavar="N", help="or the number of steps; what they cost is metered")
+    group.add_argument(
+        "--steps", type=_at_least_one, metavar="N", help="or the number of steps; what they cost is metered"
+    )
     return options
 
 
 def _scale(picture_too: bool = False) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--text-scale", type=float, metavar="W", help="guidance by the text; 1 turns it off and halves the cost")
+    options.add_argument(
+        "--text-scale", type=float, metavar="W", help="guidance by the text; 1 turns it off and halves the cost"
+    )
     if picture_too:
         options.add_argument("--image-scale", type=float, metavar="W", help="guidance by the picture; 1 turns it off")
     return options
@@ -134,15 +142,17 @@ def _scale(picture_too: bool = False) -> argparse.ArgumentParser:
 
 def _seed() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--seed", type=int, default=0, metavar="N", help="where the noise begins (default: %(default)s)")
+    options.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="where the noise begins (default: %(default)s)"
+    )
     return options
 
 
 def _raw() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument(
-        "--raw", action="store_true", help="give the model your words as they are. Otherwise small models, which know only "
-        "the tiny world's words, get them in its spelling, and unknown words are refused"
+        "--raw", action="store_true", help="give the model your words as they are; otherwise small models, which know "
+        "only the tiny world's words, get them in its spelling, and unknown words are refused"
     )  # fmt: skip
     return options
 
@@ -172,8 +182,8 @@ def _draw(verbs):
         verbs, "draw", "use:draw", "draw pictures from prompts",
         "Draw pictures of one or more prompts, print what they cost, and say whether each shows what was asked.\n"
         "Several pictures are saved one by one (FILE-1.png ...) and side by side (FILE.png).\n\n"
-        "The tiny world has circles, squares, triangles, stars, crosses, hearts, rings and moons, small or large, plain or\n"
-        "striped, in eight colors, at nine places, on a white, gray, black, beige or navy background.",
+        "The tiny world has circles, squares, triangles, stars, crosses, hearts, rings and moons, small or large,\n"
+        "plain or striped, in eight colors, at nine places, on a white, gray, black, beige or navy background.",
         'hb draw "a red circle left of a blue star"\n'
         'hb draw "three hearts" "two big stripy stars" --n 1 --nfe 100\n'
         'hb draw "a moon on a navy background" --steps 6 --text-scale 1 --seed 7',
@@ -209,8 +219,12 @@ def _ask(verbs):
     )  # fmt: skip
     parser.add_argument("picture", metavar="PICTURE", help="a picture file")
     parser.add_argument("questions", nargs="+", metavar="QUESTION", help="what to ask; quote each question")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default, always gives the likeliest words")
-    parser.add_argument("--max-tokens", type=_at_least_one, default=128, metavar="N", help="longest answer (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="0, the default, always gives the likeliest words"
+    )
+    parser.add_argument(
+        "--max-tokens", type=_at_least_one, default=128, metavar="N", help="longest answer (default: %(default)s)"
+    )
 
 
 def _lab(verbs):
@@ -229,7 +243,7 @@ def _train(verbs):
     parser = verbs.add_parser(
         "train", help="train the tokenizer, the autoencoder, the teacher", formatter_class=_Plain,
         description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, teacher.\n"
-        "Everything is generated from seeds; nothing is downloaded. A stopped run goes on when the command is given again.",
+        "Everything is made from seeds; nothing is downloaded. A stopped run goes on when the command is given again.",
         epilog="examples:\n  hb train autoencoder && hb train teacher      nano, into runs/nano; a night on two cores\n"
         "  hb demo --model runs/nano/model              what came of it",
     )  # fmt: skip
@@ -248,15 +262,18 @@ def _train(verbs):
     )  # fmt: skip
     teacher = _stage(
         stages, "teacher", "the unified model (a night for nano on two cores)",
-        "Train the unified model on the latents of FOLDER/autoencoder. At the end, and when --minutes are over, writes the\n"
-        "model in the released form into FOLDER/model, with where it came from (provenance.json).",
-        "hb train teacher\nhb train teacher --minutes 60 --threads 1\nhb train teacher --start-from nano --lr 0.005 --folder runs/more\n"
+        "Train the unified model on the latents of FOLDER/autoencoder. At the end, and when --minutes are over,\n"
+        "writes the model in the released form into FOLDER/model, with where it came from (provenance.json).",
+        "hb train teacher\nhb train teacher --minutes 60 --threads 1\n"
+        "hb train teacher --start-from nano --lr 0.005 --folder runs/more\n"
         "hb train teacher --preset small --accelerator gpu --devices 8 --num-nodes 2 --strategy ddp",
         batch="prompts in a step; edits and conversations keep their proportion",
     )  # fmt: skip
-    teacher.add_argument("--autoencoder", metavar="FOLDER", help="folder with its ae.safetensors (default: FOLDER/autoencoder)")
+    teacher.add_argument(
+        "--autoencoder", metavar="FOLDER", help="folder with its ae.safetensors (default: FOLDER/autoencoder)"
+    )
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
-                         help="prompts, and scenes, that are made once and trained on (default: %(default)s)")  # fmt: skip
+                         help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
 
 
@@ -271,14 +288,22 @@ def _stage(stages, name: str, short: str, about: str, examples: str, *, batch: s
     run.add_argument("--minutes", type=float, metavar="M", help="stop after so many; give the command again to go on")
     run.add_argument("--batch", type=_at_least_one, metavar="N", help=f"{batch} (default: the preset's)")
     run.add_argument("--lr", type=float, help="learning rate of Muon (default: the preset's)")
-    run.add_argument("--fresh", action="store_true", help="throw away what the folder holds of this stage, and begin again")
+    run.add_argument(
+        "--fresh", action="store_true", help="throw away what the folder holds of this stage, and begin again"
+    )
     run.add_argument("--start-from", metavar="FOLDER", help="weights to begin with")
     host = parser.add_argument_group("machine")
-    host.add_argument("--threads", type=_at_least_one, metavar="N", help="of the processor; 1 is best beside other work")
+    host.add_argument(
+        "--threads", type=_at_least_one, metavar="N", help="of the processor; 1 is best beside other work"
+    )
     host.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, gpu or auto (default: %(default)s)")
-    host.add_argument("--devices", type=_at_least_one, default=1, metavar="N", help="on each machine (default: %(default)s)")
+    host.add_argument(
+        "--devices", type=_at_least_one, default=1, metavar="N", help="on each machine (default: %(default)s)"
+    )
     host.add_argument("--num-nodes", type=_at_least_one, default=1, metavar="N", help="machines (default: %(default)s)")
-    host.add_argument("--strategy", default="auto", metavar="NAME", help="Lightning's: auto, ddp, fsdp ... (default: %(default)s)")
+    host.add_argument(
+        "--strategy", default="auto", metavar="NAME", help="Lightning's: auto, ddp, fsdp ... (default: %(default)s)"
+    )
     host.add_argument("--precision", default="auto", choices=("auto", "bf16", "f32"),
                       help="auto takes bf16 where the processor is fast at it (default: %(default)s)")  # fmt: skip
     return parser
@@ -305,24 +330,30 @@ def _limit(what: str) -> argparse.ArgumentParser:
 def _eval(verbs):
     parser = verbs.add_parser(
         "eval", help="measure how good a model is", formatter_class=_Plain,
-        description="Measure a model on the frozen sets of data/eval. Prints a table with 95% intervals and the target where\n"
-        "there is one, and writes the numbers with where they came from. Stopped work goes on where it was (runs/eval).",
-        epilog="examples:\n  hb eval scene --limit 5        a quick look\n  hb eval scene                  the whole measurement",
+        description="Measure a model on the frozen sets of data/eval. Prints a table with 95% intervals and\n"
+        "the target where there is one, and writes the numbers with where they came from. Stopped work goes on where it was.",
+        epilog="examples:\n  hb eval scene --limit 5        a quick look\n"
+        "  hb eval scene                  the whole measurement",
     )  # fmt: skip
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
 
     def add(name, short, about, examples, *parents):
         stopped = GOES_ON + "the last batch" if name in ("scene", "edit", "understand", "coverage") else STOPPED
-        return _verb(what, name, f"measure:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped)
+        return _verb(
+            what, name, f"measure:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped
+        )
 
     scene = add(
         "scene", "SceneEval: do drawings show what was asked?",
         "SceneEval (GenEval's twin): six tasks of 100 prompts, each drawing judged.",
-        "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --ladder\nhb eval scene --limit 5 --pictures 1",
+        "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --ladder\n"
+        "hb eval scene --limit 5 --pictures 1",
         _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _seed(),
         _limit("prompts of each task"), _model(),
     )  # fmt: skip
-    scene.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4; with --ladder 1)")
+    scene.add_argument(
+        "--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4; with --ladder 1)"
+    )
     scene.add_argument("--ladder", action="store_true",
                        help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure")  # fmt: skip
     edit = add(
@@ -332,20 +363,22 @@ def _eval(verbs):
         _cost("function evaluations an edit may cost (default: %(default)s)", 132), _scale(picture_too=True), _seed(),
         _limit("edits of each group"), _model(),
     )  # fmt: skip
-    edit.add_argument("--chains", action="store_true", help="instead, five edits one after another: how far does the rest drift?")
+    edit.add_argument(
+        "--chains", action="store_true", help="instead, five edits one after another: how far does the rest drift?"
+    )
     add("understand", "are answers right and descriptions true?",
         "Answers of eleven kinds, and dense descriptions read back into scenes.",
         "hb eval understand", _model())  # fmt: skip
     coverage = add(
         "coverage", "does it draw all that a prompt allows?",
-        "What a prompt leaves unsaid should vary as it does in the world: 1 - total variation, over what chance allows.",
+        "What a prompt leaves unsaid should vary as in the world: 1 - total variation, over what chance allows.",
         "hb eval coverage\nhb eval coverage --pictures 50",
         _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _model(),
     )  # fmt: skip
     coverage.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 200)")
     judge = add(
         "judge", "can the judge be trusted?",
-        "The judge on random scenes, clean and damaged in ten ways: what it accepts, and what it misreads. Needs no model.",
+        "The judge on random scenes, clean and damaged in ten ways: what it accepts and misreads. Needs no model.",
         "hb eval judge\nhb eval judge --n 1000", _seed(),
     )  # fmt: skip
     judge.add_argument("--n", type=_at_least_one, help="pictures a line (default: 200)")
@@ -377,7 +410,9 @@ def _bench(verbs):
         "hb bench speed\nhb bench speed --batches 1 --repeats 3\nhb bench speed --device cuda --dtype bf16",
         _model(), _results(), _json(),
     )  # fmt: skip
-    speed.add_argument("--batches", type=_at_least_one, nargs="+", default=[1, 16], metavar="N", help="sizes (default: 1 16)")
+    speed.add_argument(
+        "--batches", type=_at_least_one, nargs="+", default=[1, 16], metavar="N", help="sizes (default: 1 16)"
+    )
     speed.add_argument("--repeats", type=_at_least_one, default=5, metavar="N", help="of each (default: %(default)s)")
 
 

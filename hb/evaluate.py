@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hb.engine import Model, Pictures
-from hb.preprocess import to_tensor
+from hb.preprocess import to_image, to_tensor
 from hb.world import bench
 from hb.world.judge import Reading, check, edit_region, read, score_edit
 from hb.world.language import DESCRIBE_REQUEST, described_right, parse_description, parse_edit
@@ -119,9 +119,10 @@ def identity(model: Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def as_seen(pictures: Pictures) -> Tensor:
-    """Pictures as a person gets them, rounded to bytes: [B, 3, H, W] in [0, 1]."""
-    return torch.stack([to_tensor(image) for image in pictures.images]) / 2 + 0.5
+def as_seen(pictures: Pictures | Tensor) -> Tensor:
+    """Pictures as a person gets them, in bytes, read back: [B, 3, H, W] in [0, 1]."""
+    pixels = pictures.pixels if isinstance(pictures, Pictures) else pictures
+    return torch.stack([to_tensor(to_image(p * 2 - 1)) for p in pixels]) / 2 + 0.5
 
 
 # ---- drawing --------------------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def edit_eval(
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i] for i in numbers]
-        before = render([c.source for c in chosen], side)
+        before = as_seen(render([c.source for c in chosen], side))
         done = model.edit(before, [c.edit.instruction for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **edit)
         after = as_seen(done)
         spent = sum(done.seconds.values()) / len(numbers)
@@ -271,7 +272,7 @@ def chain_eval(model: Model, *, seed: int = 0, bar: bool = True, **edit) -> list
     """Five edits in a row, each on the last one's picture: what is right and how far the rest has drifted, per turn."""
     chains = bench.edit_chains()
     side = model.bagel.config.picture_side
-    first = current = render([c.source for c in chains], side)
+    first = current = as_seen(render([c.source for c in chains], side))
     out, regions = [], torch.zeros(len(chains), side, side, dtype=torch.bool)
     for turn in tqdm(range(len(chains[0].edits)), desc="turns", disable=not bar, leave=False):
         seeds = [_noise_seed(seed + turn, i) for i in range(len(chains))]

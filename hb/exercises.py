@@ -254,6 +254,36 @@ def _rms(answer):
 
 
 @exercise("3.2")
+def _positions(answer):
+    """places(lengths, kinds) -> RoPE position of every token."""
+    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
+    right = torch.tensor([0, 1, 2, *[3] * 4, *[3] * 3, 4, 5, *[6] * 4])
+    _compare(
+        torch.as_tensor(_call(answer, lengths, kinds)), right,
+        [(torch.arange(16), "all tokens of a picture share one position"),
+         (torch.tensor([0, 1, 2, *[3] * 4, *[4] * 3, 5, 6, *[7] * 4]), "a noised picture does not move what follows"),
+         (right + 1, "positions begin at 0"),
+         (torch.tensor([*[0] * 3, *[1] * 4, *[1] * 3, *[2] * 2, *[3] * 4]), "text counts up, token by token")],
+        "text counts up; a picture's tokens share one position and move the next by 1, or by 0 where it is noised",
+    )  # fmt: skip
+
+
+@exercise("3.3")
+def _expert(answer):
+    """expert_of(kind): which weights a token goes through."""
+    given = [_call(answer, kind) for kind in ("text", "vit", "vae", "noise")]
+    right = ["understanding", "understanding", "generation", "generation"]
+    if given == right:
+        return
+    known = {
+        ("understanding", "generation", "generation", "generation"): "what the eyes (ViT) see is for understanding",
+        ("understanding", "understanding", "understanding", "generation"):
+            "a clean latent is still a latent: the generation expert reads it too",
+    }  # fmt: skip
+    raise Hint(known.get(tuple(given), "two answers exist, 'understanding' and 'generation'; latents go to the second"))
+
+
+@exercise("3.4")
 def _attention(answer):
     """may_look(lengths, kinds) -> bool mask [L, L]."""
     lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
@@ -281,36 +311,6 @@ def _first_difference(given, right, lengths, kinds) -> str:
     return f"{name[q]} should {'' if right[q, k] else 'not '}see {name[k]}"
 
 
-@exercise("3.3")
-def _positions(answer):
-    """places(lengths, kinds) -> RoPE position of every token."""
-    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
-    right = torch.tensor([0, 1, 2, *[3] * 4, *[3] * 3, 4, 5, *[6] * 4])
-    _compare(
-        torch.as_tensor(_call(answer, lengths, kinds)), right,
-        [(torch.arange(16), "all tokens of a picture share one position"),
-         (torch.tensor([0, 1, 2, *[3] * 4, *[4] * 3, 5, 6, *[7] * 4]), "a noised picture does not move what follows"),
-         (right + 1, "positions begin at 0"),
-         (torch.tensor([*[0] * 3, *[1] * 4, *[1] * 3, *[2] * 2, *[3] * 4]), "text counts up, token by token")],
-        "text counts up; a picture's tokens share one position and move the next by 1, or by 0 where it is noised",
-    )  # fmt: skip
-
-
-@exercise("3.4")
-def _expert(answer):
-    """expert_of(kind): which weights a token goes through."""
-    given = [_call(answer, kind) for kind in ("text", "vit", "vae", "noise")]
-    right = ["understanding", "understanding", "generation", "generation"]
-    if given == right:
-        return
-    known = {
-        ("understanding", "generation", "generation", "generation"): "what the eyes (ViT) see is for understanding",
-        ("understanding", "understanding", "understanding", "generation"):
-            "a clean latent is still a latent: the generation expert reads it too",
-    }  # fmt: skip
-    raise Hint(known.get(tuple(given), "two answers exist, 'understanding' and 'generation'; latents go to the second"))
-
-
 # ---- 04 guidance and the ledger -------------------------------------------------------------------------------------
 
 
@@ -330,6 +330,24 @@ def _combine(answer):
 
 
 @exercise("4.2")
+def _shrink(answer):
+    """renormed(v, guided): one factor for each picture [B, tokens, values]."""
+    v = torch.randn(3, 4, 5, generator=_dice())
+    guided = torch.cat([3 * v[:1], 0.5 * v[1:2], torch.randn(1, 4, 5, generator=_dice(1)) * 2])
+    norm = lambda x, dims: x.norm(dim=dims, keepdim=True)
+    factor = norm(v, (1, 2)) / norm(guided, (1, 2))
+    _compare(
+        _call(answer, v, guided), guided * factor.clamp(max=1),
+        [(guided * factor, "it may only shrink: a factor above 1 becomes 1"),
+         (guided * (norm(v, (2,)) / norm(guided, (2,))).clamp(max=1), "one factor a picture, not one a token"),
+         (guided * (v.norm() / guided.norm()).clamp(max=1), "each picture of the batch has a factor of its own"),
+         (guided / factor, "upside down: |v| / |guided|"),
+         (v, "keep the guided direction; only its length is v's")],
+        "guided * min(1, |v| / |guided|), the norms over tokens and values", atol=1e-4,
+    )  # fmt: skip
+
+
+@exercise("4.3")
 def _evaluations(answer):
     """evaluations(grid, low, high, extra_branches)."""
     grid = time_grid(50, 3.0)
@@ -348,7 +366,7 @@ def _evaluations(answer):
         )  # fmt: skip
 
 
-@exercise("4.3")
+@exercise("4.4")
 def _equal_scale(answer):
     """same_as(a, b): the single text scale that equals text scale a followed by picture scale b, when drawing."""
     for a, b in ((4.0, 2.0), (3.0, 1.5)):
@@ -357,26 +375,7 @@ def _equal_scale(answer):
             [(a * b, "not quite: what is multiplied is the distance beyond v, which is a - 1 for scale a"),
              (a + b, "the second push works on what the first one left: write it out"),
              (a + b - 1, "the second push works on what the first one left: write it out"),
-             (1 + a * (b - 1), "picture guidance pushes away from v itself (no_image = v when drawing)"),
+             (1 + a * (b - 1), "picture guidance pushes away from v: no_image is v when drawing"),
              (1 + (a - 1) * (b - 1), "m = v + b (g - v): b stays whole, since no_image is v itself")],
             "put no_image = v into m = no_image + b (g - no_image) and g = no_text + a (v - no_text); gather v - no_text",
         )  # fmt: skip
-
-
-@exercise("4.4")
-def _shrink(answer):
-    """renormed(v, guided): one factor for each picture [B, tokens, values]."""
-    v = torch.randn(3, 4, 5, generator=_dice())
-    guided = torch.cat([3 * v[:1], 0.5 * v[1:2], torch.randn(1, 4, 5, generator=_dice(1)) * 2])
-    norm = lambda x, dims: x.norm(dim=dims, keepdim=True)
-    factor = norm(v, (1, 2)) / norm(guided, (1, 2))
-    _compare(
-        _call(answer, v, guided), guided * factor.clamp(max=1),
-        [(guided * factor, "it may only shrink: a factor above 1 becomes 1"),
-         (guided * (norm(v, (2,)) / norm(guided, (2,))).clamp(max=1), "one factor a picture, not one a token"),
-         (guided * (v.norm() / guided.norm()).clamp(max=1), "each picture of the batch has a factor of its own"),
-         (guided / factor, "upside down: |v| / |guided|"),
-         (v, "keep the guided direction; only its length is v's")],
-        "guided * min(1, |v| / |guided|), the norms over tokens and values", atol=1e-4,
-    )  # fmt: skip
-

@@ -26,7 +26,9 @@ def commit() -> str:
     """The commit this code stands at, with "+changes" if it has been changed since; 'unknown' outside a repository."""
     here = Path(__file__).resolve().parent
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10
+        )
         same = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "."], cwd=here, capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -22,7 +22,7 @@ RIGHT, WRONG = "#2c8f5b", "#cc3d3d"
 SERIES = (UNDERSTANDING, GENERATION, "#7a4fb0", RIGHT, WRONG, FAINT)
 EXPERT = {"text": UNDERSTANDING, "vit": UNDERSTANDING, "vae": GENERATION, "noise": GENERATION}
 KINDS = {"text": "text", "vit": "eyes (ViT)", "vae": "clean latent", "noise": "noised latent"}
-DPI, COLORS = 96, 128
+DPI, COLORS = 90, 128
 
 
 class Chart(Figure):
@@ -100,7 +100,7 @@ def _show(ax, picture: Tensor, frame: str | None = None) -> None:
 
 
 def sheet(
-    pictures: Tensor, captions: Sequence[str] | None = None, right: Sequence[bool | None] | None = None, *,
+    pictures: Sequence[Tensor], captions: Sequence[str] | None = None, right: Sequence[bool | None] | None = None, *,
     columns: int = 6, size: float = 1.2, title: str | None = None,
 ) -> Chart:
     """Pictures [N, 3, H, W] in [0, 1], each with a caption; framed green where right, red where wrong."""  # fmt: skip
@@ -110,7 +110,7 @@ def sheet(
     letters = int(size * 13)
     said = [_wrapped(c, letters) for c in captions] if captions else [""] * n
     lines = max(c.count("\n") + 1 for c in said) if captions else 0
-    figure, axes = _chart(columns * size, rows * (size + 0.155 * lines) + (0.35 if title else 0.05), rows, columns)
+    figure, axes = _chart(columns * size, rows * (size + 0.155 * lines) + (0.3 if title else 0.05), rows, columns)
     for i, ax in enumerate(axes.flat):
         if i >= n:
             ax.axis("off")
@@ -204,12 +204,12 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
             if count >= 0.05 * longest:
                 ax.text(left + count / 2, y, str(count), ha="center", va="center", color="white", fontsize=8.5)
             left += count
-        ratios = ", ".join(f"{left / s:.4g}x for {s}" for s in students if s < left)
+        ratios = ", ".join(f"{left / s:.4g}x for {s}" for s in students if left not in students)
         said = f"{left}   {ratios}" if ratios else f"{left}"
         ax.text(left + 0.012 * longest, y, said, va="center", fontsize=8.5, color=INK)
     ax.set_yticks(range(len(rows)), list(rows), fontsize=9, color=INK)
     ax.invert_yaxis()
-    ax.set_xlim(0, longest * 1.34)
+    ax.set_xlim(0, longest * 1.42)
     _plain(ax, "x")
     ax.tick_params(axis="y", colors=INK, labelsize=9)
     _labels(ax, "function evaluations a picture (NFE)")
@@ -287,11 +287,11 @@ def _running(values: Sequence[float], share: float) -> np.ndarray:
 
 def response(
     x: Sequence[float], lines: Mapping[str, Sequence], *, xlabel: str, ylabel: str = "",
-    marks: Mapping[str, float] | None = None, title: str | None = None,
+    marks: Mapping[str, float] | None = None, doubling: bool = False, title: str | None = None,
 ) -> Chart:
     """Values against a knob. A line is numbers, or dicts with value, low and high where there is an interval.
 
-    marks: named places on the knob, drawn as thin vertical lines.
+    marks: named places on the knob, drawn as thin vertical lines. doubling: each x twice as far as the one before.
     """  # fmt: skip
     figure, axes = _chart(6.4, 3.0)
     ax = axes[0, 0]
@@ -299,10 +299,15 @@ def response(
         if isinstance(values[0], Mapping):
             _band(ax, x, values, colour, name)
         else:
-            ax.plot(x, values, color=colour, linewidth=1.8, marker="o", markersize=3.5, label=name)
+            dot = "o" if len(x) <= 30 else None
+            ax.plot(x, values, color=colour, linewidth=1.8, marker=dot, markersize=3.5, label=name)
     for name, at in (marks or {}).items():
         ax.axvline(at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         ax.annotate(f" {name}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color=FAINT)
+    if doubling:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+        ax.set_xticks([], minor=True)
     _plain(ax)
     _labels(ax, xlabel, ylabel)
     _legend(ax, loc="best")
@@ -327,13 +332,20 @@ def trajectories(
             ax.scatter(*data.T, s=26, color=RIGHT, alpha=0.28, linewidth=0, zorder=1)
         ax.plot(paths[..., 0], paths[..., 1], color=FAINT, linewidth=0.6, alpha=0.55, zorder=2)
         ax.scatter(*paths[0].T, s=7, facecolors="none", edgecolors=UNDERSTANDING, linewidths=0.6, zorder=3)
-        ax.scatter(*paths[-1].T, s=8, color=GENERATION, linewidth=0, zorder=4)
+        ax.scatter(*paths[-1].T, s=16, color=GENERATION, linewidth=0, zorder=5)
         if marked is not None:
-            ax.plot(*paths[:, marked].T, color=INK, linewidth=1.6, marker=".", markersize=4, zorder=5)
+            dots = "." if len(paths) < 15 else None
+            ax.plot(*paths[:, marked].T, color=INK, linewidth=1.5, marker=dots, markersize=5, zorder=4)
         _square(ax, limit)
         ax.set_title(name, fontsize=9, color=INK, pad=4)
     _titled(figure, title)
     return figure
+
+
+def most_bent(paths: Tensor) -> int:
+    """Which of the paths [T, N, 2] makes the largest detour: its length less the distance of its ends."""
+    length = paths.diff(dim=0).norm(dim=-1).sum(0)
+    return int((length - (paths[-1] - paths[0]).norm(dim=-1)).argmax())
 
 
 def clouds(panels: Mapping[str, Tensor], *, limit: float = 2.6, size: float = 2.0, title: str | None = None) -> Chart:

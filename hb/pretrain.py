@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick
 from hb.flow import interpolate, shift_time, velocity_of
@@ -125,10 +123,7 @@ class TeacherTraining(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
-        # on a CPU the fused attention's backward pass takes three times as long as the plain one at these lengths
-        plain = sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext()
-        with plain:
-            draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
+        draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
         self.log_dict(dict(draw=draw, edit=edit, ce=ce), prog_bar=True)
         return draw + edit + self.ce_weight * ce
 

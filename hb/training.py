@@ -84,8 +84,20 @@ class StopAfter(Callback):
         self.minutes, self.began = minutes, time.monotonic()
 
     def on_train_batch_end(self, trainer, *_):
-        if (time.monotonic() - self.began) / 60 > self.minutes:
-            trainer.should_stop = True
+        over = (time.monotonic() - self.began) / 60 > self.minutes
+        # processes must agree, or the one whose clock is slow waits for the others for ever
+        trainer.should_stop |= trainer.strategy.reduce_boolean_decision(over, all=False)
+
+
+class SaveAtEnd(Callback):
+    """A checkpoint at the last step, whether the run is finished or its time is over: nothing that was done is lost."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.should_stop or trainer.global_step >= trainer.max_steps:
+            trainer.save_checkpoint(self.path)
 
 
 def fit(
@@ -119,10 +131,12 @@ def fit(
         Log(folder),
     ]
     own[0].CHECKPOINT_NAME_LAST = "last"
-    if ema is not None:
-        own.append(EMAWeightAveraging(decay=ema))
+    averages = None if ema is None else EMAWeightAveraging(decay=ema)
+    if averages is not None:
+        own.append(averages)
     if minutes is not None:
         own.append(StopAfter(minutes))
+    own.append(SaveAtEnd(last))
     trainer = L.Trainer(
         max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
         accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,
@@ -130,4 +144,6 @@ def fit(
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if averages is not None:
+        averages.on_train_end(trainer, module)  # a run that was already finished never gets there by itself
     return trainer

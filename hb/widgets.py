@@ -191,7 +191,7 @@ def scene_maker() -> w.VBox:
 # ---- walking a known flow -------------------------------------------------------------------------------------------
 
 
-def walk(teacher, steps: int, *, shift: float = 1.0, count: int = 120, seed: int = 0) -> Tensor:
+def walk(teacher, steps: int, *, shift: float = 1.0, count: int = 70, seed: int = 0) -> Tensor:
     """Paths [steps + 1, count, 2] from fixed noise down a velocity field of the plane."""
     x = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
     return torch.stack([x, *(x for _, x in euler(teacher.velocity, x, time_grid(steps, shift)))])
@@ -202,7 +202,8 @@ def walk_figure(
 ) -> plots.Chart:
     """The same noise, walked in fewer and fewer steps."""
     panels = {f"{n} steps" if n > 1 else "1 step": walk(teacher, n, shift=shift, seed=seed) for n in steps}
-    return plots.trajectories(panels, data=data, marked=0, title="The same noise, fewer steps")
+    bent = plots.most_bent(next(iter(panels.values())))
+    return plots.trajectories(panels, data=data, marked=bent, title="The same noise, fewer steps")
 
 
 def path_walker(teacher, data: Tensor) -> w.VBox:
@@ -211,7 +212,7 @@ def path_walker(teacher, data: Tensor) -> w.VBox:
     def draw(steps, shift, seed):
         paths = walk(teacher, steps, shift=shift, seed=seed)
         near = torch.cdist(paths[-1], data).min(1).values
-        chart = plots.trajectories({f"{steps} steps": paths}, data=data, marked=0, size=3.4)
+        chart = plots.trajectories({f"{steps} steps": paths}, data=data, marked=plots.most_bent(paths), size=3.4)
         return chart, f"mean distance from the nearest data point: {near.mean():.3f}"
 
     return live(

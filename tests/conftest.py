@@ -29,10 +29,12 @@ def tiny_config(vocab_size: int) -> BagelConfig:
             vocab_size=vocab_size, rope_theta=1e4,
         ),
         vision=VisionConfig(
-            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, patch_size=8, image_size=64
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, patch_size=8,
+            image_size=64,
         ),
         autoencoder=AutoencoderConfig(
-            ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4, scale_factor=1.0, shift_factor=0.0, norm_groups=2
+            ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=4, scale_factor=1.0, shift_factor=0.0,
+            norm_groups=2,
         ),
         latent_side=4, picture_side=64,
     )  # fmt: skip
@@ -46,7 +48,9 @@ def tiny_folder(tmp_path_factory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the autoencoder's weights come from PyTorch's own dice
         config = tiny_config(text.vocab_size)
-        bagel = Bagel(config, (text.start, text.end, text.vision_start, text.vision_end), Autoencoder(config.autoencoder))
+        bagel = Bagel(
+            config, (text.start, text.end, text.vision_start, text.vision_end), Autoencoder(config.autoencoder)
+        )
     initialise(bagel, dice)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Model(bagel, text, name="tiny").save_pretrained(folder)

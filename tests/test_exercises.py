@@ -52,13 +52,13 @@ RIGHT = {
     "2.3": jump,
     "2.4": time_grid,
     "3.1": _rms,
-    "3.2": _look,
-    "3.3": lambda lengths, kinds: rope_positions(kinds, lengths),
-    "3.4": lambda kind: "generation" if kind in ("vae", "noise") else "understanding",
+    "3.4": _look,
+    "3.2": lambda lengths, kinds: rope_positions(kinds, lengths),
+    "3.3": lambda kind: "generation" if kind in ("vae", "noise") else "understanding",
     "4.1": lambda v, no_text, scale: no_text + scale * (v - no_text),
-    "4.2": _count,
-    "4.3": lambda a, b: 1 + b * (a - 1),
-    "4.4": lambda v, g: g * (_length(v) / _length(g)).clamp(max=1),
+    "4.3": _count,
+    "4.4": lambda a, b: 1 + b * (a - 1),
+    "4.2": lambda v, g: g * (_length(v) / _length(g)).clamp(max=1),
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -107,19 +107,19 @@ WRONG = {
         lambda x, w, e: x / _mean_square(x, e).sqrt(),
         lambda x, w, e: w * x / (_mean_square(x, 0.0).sqrt() + e),
     ],
-    "3.2": [
+    "3.4": [
         lambda n, k: _look(n, k).T,
         lambda n, k: _look(n, k, noise="full"),
         lambda n, k: _look(n, k, text="full"),
         lambda n, k: torch.ones(sum(n), sum(n)).tril(),
         lambda n, k: torch.ones(2, 2),
     ],
-    "3.3": [
+    "3.2": [
         lambda n, k: list(range(sum(n))),
         lambda n, k: rope_positions(["vae" if i == "noise" else i for i in k], n),
         lambda n, k: [i + 1 for i in rope_positions(k, n)],
     ],
-    "3.4": [
+    "3.3": [
         lambda kind: "understanding" if kind == "text" else "generation",
         lambda kind: "generation" if kind == "noise" else "understanding",
         lambda kind: kind,
@@ -130,14 +130,14 @@ WRONG = {
         lambda v, n, s: s * v,
         lambda v, n, s: v,
     ],
-    "4.2": [
+    "4.3": [
         lambda grid, low, high, extra: 50 * (1 + extra),
         lambda grid, low, high, extra: _count(grid, low, high, extra) + 1,
         lambda grid, low, high, extra: sum(low < float(t) <= high for t in grid[:-1]) * extra,
         lambda grid, low, high, extra: _count(grid, low, high, extra) - extra,
     ],
-    "4.3": [lambda a, b: a * b, lambda a, b: a + b, lambda a, b: 1 + a * (b - 1), lambda a, b: 1 + (a - 1) * (b - 1)],
-    "4.4": [
+    "4.4": [lambda a, b: a * b, lambda a, b: a + b, lambda a, b: 1 + a * (b - 1), lambda a, b: 1 + (a - 1) * (b - 1)],
+    "4.2": [
         lambda v, g: g * (_length(v) / _length(g)),
         lambda v, g: g * (v.norm(dim=2, keepdim=True) / g.norm(dim=2, keepdim=True)).clamp(max=1),
         lambda v, g: v,
@@ -194,5 +194,5 @@ def test_hints_name_the_mistake(capsys):
     assert "negative" in capsys.readouterr().out
     exercises.check("3.1", WRONG["3.1"][0])
     assert "LayerNorm" in capsys.readouterr().out
-    exercises.check("4.3", lambda a, b: a * b)
+    exercises.check("4.4", lambda a, b: a * b)
     assert "a - 1" in capsys.readouterr().out

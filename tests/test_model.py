@@ -181,3 +181,17 @@ def test_text_splits_hide_their_padding(model, scene):
     other = TextSplit(torch.where(text.present, text.ids, 7), text.length)
     with torch.no_grad():
         assert torch.allclose(whole(model, scene)[3], whole(model, scene, text=other)[3], atol=1e-12)
+
+
+def test_attention_written_out_is_the_fused_one():
+    from hb.model.layers import attend, written_out
+
+    dice = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 7, 8, generator=dice, dtype=torch.float64) for heads in (4, 2, 2))
+    mask = torch.rand(2, 1, 7, 7, generator=dice) > 0.4
+    mask |= torch.eye(7, dtype=torch.bool)
+    float_mask = written_out(mask, q)
+    assert float_mask.dtype == torch.float64  # gradients are on: this is the training path
+    assert torch.allclose(attend(q, k, v, float_mask), attend(q, k, v, mask), atol=1e-12)
+    with torch.no_grad():
+        assert written_out(mask, q) is mask

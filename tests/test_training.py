@@ -171,15 +171,15 @@ def test_the_autoencoder_learns_and_keeps_its_latents_informative():
     optimizer = training.configure_optimizers()[0][0]
     pictures = random_pictures(8, 64, 0, 0)
     first = None
-    for i in range(12):
+    for i in range(40):
         pixel, edge, divergence, _ = training.losses(pictures, torch.randn(8, 4, 8, 8, generator=generator(0, i)))
-        first = float(pixel) if first is None else first
+        first = pixel.item() if first is None else first
         optimizer.zero_grad()
         (pixel + edge).backward()
         for group in optimizer.param_groups:
             group["lr"] = 0.01
         optimizer.step()
-    assert float(pixel) < 0.8 * first
+    assert pixel.item() < 0.7 * first
 
 
 SCRIPT = """

@@ -139,7 +139,16 @@ def answers(model: Model, panels):
         done = model.ask(picture, question.text, max_tokens=12)
         said = done.text.strip()
         right = said == question.answer
-        yield (Row("ask", question.text, None, _total(done), right, said if right else f"{said!r}, it is {question.answer!r}"),)
+        yield (
+            Row(
+                "ask",
+                question.text,
+                None,
+                _total(done),
+                right,
+                said if right else f"{said!r}, it is {question.answer!r}",
+            ),
+        )
     done = model.ask(picture, DESCRIBE_REQUEST)
     match = described_right(parse_description(done.text), SCENE)
     right = match.found == match.told == match.true and match.background and match.count

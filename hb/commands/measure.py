@@ -1,4 +1,4 @@
-"""`hb eval` and `hb bench`: measure, print with intervals and targets, and keep the numbers with where they came from."""
+"""`hb eval` and `hb bench`: measure, print with intervals and targets, keep the numbers with where they came from."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def scene(args) -> None:
         return _ladder(args)
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "scene")
+    cases = _first(bench.scene_set(), args.limit, lambda case: case.task)
     score = evaluate.scene_eval(
-        model, pictures=args.pictures or 4, seed=args.seed, cases=_first(bench.scene_set(), args.limit, lambda case: case.task),
-        keep=ROWS, bar=not args.json, **spent,
-    )  # fmt: skip
+        model, pictures=args.pictures or 4, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent
+    )
     target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
     lines = [Number(task, share.value, *share.interval, share.n) for task, share in score.tasks.items()]
     lines.append(of_interval(f"SceneEval, {score.nfe:g} NFE", score.overall, target=target, headline=True))
@@ -241,7 +241,9 @@ def _finish(args, name: str, model: Model | None, lines: list[Number], got: dict
 
 
 def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
-    cells = [[f.what, f"{f.value:.3f} {f.unit}".rstrip(), f.interval, "" if f.n is None else f.n, f.verdict] for f in lines]
+    cells = [
+        [f.what, f"{f.value:.3f} {f.unit}".rstrip(), f.interval, "" if f.n is None else f.n, f.verdict] for f in lines
+    ]
     return table(["", "value", between, "n", "target"], cells)
 
 
@@ -255,7 +257,9 @@ def ladder_figure(rungs: Sequence[dict]) -> Figure:
         below = [v - r["overall"]["low"] for v, r in zip(value, mine)]
         above = [r["overall"]["high"] - v for v, r in zip(value, mine)]
         label = "guided" if guided else "unguided"
-        ax.errorbar([r["nfe"] for r in mine], value, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
+        ax.errorbar(
+            [r["nfe"] for r in mine], value, yerr=[below, above], marker="o", capsize=3, color=color, label=label
+        )
     ax.set_xscale("log")
     ticks = sorted({r["nfe"] for r in rungs})
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])

@@ -59,11 +59,20 @@ def autoencoder(args) -> None:
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
     _claim(folder, args, dict(asdict(usual), start=start and fingerprint(start)), ("last.ckpt", "log.jsonl"))
     done = _interruptible(
-        train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start, **_run(args)
+        train_autoencoder,
+        folder,
+        config,
+        steps=usual.steps,
+        batch=usual.batch,
+        lr=usual.lr,
+        start_from=start,
+        **_run(args),
     )
     if not _is_first_process():
         return
-    write(folder / AUTOENCODER, save({k: v.contiguous() for k, v in done.released_state_dict().items()}, {"format": "pt"}))
+    write(
+        folder / AUTOENCODER, save({k: v.contiguous() for k, v in done.released_state_dict().items()}, {"format": "pt"})
+    )
     write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=asdict(usual))
     write_json(folder / "provenance.json", facts)

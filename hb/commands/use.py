@@ -32,7 +32,7 @@ from hb.world.words import READABLE, split_words
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 JUDGED_SIDES = (64, 128)
 ASKING_WORDS = frozenset(
-    "how many there are what where than more same which is or describe this do you see any size shape texture place".split()
+    "how many there are what where than more same is or describe this do you see any size shape texture place".split()
 )
 
 
@@ -108,9 +108,9 @@ def open_model(args) -> Model:
     """The model that was asked for. Where the shipped one is missing, says how to get it."""
     if args.model == "nano" and not (SHIPPED / "nano" / "ema.safetensors").exists() and not Path("nano").is_dir():
         raise CheckpointError(
-            "the trained model is not here: data/checkpoints/nano is missing from this copy of hb. Fetch a copy that has it, "
-            "or train your own, a night on two cores: `hb train autoencoder`, then `hb train teacher`, and then give it with "
-            "--model runs/nano/model"
+            "the trained model is not here: data/checkpoints/nano is missing from this copy of hb. Fetch one that has "
+            "it, or train your own, a night on two cores: `hb train autoencoder`, then `hb train teacher`, and then "
+            "give it with --model runs/nano/model"
         )
     kind, _, number = args.device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
@@ -157,8 +157,8 @@ def plain_question(question: str) -> str:
     strange = next((word for word in words if word not in READABLE | ASKING_WORDS), None)
     if strange is not None:
         raise LanguageError(
-            f"I do not know the word {strange!r}; questions are like 'how many stars are there?', 'what color is the circle?', "
-            "'where is the red heart?', 'is the ring left of the moon?' or 'describe the picture'"
+            f"I do not know the word {strange!r}; questions are like 'how many stars are there?', 'what color is the "
+            "circle?', 'where is the red heart?', 'is the ring left of the moon?' or 'describe the picture'"
         )
     return text + "?"
 
@@ -193,7 +193,9 @@ def edit_verdict(reading: Reading, command: Command, scene: Scene) -> dict:
         return dict(right=False, reasons=[f"cannot be done: {error}"])
     place = command.change.place if command.change else None
     score: EditScore = score_edit(reading, scene, target, left_open(command), place)
-    return dict(right=score.success == score.kept == 1, reasons=list(score.reasons), success=score.success, kept=score.kept)
+    return dict(
+        right=score.success == score.kept == 1, reasons=list(score.reasons), success=score.success, kept=score.kept
+    )
 
 
 def left_open(command: Command) -> frozenset[str]:
@@ -201,7 +203,9 @@ def left_open(command: Command) -> frozenset[str]:
     if command.group == "move":
         return frozenset({"place"})
     if command.group == "add":
-        return frozenset({"place"} | {side for side in ("color", "size", "texture") if getattr(command.change, side) is None})
+        return frozenset(
+            {"place"} | {side for side in ("color", "size", "texture") if getattr(command.change, side) is None}
+        )
     return frozenset()
 
 
@@ -222,6 +226,7 @@ def save_pictures(path: Path, pictures: Pictures, columns: int) -> list[Path]:
 
 
 def print_cost(pictures: Pictures, files: list[Path]) -> None:
-    print(f"{pictures.nfe:g} function evaluations a picture (metered, {pictures.steps} steps), {seconds_by_part(pictures.seconds)}")
+    took = seconds_by_part(pictures.seconds)
+    print(f"{pictures.nfe:g} function evaluations a picture (metered, {pictures.steps} steps), {took}")
     first, last = str(files[0]), re.sub(r".*/", "", str(files[-1]))
     print(f"saved {first}" + (f", and one by one as {files[1].name} to {last}" if len(files) > 1 else ""))

@@ -48,6 +48,33 @@ def rotate(x: Float[Tensor, "B H L d"], cos: Tensor, sin: Tensor) -> Float[Tenso
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1).to(x.dtype)
 
 
+def attend(
+    q: Float[Tensor, "B H L d"], k: Float[Tensor, "B K P d"], v: Float[Tensor, "B K P d"], mask: Tensor | None
+) -> Float[Tensor, "B H L d"]:
+    """softmax(q k' / sqrt(d)) v, each key-value head serving H / K consecutive query heads; mask True: may look.
+
+    A float mask is added to the scores, and the formula is written out: see `written_out`.
+    """
+    grouped = q.size(1) // k.size(1)
+    if mask is None or mask.dtype == torch.bool:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped > 1)
+    if grouped > 1:
+        k, v = k.repeat_interleave(grouped, 1), v.repeat_interleave(grouped, 1)
+    scores = (q @ k.mT).to(mask.dtype) * q.size(-1) ** -0.5 + mask
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def written_out(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """The mask as `attend` should have it: a float one while training on a CPU.
+
+    There PyTorch's fused kernel takes three times as long with a mask, forwards and backwards, at a hundred tokens.
+    """
+    if mask is None or like.device.type != "cpu" or not torch.is_grad_enabled():
+        return mask
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, float("-inf"))
+
+
 class Mlp(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x)), no biases."""
 
@@ -95,9 +122,7 @@ class Attention(nn.Module):
         q, k = q.to(v.dtype), k.to(v.dtype)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        grouped = self.config.num_key_value_heads != self.config.num_attention_heads
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-        out = out.transpose(1, 2).flatten(2)
+        out = attend(q, k, v, mask).transpose(1, 2).flatten(2)
         n = und.size(1)
         und = self.o_proj(out[:, :n]) if n else und
         gen = self.o_proj_moe_gen(out[:, n:]) if gen.size(1) else gen
@@ -157,6 +182,7 @@ class Decoder(nn.Module):
         all. trace, if given, collects the understanding tokens' hidden state after every layer (for draft models).
         """
         angles = rotary_angles(positions, self.config.head_size, self.config.rope_theta)
+        mask = written_out(mask, x[0])
         present = []
         for i, layer in enumerate(self.layers):
             x, kv = layer(x, angles, mask, None if past is None else past[i])

@@ -53,7 +53,7 @@ def share_exact(readings, truth):
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side, n", [(64, 400), (128, 80)])
+@pytest.mark.parametrize("side, n", [(64, 300), (128, 60)])
 def test_clean_renders_are_read_exactly(side, n):
     assert share_exact(read(render(scenes(n), side)), scenes(n)) == 1.0
 
@@ -85,8 +85,8 @@ def test_every_word_of_the_world_is_told_apart():
 
 
 def test_what_an_autoencoder_does_is_forgiven():
-    worn = damage(render(scenes(300)), "reconstruct", 1.0, torch.Generator().manual_seed(0))
-    assert share_exact(read(worn), scenes(300)) >= 0.99
+    worn = damage(render(scenes(200)), "reconstruct", 1.0, torch.Generator().manual_seed(0))
+    assert share_exact(read(worn), scenes(200)) >= 0.99
 
 
 def test_a_reading_does_not_depend_on_the_order_of_things_or_on_the_company():
@@ -159,6 +159,8 @@ def _overlaid(pictures):
 def test_flaws_are_sentences_that_say_what_and_where():
     blurred = damage(render([SCENE]), "blur", 2.0, torch.Generator())
     assert "the circle at (0.70, 0.30) is blurred: its rim is 7.0 pixels wide" in read(blurred)[0].all_flaws
+    noisy = damage(render([SCENE]), "noise", 0.08, torch.Generator().manual_seed(0))
+    assert "the background is not flat: its pixels vary by 0.08" in read(noisy)[0].flaws
     sentence = r"(the|some|too much|nothing|[5-8] things) [^{}]+[a-z0-9)]"
     for kind, strength in REFUSED:
         broken = damage(render(scenes(8)), kind, strength, torch.Generator().manual_seed(0))
@@ -322,7 +324,9 @@ def test_a_removed_thing_must_be_gone_and_what_is_left_to_chance_may_be_anything
     assert edit(without, with_star(color="red")).success == 0.0
     added = score_edit(seen(*SCENE.things), without, SCENE, ("color", "x", "y"))
     other = score_edit(seen(*with_star(color="red").things), without, SCENE, ("color", "x", "y"))
-    assert added.success == other.success == 1.0
+    assert (added.success, other.success, added.kept, other.kept) == (1.0, 1.0, 1.0, 1.0)
+    painted = Scene((STAR, replace(CIRCLE, color="green"), MOON, HEART), "navy")
+    assert score_edit(seen(*painted.things), without, SCENE, ("color", "x", "y")).kept == pytest.approx(3 / 4)
     with pytest.raises(ValueError, match="weight"):
         edit(without, without, free=("weight",))
 
@@ -351,8 +355,8 @@ def test_the_same_scene_needs_the_same_things():
 
 
 def test_the_confusion_table_names_every_grade_and_keeps_its_seed():
-    rows = confusion(6, seed=2)
-    assert rows == confusion(6, seed=2)
+    rows = confusion(4, seed=2)
+    assert rows == confusion(4, seed=2)
     assert len(rows) == 1 + sum(map(len, GRADES.values()))
     assert format_confusion(rows).count("\n") == len(rows) + 1
     with pytest.raises(ValueError, match="blur"):

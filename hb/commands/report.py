@@ -1,0 +1,86 @@
+"""`hb eval report`: README.md and data/README.md say what the files in data/ say, because a command wrote them."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+from hb.commands.output import write
+
+ROOT = Path(__file__).resolve().parents[2]
+ORDER = (
+    "scene_nfe",
+    "scene_ladder",
+    "edit_nfe",
+    "edit_chains",
+    "coverage",
+    "understand",
+    "autoencoder",
+    "judge",
+    "speed",
+)
+NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
+
+
+def report(args) -> int:
+    """Rewrite both blocks; with --check, only say whether they are out of date."""
+    stale = []
+    for file, block, text in (
+        (ROOT / "README.md", "results", results_table(ROOT / "data" / "results")),
+        (ROOT / "data" / "README.md", "files", hashes(ROOT / "data")),
+    ):
+        old = file.read_text()
+        new = with_block(old, block, text)
+        if new != old:
+            stale.append(file.relative_to(ROOT))
+            if not args.check:
+                write(file, new.encode())
+    words = "out of date, run `hb eval report`" if args.check else "rewritten"
+    print("\n".join(f"{file}: {words}" for file in stale) or "README.md and data/README.md are up to date")
+    return int(args.check and bool(stale))
+
+
+def with_block(document: str, name: str, text: str) -> str:
+    """The document with `text` between its markers <!-- name --> and <!-- /name -->."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = document.partition(opening)
+    _, ended, after = rest.partition(closing)
+    if not found or not ended:
+        raise ValueError(f"the document has no block from {opening} to {closing}")
+    return f"{before}{opening}\n{text}\n{closing}{after}"
+
+
+def results_table(folder: Path) -> str:
+    """The headlines of all results, as Markdown."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=_rank)]
+    rows = [_row(number, record) for record in records for number in record["numbers"] if number["headline"]]
+    if not rows:
+        return NOTHING
+    head = "| measured | value | interval | target | by |\n|---|---|---|---|---|"
+    made = sorted({f"{record['machine']} (commit {record['commit']}, {record['date']})" for record in records})
+    return "\n".join([head, *rows, "", "Measured on " + "; ".join(made) + "."])
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    return next((k for k, start in enumerate(ORDER) if path.stem.startswith(start)), len(ORDER)), path.stem
+
+
+def _row(number: dict, record: dict) -> str:
+    value = f"{number['value']:.3f} {number['unit']}".strip()
+    interval = "" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}"
+    target = (
+        "" if number["met"] is None else f"at least {number['target']:g}: {'met' if number['met'] else '**not met**'}"
+    )
+    return f"| {number['what']} | {value} | {interval} | {target} | `{record['command']}` |"
+
+
+def hashes(folder: Path) -> str:
+    """Every file of the folder but its README, as `sha256sum -c` reads it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"]
+    lines = [
+        f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent).as_posix()}"
+        for path in files
+        if path != folder / "README.md" and not path.name.startswith(".")
+    ]
+    return "\n".join(["```", *lines, "```"])

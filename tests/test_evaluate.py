@@ -1,0 +1,161 @@
+"""The evaluations know a perfect model from a useless one, and their intervals cover."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hb import evaluate
+from hb.engine import Answers, Pictures
+from hb.world import bench
+from hb.world.language import describe, parse
+from hb.world.render import render
+from hb.world.scene import Scene, sample_scenes
+
+
+class Oracle:
+    """Answers every request as the world itself would; `wrong` spoils it in one way. Stands in for an engine.Model."""
+
+    def __init__(self, tiny, wrong=""):
+        self.bagel, self.sampling, self.text, self.wrong = tiny.bagel, tiny.sampling, tiny.text, wrong
+        self.drawn = 0
+        self.edits = {c.edit.instruction: c for c in bench.edit_set()}
+        self.scenes = {}
+
+    def record(self, pixels, prompts):
+        return Pictures(pixels, tuple(prompts), 100, 50, {"denoise": 0.1}, tuple(range(len(prompts))))
+
+    def draw(self, prompts, seed=0, **_):
+        self.drawn += len(prompts)
+        rng = np.random.default_rng(seed if isinstance(seed, int) else seed[0])
+        requests = [parse(p) for p in prompts]
+        if self.wrong == "collapsed":  # always the same picture for the same prompt
+            scenes = [sample_scenes([r], np.random.default_rng(0)).scene(0) for r in requests]
+        else:
+            scenes = sample_scenes(requests, rng).to_list()
+        pictures = render(scenes)
+        return self.record(torch.flip(pictures, [1]) if self.wrong == "colors" else pictures, prompts)
+
+    def edit(self, pictures, instructions, seed=0, **_):
+        cases = [self.edits[i] for i in instructions]
+        made = [c.source if self.wrong == "lazy" else c.edit.target for c in cases]
+        return self.record(render(made), instructions)
+
+    def ask(self, pictures, questions, **_):
+        known = {key(render([s])[0]): s for s in bench.description_set()}
+        answers = {(key(render([c.scene])[0]), c.question.text): c.question.answer for c in bench.question_set()}
+        questions = [questions] * len(pictures) if isinstance(questions, str) else questions
+        said = []
+        for picture, question in zip(pictures, questions):
+            seen = key(picture)
+            told = answers.get((seen, question)) or describe(known[seen], np.random.default_rng(0))
+            said.append("green" if self.wrong == "mumbling" else told)
+        return Answers(tuple(said), tuple(questions), 3, 3, {"decode text": 0.1})
+
+
+def key(picture):
+    """A picture's fingerprint that does not mind the last bits of a float."""
+    return hash((picture * 23).round().to(torch.uint8).numpy().tobytes())
+
+
+def few(cases, step):
+    return cases[::step]
+
+
+def test_a_perfect_model_draws_right_and_wrong_colors_are_wrong(tiny):
+    cases = few(bench.scene_set(), 12)
+    score = evaluate.scene_eval(Oracle(tiny), pictures=1, cases=cases, bar=False)
+    assert score.overall["value"] >= 0.97 and set(score.tasks) == {c.task for c in cases} and score.nfe == 100
+    spoiled = evaluate.scene_eval(Oracle(tiny, "colors"), pictures=1, cases=cases, bar=False)
+    assert spoiled.tasks["colors"].value < 0.2
+
+
+def test_a_perfect_edit_scores_ten_and_a_lazy_one_fails(tiny):
+    cases = few(bench.edit_set(), 20)
+    seen = {c.edit.instruction: c for c in cases}
+    cases = list(seen.values())
+    oracle, lazy = Oracle(tiny), Oracle(tiny, "lazy")
+    oracle.edits, lazy.edits = seen, seen
+    perfect = evaluate.edit_eval(oracle, cases=cases, bar=False)
+    assert perfect["O"]["value"] >= 9.8 and perfect["drift"]["value"] < 1e-3
+    unchanged = evaluate.edit_eval(lazy, cases=cases, bar=False)
+    assert unchanged["O"]["value"] < 6 and unchanged["drift"]["value"] < 1e-6
+
+
+def test_understanding_counts_right_answers(tiny):
+    good = evaluate.understand_eval(Oracle(tiny), bar=False)
+    assert good["answers"]["value"] == 1.0 and good["recall"]["value"] == good["precision"]["value"] == 1.0
+    bad = evaluate.understand_eval(Oracle(tiny, "mumbling"), bar=False)
+    assert bad["answers"]["value"] < 0.2 and bad["recall"]["value"] == 0.0
+
+
+def test_coverage_of_the_true_law_is_near_one_and_of_a_collapsed_one_is_not(tiny):
+    true = evaluate.coverage_eval(Oracle(tiny), pictures=50, bar=False)
+    assert true["value"]["value"] > 0.93
+    assert evaluate.coverage_eval(Oracle(tiny, "collapsed"), pictures=50, bar=False)["value"]["value"] < 0.6
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tiny, tmp_path):
+    cases = few(bench.scene_set(), 10)
+
+    class Tripping(Oracle):
+        def draw(self, prompts, **options):
+            if self.drawn >= 50:
+                raise KeyboardInterrupt
+            return super().draw(prompts, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.scene_eval(Tripping(tiny), pictures=1, cases=cases, keep=tmp_path, bar=False)
+    (file,) = tmp_path.glob("scene-*.jsonl")
+    file.write_text(file.read_text() + '{"i": 51, "task"')  # the line that was being written
+    again = Oracle(tiny)
+    score = evaluate.scene_eval(again, pictures=1, cases=cases, keep=tmp_path, bar=False)
+    assert again.drawn == len(cases) - 50 and len(score.rows) == len(cases)
+
+
+def test_results_of_other_weights_are_never_taken(tiny, tmp_path):
+    from copy import deepcopy
+
+    other = deepcopy(tiny.bagel)
+    with torch.no_grad():
+        other.language_model.model.norm.weight.add_(1.0)
+    twin = type("Twin", (), dict(bagel=other))
+    assert evaluate.identity(tiny) != evaluate.identity(twin) and evaluate.identity(tiny) == evaluate.identity(tiny)
+
+
+def test_wilson_interval_is_the_textbook_one():
+    low, high = evaluate.Share(8, 10).interval
+    assert low == pytest.approx(0.4902, abs=1e-3) and high == pytest.approx(0.9433, abs=1e-3)
+
+
+def test_bootstrap_is_centred_and_shrinks():
+    rng = np.random.default_rng(0)
+    value, low, high = evaluate.bootstrap([rng.random(100), rng.random(100)])
+    assert low < value < high and abs(value - 0.5) < 0.06
+    _, low4, high4 = evaluate.bootstrap([rng.random(1600), rng.random(1600)])
+    assert (high4 - low4) < 0.4 * (high - low)
+
+
+def test_overlap_is_one_minus_total_variation():
+    law = dict(a=0.5, b=0.5)
+    assert evaluate.overlap(["a", "b"], law) == 1.0
+    assert evaluate.overlap(["a", "a"], law) == 0.5
+    assert evaluate.overlap(["c", "c"], law) == pytest.approx(0.5)
+
+
+def test_the_edited_region_follows_where_an_added_thing_was_put(tiny):
+    from hb.world.judge import read
+
+    case = next(c for c in bench.edit_set() if c.edit.group == "add")
+    moved = sample_scenes([parse("a red circle")], np.random.default_rng(3)).scene(0).things[0]
+    picture = render([Scene((moved,), case.source.background)])[0]
+    region = evaluate.touched(Scene((), case.source.background), case.edit.target, read(picture), 64)
+    changed = (picture - render([Scene((), case.source.background)])[0]).abs().amax(0) > 0.01
+    assert region[changed].all() and not region.all()
+
+
+def test_speed_reports_every_part(tiny):
+    rows = evaluate.speed(tiny, batches=(1,), repeats=1)
+    assert {r["task"] for r in rows} == {"draw", "edit", "ask"}
+    assert all(r["rate"] > 0 and r["seconds"] for r in rows) and json.dumps(rows)

@@ -1,0 +1,186 @@
+"""Figures show what they are given, in the colours that mean something, without pyplot; widgets turn."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from hb import plots, widgets
+from hb.exact import FiniteData
+from hb.world.judge import Row
+from hb.world.scene import Scene, Thing
+
+
+def _pictures(n):
+    return torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def _ladder():
+    row = lambda guided, nfe, v: dict(guided=guided, nfe=nfe, overall=dict(value=v, low=v - 0.1, high=v + 0.1))
+    return [row(True, 100, 0.9), row(True, 12, 0.5), row(False, 50, 0.8), row(False, 1, 0.2)]
+
+
+FIGURES = {
+    "sheet": lambda: plots.sheet(_pictures(5), ["a red circle"] * 5, [True, False, None, True, False], columns=3),
+    "strip": lambda: plots.strip({"a": _pictures(3), "b": _pictures(3)}, ["50", "6", "1"], title="t"),
+    "attention": lambda: widgets.attention_figure("editing"),
+    "ledger": lambda: plots.ledger({"draw": [2] * 50, "edit": [3] * 41 + [1] * 9}, title="t"),
+    "ladder": lambda: plots.ladder(_ladder(), title="t"),
+    "curve": lambda: plots.learning_curve({"a": [3, 2, 1]}, smooth=0.5, log=True, levels={"floor": 1.0}),
+    "response": lambda: plots.response([1, 2], {"x": [0.1, 0.2]}, xlabel="scale", marks={"here": 1.5}, doubling=True),
+    "trajectories": lambda: plots.trajectories({"p": torch.randn(4, 6, 2)}, data=torch.randn(3, 2), marked=0),
+    "clouds": lambda: plots.clouds({"p": torch.randn(6, 2)}),
+    "field": lambda: plots.field(lambda x, t: x * t, [0.5, 1.0], points=torch.randn(9, 2)),
+    "confusion": lambda: plots.confusion([Row("blur", 0.5, True, 0.9, 0.0, 9), Row("blur", 2.0, False, 0.1, 0.05, 9)]),
+    "laws": lambda: plots.laws({"color": ({"red": 0.5, "blue": 0.5}, {"red": 0.4}), "size": ({"small": 1.0}, None)}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_a_small_png(name):
+    png = FIGURES[name]()._repr_png_()
+    assert png.startswith(b"\x89PNG") and len(png) < 60_000
+
+
+def test_figures_are_the_same_each_time():
+    assert FIGURES["strip"]().png() == FIGURES["strip"]().png()
+
+
+def test_no_pyplot_is_imported():
+    code = "import sys, hb.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+
+
+def test_frames_tell_the_verdict():
+    axes = plots.sheet(_pictures(3), None, [True, False, None]).axes
+    assert [to_hex(ax.spines["top"].get_edgecolor()) for ax in axes] == [plots.RIGHT, plots.WRONG, plots.PALE]
+
+
+def test_ledger_prints_totals_and_ratios():
+    said = [t.get_text() for t in FIGURES["ledger"]().axes[0].texts]
+    assert "100   16.67x for 6, 100x for 1" in said and "132   22x for 6, 132x for 1" in said
+    assert said.count("41") == 2  # without the text, without the picture
+
+
+def test_attention_colours_a_key_by_its_expert_and_hides_what_may_not_be_seen():
+    picture = widgets.attention_figure("drawing").axes[0].images[0].get_array()
+    text, noised = slice(0, 6), slice(6, 14)
+    assert np.all(picture[text, noised] == 0)  # a prompt does not look at the picture
+    assert np.all(picture[noised, text] == 1) and np.all(picture[noised, noised] == 2)
+    assert picture[0, 1] == 0 and picture[1, 0] == 1  # text is causal
+
+
+def test_most_bent_path_is_found():
+    line = torch.linspace(0, 1, 5)
+    straight = torch.stack([line, line], 1)
+    bent = torch.stack([line, (line * torch.pi).sin() * 3], 1)
+    assert plots.most_bent(torch.stack([straight, bent, straight], 1)) == 1
+
+
+def test_a_running_mean_of_a_constant_is_that_constant():
+    assert np.allclose(plots._running([2.0] * 9, 0.9), 2.0)
+
+
+# ---- widgets: setting a value is turning a knob ---------------------------------------------------------------------
+
+
+def test_attention_viewer_turns():
+    box = widgets.attention_viewer()
+    before = box.picture.value
+    box.controls["plan"].value = "asking"
+    assert bytes(box.picture.value).startswith(b"\x89PNG") and box.picture.value != before
+
+
+def test_attention_figure_names_the_plans_it_knows():
+    with pytest.raises(ValueError, match="editing"):
+        widgets.attention_figure("dreaming")
+
+
+def test_rope_positions_are_the_models():
+    from hb.model.sequence import ImageSplit, TextSplit, positions
+
+    kinds, lengths = ("text", "noise", "vae", "vit", "text"), (3, 6, 6, 6, 2)
+    yes = torch.tensor([True])
+    splits = [
+        TextSplit(torch.zeros(1, n, dtype=torch.long), torch.tensor([n])) if kind == "text"
+        else ImageSplit(kind, torch.zeros(1, n - 2, 4), yes, torch.tensor([0.5]) if kind == "noise" else None)
+        for kind, n in zip(kinds, lengths)
+    ]  # fmt: skip
+    assert widgets.rope_positions(kinds, lengths) == positions(splits)[0].tolist()
+
+
+def test_scene_maker_draws_reads_and_refuses_politely():
+    box = widgets.scene_maker()
+    assert "the judge reads" in box.note.value and "what is wrong" not in box.note.value
+    box.controls["damaged_by"].value = "blur"
+    box.controls["strength"].value = 2.0
+    assert "blurred" in box.note.value
+    drawn = box.picture.value
+    box.controls["place"].value = "bottom right"
+    assert box.picture.value != drawn
+
+
+def test_what_was_typed_wrong_is_said_and_the_picture_stays():
+    def draw(n):
+        if n > 1:
+            raise ValueError("too many")
+        return plots.clouds({"p": torch.zeros(1, 2)})
+
+    box = widgets.live(draw, n=widgets.w.IntSlider(1))
+    before = box.picture.value
+    box.controls["n"].value = 2
+    assert "too many" in box.note.value and box.picture.value == before
+
+
+def test_scene_figure_says_what_is_wrong():
+    scene = Scene((Thing("heart", "red", "large", 0.5, 0.5),), "navy")
+    assert "what is wrong" in widgets.scene_figure(scene, "noise", 0.2)[1]
+    assert "what is wrong" not in widgets.scene_figure(scene)[1]
+
+
+def test_path_walker_walks_further_with_more_steps():
+    data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    box = widgets.path_walker(FiniteData(data), data)
+    distance = lambda: float(box.note.value.split()[-1])
+    box.controls["steps"].value = 1
+    far = distance()
+    box.controls["steps"].value = 50
+    assert distance() < 0.05 < far
+
+
+def test_ledger_dial_counts():
+    assert (sum(widgets.bill(low=0.0, picture=False)), sum(widgets.bill())) == (100, 132)
+    box = widgets.ledger_dial()
+    before = box.picture.value
+    box.controls["shift"].value = 1.0
+    assert box.picture.value != before
+
+
+class _Painter:
+    """Draws a red circle, whatever is asked, and counts what it would have cost."""
+
+    def draw(self, prompt, steps=50, text_scale=4.0, seed=0):
+        from hb.engine import Pictures
+        from hb.world.render import render
+
+        pixels = render([Scene((Thing("circle", "red", "large", 0.5, 0.5),))])
+        return Pictures(pixels, (prompt,), steps * (1 + (text_scale > 1)), steps, {}, (seed,))
+
+
+def test_compare_judges_what_is_drawn():
+    box = widgets.compare(_Painter(), "a red circle", steps=4)
+    assert "right." in box.note.value
+    box.controls["prompt"].value = "a blue star"
+    assert "right." not in box.note.value
+    box.controls["prompt"].value = "a blue sircle"
+    assert "did you mean" in box.note.value
+
+
+def test_compare_figure_frames_right_and_wrong():
+    right = widgets.compare_figure(_Painter(), "a red circle", steps=(2, 1), text_scales=(4.0,))
+    wrong = widgets.compare_figure(_Painter(), "a blue star", steps=(2, 1), text_scales=(4.0,))
+    frame = lambda figure: to_hex(figure.axes[0].spines["top"].get_edgecolor())
+    assert (frame(right), frame(wrong)) == (plots.RIGHT, plots.WRONG)
