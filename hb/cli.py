@@ -331,7 +331,7 @@ def _eval(verbs):
     parser = verbs.add_parser(
         "eval", help="measure how good a model is", formatter_class=_Plain,
         description="Measure a model on the frozen sets of data/eval. Prints a table with 95% intervals and\n"
-        "the target where there is one, and writes the numbers with where they came from. Stopped work goes on where it was.",
+        "the target where there is one, and keeps the numbers with where they came from. Stopped work goes on.",
         epilog="examples:\n  hb eval scene --limit 5        a quick look\n"
         "  hb eval scene                  the whole measurement",
     )  # fmt: skip

@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hb.flow import _like
-
 
 @dataclass(frozen=True)
 class FiniteData:
@@ -35,8 +33,9 @@ class FiniteData:
 
     def velocity(self, x: Tensor, t: Tensor | float) -> Tensor:
         """v = (x - E[x0 | x]) / t, the expectation over the posterior. t in (0, 1]: at 0 there are only the points."""
-        x0 = (self.posterior(x, t) @ self.points.flatten(1)).reshape(x.shape)
-        return (x - x0) / _like(_inside(t, x, low_allowed=False), x)
+        x0 = self.posterior(x, t) @ self.points.flatten(1)
+        t = _inside(t, x, low_allowed=False)
+        return ((x.flatten(1) - x0) / t[:, None]).reshape(x.shape)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n points, drawn with replacement."""

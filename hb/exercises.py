@@ -14,6 +14,7 @@ from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 from hb.guidance import combine
 from hb.model.layers import RMSNorm
 from hb.model.sequence import MODES, may_attend
+from hb.world.scene import Thing, Wish
 
 
 class Hint(Exception):
@@ -136,8 +137,6 @@ def _discrete_scenes(answer):
 @exercise("1.2")
 def _fits(answer):
     """fits(thing, wish): does the thing have everything the wish says?"""
-    from hb.world.scene import Thing, Wish
-
     thing = Thing("circle", "red", "small", 0.5, 0.5)
     if _call(answer, thing, Wish()) is False:
         raise Hint("a wish that says nothing is met by everything: None means 'left to chance'")
@@ -377,5 +376,5 @@ def _equal_scale(answer):
              (a + b - 1, "the second push works on what the first one left: write it out"),
              (1 + a * (b - 1), "picture guidance pushes away from v: no_image is v when drawing"),
              (1 + (a - 1) * (b - 1), "m = v + b (g - v): b stays whole, since no_image is v itself")],
-            "put no_image = v into m = no_image + b (g - no_image) and g = no_text + a (v - no_text); gather v - no_text",
+            "put no_image = v into m = no_image + b (g - no_image), g = no_text + a (v - no_text); gather v - no_text",
         )  # fmt: skip

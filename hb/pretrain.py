@@ -48,22 +48,21 @@ class AutoencoderTraining(L.LightningModule):
     Loss: L1 of pixels and of their differences to the right and below neighbour (sharp rims), plus `kl` times the
     Kullback-Leibler divergence per latent value from N(0, 1) (Kingma & Welling 2014). FLUX adds perceptual and
     adversarial losses; flat shapes do not need them.
+
+    decoder_only: the encoder stays as it is, so latents keep their meaning and a teacher trained on them stays good.
     """
 
     def __init__(self, config: AutoencoderConfig, *, total: int, lr: float = 0.02, kl: float = 2e-4, seed: int = 0,
-                 compiled: bool = False):  # fmt: skip
+                 decoder_only: bool = False):  # fmt: skip
         super().__init__()
         self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
-        self.total, self.lr, self.kl, self.seed, self.compiled = total, lr, kl, seed, compiled
-        self.losses = self._losses
+        self.total, self.lr, self.kl, self.seed = total, lr, kl, seed
+        self.autoencoder.encoder.requires_grad_(not decoder_only)
 
-    def on_train_start(self):
-        if self.compiled:
-            self.losses = torch.compile(self._losses)
-
-    def _losses(self, pictures, eps):
+    def losses(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pixel, edge and divergence losses, and the share of noise in the latents, for the posterior's draw `eps`."""
         mean, logvar = self.autoencoder.moments(pictures)
         mean, logvar = mean.float(), logvar.float().clamp(-20, 10)
         z = mean + (0.5 * logvar).exp() * eps
@@ -221,17 +220,26 @@ def _has_fast_bfloat16() -> bool:
 
 def train_autoencoder(
     folder: Path, config: BagelConfig, *, steps: int, batch: int = 40, lr: float = 0.008, seed: int = 0,
-    precision: str = "auto", start_from: Autoencoder | None = None, **trainer,
+    precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, **trainer,
 ) -> Autoencoder:
-    """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance."""  # fmt: skip
+    """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance.
+
+    decoder_only needs start_from, and leaves its encoder and scale alone.
+    """  # fmt: skip
+    if decoder_only and start_from is None:
+        raise ValueError("training the decoder alone needs an autoencoder to start from")
     side = config.picture_side
-    module = AutoencoderTraining(replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0), total=steps, lr=lr, seed=seed)
+    plain = replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0)
+    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only)
     if start_from is not None:
         module.autoencoder.load_state_dict(start_from.state_dict())
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
     # no averaged weights: the last, slowed-down steps of the schedule do better than any average over fast ones
     fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
-    return normalised(module.autoencoder, random_pictures(1024, side, seed, -1 % 2**31))
+    if decoder_only:
+        start_from.load_state_dict(module.autoencoder.cpu().state_dict())
+        return start_from.eval()
+    return normalised(module.autoencoder, random_pictures(1024, side, seed, steps))
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +63,21 @@ def generator(seed: int, *position: int) -> torch.Generator:
 
 
 class Log(Callback):
-    """A line of JSON every `every` steps: step, seconds, learning rate, and whatever the module logged."""
+    """A line of JSON every `every` steps: step, seconds of training, learning rate, and whatever the module logged.
+
+    A resumed run forgets the lines after the step it goes on from, and its clock goes on too.
+    """
 
     def __init__(self, folder: Path, every: int = 50):
         self.path, self.every, self.began = Path(folder) / "log.jsonl", every, time.monotonic()
+
+    def on_train_start(self, trainer, module):
+        if trainer.global_rank or not self.path.exists():
+            return
+        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+        rows = [row for row in rows if row["step"] <= trainer.global_step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.began -= rows[-1]["seconds"] if rows else 0.0
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         step = trainer.global_step
@@ -87,6 +100,38 @@ class StopAfter(Callback):
         over = (time.monotonic() - self.began) / 60 > self.minutes
         # processes must agree, or the one whose clock is slow waits for the others for ever
         trainer.should_stop |= trainer.strategy.reduce_boolean_decision(over, all=False)
+
+
+class StopOnInterrupt(Callback):
+    """Ctrl-C ends a run after the step it came in: half a step cannot be gone on from. A second one ends it at once.
+
+    With several processes Lightning's own way stays: they could not agree on the step.
+    """
+
+    def __init__(self):
+        self.asked, self.before = False, None
+
+    def on_train_start(self, trainer, *_):
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_):
+        self.asked = True
+        self._restore()
+
+    def _restore(self):
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+            self.before = None
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop |= self.asked
+
+    def on_train_end(self, *_):
+        self._restore()
+
+    def on_exception(self, *_):
+        self._restore()
 
 
 class SaveAtEnd(Callback):
@@ -136,7 +181,8 @@ def fit(
         own.append(averages)
     if minutes is not None:
         own.append(StopAfter(minutes))
-    own.append(SaveAtEnd(last))
+    interrupt = StopOnInterrupt()
+    own += [interrupt, SaveAtEnd(last)]
     trainer = L.Trainer(
         max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
         accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,
@@ -146,4 +192,6 @@ def fit(
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     if averages is not None:
         averages.on_train_end(trainer, module)  # a run that was already finished never gets there by itself
+    if interrupt.asked:
+        raise KeyboardInterrupt
     return trainer

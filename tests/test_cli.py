@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -273,11 +274,11 @@ def test_an_edit_is_judged_as_the_evaluation_judges_it():
 
 def test_a_perfect_edit_is_right_and_none_is_wrong():
     rng = np.random.default_rng(0)
-    for case in (bench.edit_set()[i] for i in range(0, 420, 15)):
-        command = parse_edit(case.edit.instruction)
-        target = use.apply(command, case.source, rng)
-        for scene, right in ((target, True), (case.source, False)):
-            reading = use.read(render([scene], 64))[0]
+    cases = bench.edit_set()[::15]
+    commands = [parse_edit(case.edit.instruction) for case in cases]
+    done = [use.apply(command, case.source, rng) for command, case in zip(commands, cases)]
+    for scenes, right in ((done, True), ([case.source for case in cases], False)):
+        for reading, command, case in zip(use.read(render(scenes, 64)), commands, cases):
             assert use.edit_verdict(reading, command, case.source)["right"] == right, case.edit.instruction
 
 
@@ -321,6 +322,7 @@ def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, a
     assert status == 0 and record == json.loads(Path(f"out/results/{file}.json").read_text())
     assert {"command", "commit", "machine", "torch", "date", "seed", "model"} <= record.keys()
     assert record["command"].startswith(f"hb {argv} --model")
+    assert not list(evaluate.RESULTS.glob("tiny*")), "a trial went among the published results"
     assert record["model"]["identity"] == evaluate.identity(load(tiny_folder))
     assert headline in [number["what"] for number in record["numbers"] if number["headline"]]
     assert "rows" not in record["result"] or "bench" in argv
@@ -360,6 +362,23 @@ def test_the_report_fills_its_block_and_nothing_else(tmp_path):
     assert once.count("| SceneEval | 0.960 | 0.950 to 0.970 | at least 0.95: met | `hb eval scene` |") == 1
     with pytest.raises(ValueError, match="no block"):
         report.with_block("nothing here", "results", table)
+
+
+def test_the_readme_tells_the_truth_about_python(tiny, monkeypatch):
+    monkeypatch.setattr("hb.engine.load", lambda name: tiny)
+    code = (report.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_commands_in_the_readme_can_be_typed():
+    text = (report.ROOT / "README.md").read_text()
+    blocks = [line for block in text.split("```bash\n")[1:] for line in block.split("```")[0].splitlines()]
+    quoted = re.findall(r"`(hb [^`]+)`", text)
+    commands = [c.split("#")[0].strip() for line in (*blocks, *quoted) for c in line.split("&&")]
+    commands = [c for c in commands if c.startswith("hb ")]
+    assert len(commands) > 8
+    for command in commands:
+        build_parser().parse_args(shlex.split(command)[1:])
 
 
 # ---- training -------------------------------------------------------------------------------------------------------

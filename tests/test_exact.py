@@ -59,7 +59,8 @@ def test_blobs_without_width_are_points():
 
 def test_limits_of_a_mixture():
     """At t = 1 x is the noise: v = x - E[x0]. At t = 0 x is the data, the noise unknown: v = -x."""
-    mixture = GaussianMixture(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0.3, 0.6]), torch.tensor([1.0, 3.0]))
+    means = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    mixture = GaussianMixture(means, torch.tensor([0.3, 0.6]), torch.tensor([1.0, 3.0]))
     x = torch.randn(6, 2, generator=_dice())
     assert torch.allclose(mixture.velocity(x, 1.0), x - torch.tensor([0.5, 0.75]), atol=1e-5)
     assert torch.allclose(mixture.velocity(x, 0.0), -x, atol=1e-5)

@@ -182,6 +182,21 @@ def test_the_autoencoder_learns_and_keeps_its_latents_informative():
     assert pixel.item() < 0.7 * first
 
 
+def test_decoder_only_leaves_the_encoder_alone(tmp_path):
+    from dataclasses import replace
+
+    from hb.model.autoencoder import Autoencoder
+    from hb.pretrain import train_autoencoder
+
+    config = tiny_config(600)
+    before = Autoencoder(replace(config.autoencoder, scale_factor=0.7))
+    old = {k: v.clone() for k, v in before.state_dict().items()}
+    after = train_autoencoder(tmp_path, config, steps=2, batch=2, lr=0.01, start_from=before, decoder_only=True,
+                              bar=False, precision="f32", accelerator="cpu")  # fmt: skip
+    changed = {k.split(".")[0] for k, v in after.state_dict().items() if not torch.equal(v, old[k])}
+    assert changed == {"decoder"} and after.config.scale_factor == 0.7
+
+
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, {root!r})
@@ -234,3 +249,16 @@ def test_two_processes_train_together_and_agree(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     a, b = (torch.load(tmp_path / "two" / f"end-{rank}", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_log_of_a_resumed_run_counts_each_step_once(text, pool, tmp_path):
+    from hb.training import Log
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(text, pool, tmp_path, (Trip(5), Log(tmp_path, every=1)))
+    run(text, pool, tmp_path, (Log(tmp_path, every=1),))
+    import json
+
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [r["step"] for r in rows]
+    assert [s for s in steps if s < 8] == list(range(1, 8)) and [r["seconds"] for r in rows] == sorted(r["seconds"] for r in rows)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from hb import evaluate
 from hb.commands.output import table, to_json, write_figure, write_json
-from hb.commands.use import open_model
-from hb.engine import SHIPPED, Model
+from hb.commands.use import is_shipped, open_model
+from hb.engine import Model
 from hb.machine import commit, machine
 from hb.world import bench
 from hb.world.judge import confusion
@@ -215,7 +215,7 @@ def _full_name(args, model: Model | None, name: str) -> str:
 def _finish(args, name: str, model: Model | None, lines: list[Number], got: dict, began: float,
             *, between: str = "95% interval", notes: str = "") -> Path:  # fmt: skip
     """Keep the numbers, print them; returns the folder they went to."""
-    shipped = model is None or (SHIPPED / args.model / "ema.safetensors").exists()
+    shipped = model is None or is_shipped(args.model)
     in_full = shipped and not any(getattr(args, option, None) for option in SHORTENED)
     folder = Path(args.results) if args.results else evaluate.RESULTS if in_full else ELSEWHERE
     record = dict(

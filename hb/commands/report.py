@@ -76,11 +76,11 @@ def _row(number: dict, record: dict) -> str:
 
 
 def hashes(folder: Path) -> str:
-    """Every file of the folder but its README, as `sha256sum -c` reads it."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".part"]
+    """Every file of the folder but prose, as `sha256sum -c` reads it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".md", ".part")]
     lines = [
         f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent).as_posix()}"
         for path in files
-        if path != folder / "README.md" and not path.name.startswith(".")
+        if not path.name.startswith(".")
     ]
     return "\n".join(["```", *lines, "```"])

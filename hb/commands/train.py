@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from hb.commands.output import to_json, write, write_json
+from hb.commands.use import is_shipped
 from hb.data import BatchSizes
 from hb.engine import SHIPPED, Model, Sampling
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -156,8 +158,7 @@ def _autoencoder_for(args, start: Path | None) -> Autoencoder:
 
 
 def _model_folder(name: str) -> Path:
-    shipped = SHIPPED / name
-    folder = shipped if (shipped / WEIGHTS).exists() else Path(name)
+    folder = SHIPPED / name if is_shipped(name) else Path(name)
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
     return folder
@@ -198,9 +199,12 @@ def _claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:
 
 
 def _interruptible(train, *args, **options):
-    """Lightning turns Ctrl-C into an exit of its own; we want to hear of it."""
+    """Lightning turns Ctrl-C into an exit of its own; we want to hear of it. Its warnings do not concern us: the
+    data of a step follow from its number, so nothing has to be resumable, sharded or in an empty folder."""
     try:
-        return train(*args, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            return train(*args, **options)
     except SystemExit:
         raise KeyboardInterrupt from None
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from hb.commands.output import check_picture_name, seconds_by_part, to_json, write_picture
 from hb.engine import SHIPPED, Model, Pictures, load
 from hb.evaluate import as_seen
-from hb.model.checkpoint import CheckpointError
+from hb.model.checkpoint import WEIGHTS, CheckpointError
 from hb.preprocess import to_rgb, to_tensor
 from hb.world.judge import EditScore, Reading, Verdict, check, read, score_edit
 from hb.world.language import (
@@ -106,7 +106,7 @@ def ask(args) -> None:
 
 def open_model(args) -> Model:
     """The model that was asked for. Where the shipped one is missing, says how to get it."""
-    if args.model == "nano" and not (SHIPPED / "nano" / "ema.safetensors").exists() and not Path("nano").is_dir():
+    if args.model == "nano" and not is_shipped("nano") and not Path("nano").is_dir():
         raise CheckpointError(
             "the trained model is not here: data/checkpoints/nano is missing from this copy of hb. Fetch one that has "
             "it, or train your own, a night on two cores: `hb train autoencoder`, then `hb train teacher`, and then "
@@ -116,6 +116,11 @@ def open_model(args) -> Model:
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise ValueError(f"no device called {args.device!r}; there are cpu, cuda and cuda:1")
     return load(args.model, device=args.device, dtype=DTYPES[args.dtype])
+
+
+def is_shipped(name: str) -> bool:
+    """Is this the name of a model in data/checkpoints, and not a path to one?"""
+    return Path(name).name == name and (SHIPPED / name / WEIGHTS).exists()
 
 
 def open_picture(path: str) -> Image.Image:
@@ -150,7 +155,7 @@ def wish(prompt: str) -> tuple[str, Request]:
 def plain_question(question: str) -> str:
     """A question in the tiny world's spelling. Raises LanguageError for a word that no question has."""
     words = [word for word in split_words(question) if word != ","]
-    text = " ".join(words)
+    text = " ".join(words).replace("what thing", "what shape")  # in prompts, "a red shape" is any red thing
     for request in DESCRIBE_REQUESTS:
         if text == " ".join(split_words(request)):
             return request

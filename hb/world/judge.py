@@ -166,7 +166,7 @@ def _fit_blobs(pictures, color, blobs: Blobs, labels) -> tuple[Blobs, Fits, np.n
 
 
 def _split_bad(pictures, color, blobs, fits, corner, labels, cut):
-    """The same, with badly fitting blobs replaced by their pieces where all of those fit much better."""
+    """The same, with badly fitting blobs replaced by their pieces where all of those fit well."""
     bad = np.flatnonzero((fits.misfit > fitting.SPLIT_MISFIT).numpy() & (blobs.label > 0))
     if not len(bad):
         return blobs, fits, corner
@@ -179,7 +179,7 @@ def _split_bad(pictures, color, blobs, fits, corner, labels, cut):
     piece_fits = fitting.fit_things(values, weight, pictures.shape[-1])
     worst = np.full(len(blobs), -1.0)
     np.maximum.at(worst, parent, piece_fits.misfit.numpy())
-    better = (worst >= 0) & (worst < 0.5 * fits.misfit.numpy())
+    better = (worst >= 0) & (worst < fitting.SPLIT_MISFIT)
     old, new = np.flatnonzero(~better), np.flatnonzero(better[parent])
     corner = np.concatenate([corner[old], piece_corner[new]])
     return blobs[old].joined(pieces[new].unlabelled()), fits[old].joined(piece_fits[new]), corner

@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from hb.world.render import BACKGROUND_RGB, SIGNED_DISTANCE, STRIPE_PERIOD
-from hb.world.scene import MAX_TURN, RADII, SHAPES
+from hb.world.scene import RADII, SHAPES
 
 CONTRAST = 0.12  # a pixel this far (Euclidean, rgb) from the background belongs to a blob
 SPECK_AREA = 20  # smaller blobs are no things; in pixels of a 64 x 64 picture, as all areas here
@@ -29,6 +29,7 @@ MAX_BLOBS = 8  # a picture with more blobs is not looked at closely
 GUESSES = 3  # shapes tried for each blob ...
 GOOD_MISFIT = 0.01  # ... until one fits as well as this
 BANK_TURNS = (0.0, 0.25, -0.25, 0.12, -0.12)
+ROUND_TURNS = (0.0, 0.15, -0.15, 0.3, -0.3)
 BANK_BLURS = (0.0, 1.0)
 RIMS = (3.0, 3.0, 2.0)  # width of the rim in each Gauss-Newton step: wide first, so that it feels a far edge
 BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # standard deviations tried, pixels
@@ -37,7 +38,6 @@ CUTS = ((0.0, 1), (0.6, 0), (0.6, 1), (0.0, 2), (0.6, 2))  # tried in turn, see 
 GUESS_BLURS = (0.5, 1.5)  # a guess is as good as the better of these fits, pixels
 MAX_STEP = 1.5  # of any parameter in one Gauss-Newton step, pixels
 CHUNK = 256  # windows at once: what fits the cache
-
 
 _IN_PICTURE = np.zeros((3, 3, 3), bool)  # neighbours for connected pixels: not across pictures, nor across corners
 _IN_PICTURE[1] = ndimage.generate_binary_structure(2, 1)
@@ -382,6 +382,7 @@ class Bank:
 
 @cache
 def template_bank(side: int) -> Bank:
+    """The silhouettes that blobs are first compared with."""
     entries = [(s, t, r * side) for s in range(len(SHAPES)) for r in RADII for t in BANK_TURNS]
     shape = torch.tensor([e[0] for e in entries])
     pose = torch.tensor([(0.0, 0.0, t, r) for _, t, r in entries])
@@ -397,11 +398,11 @@ def template_bank(side: int) -> Bank:
     return Bank(maps / maps.norm(dim=1, keepdim=True), pose.repeat_interleave(len(BANK_BLURS), 0))
 
 
-def guess(values: Tensor, weight: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def guess(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The GUESSES likeliest shapes [n, G] and their poses [n, G, 4], from soft silhouettes."""
     bank, width = template_bank(side), window_width(side)
     strength = length(values, 2)
-    soft = _saturated(strength / _masked_median(strength, CONTRAST)[:, None]) * (strength > CONTRAST / 2)
+    soft = _saturated(strength / _middle_strength(strength)) * (strength > CONTRAST / 2)
     axis = (torch.arange(width) - (width - 1) / 2).repeat(width)
     total = soft.sum(1).clamp_min(1e-6)
     cx, cy = soft @ axis / total, soft @ axis.view(width, width).T.flatten() / total
@@ -422,9 +423,9 @@ def _saturated(strength: Tensor) -> Tensor:
     return (strength / 0.8).clamp(0, 1)
 
 
-def _masked_median(strength: Tensor, least: float) -> Tensor:
-    masked = torch.where(strength > least, strength, torch.nan)
-    return masked.nanmedian(1).values.nan_to_num(1.0)
+def _middle_strength(strength: Tensor) -> Tensor:
+    """Median [n, 1] of what stands out in each window (1 where other blobs own all of it)."""
+    return torch.where(strength > CONTRAST, strength, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num(1.0)
 
 
 def _shifted(maps: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
@@ -439,7 +440,6 @@ def _shifted(maps: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
 
 # ---------------------------------------------------------------- fitting
 
-
 _EMPTY = (((), torch.long), ((4,), None), ((3,), None), ((3,), None), ((), None), ((), None))
 
 
@@ -452,7 +452,7 @@ def fit_things(values: Tensor, weight: Tensor, side: int) -> Fits:
 
 
 def _fit(values: Tensor, weight: Tensor, side: int) -> Fits:
-    shape, pose = guess(values, weight, side)
+    shape, pose = guess(values, side)
     shape, pose = _best_guess(shape, pose, values, weight, side)
     coef, misfit = torch.zeros(len(shape), 2, 3), torch.zeros(len(shape))
     for steps in (2, 1):  # a sharp drawing of a soft thing leads astray, so look at the blur in between
@@ -468,19 +468,31 @@ def _fit(values: Tensor, weight: Tensor, side: int) -> Fits:
 def _best_guess(shape, pose, values, weight, side):
     """The shape [n] and pose [n, 4] that fit best; where the first guess fits well, the others are not tried."""
     noise = noise_share(values, weight)
-    best_shape, best_pose, least = shape[:, 0], pose[:, 0], torch.full((len(shape),), torch.inf)
+    best_shape, best_pose, least = shape[:, 0].clone(), pose[:, 0].clone(), torch.full((len(shape),), torch.inf)
     for k in range(shape.shape[1]):
         at = torch.nonzero(least > noise + GOOD_MISFIT)[:, 0]
         if not len(at):
             break
         tried, window = shape[at, k], (values[at], weight[at], side)
-        start = _scan_turns(tried, pose[at, k], *window)
-        refined = refine(tried, start, *window)
+        refined = refine(tried, _turned(tried, pose[at, k], *window), *window)
         misfit = evaluate(tried, refined, *window, GUESS_BLURS)[1].amin(1)
         better = misfit < least[at]
         at = at[better]
         best_shape[at], best_pose[at], least[at] = tried[better], refined[better], misfit[better]
     return best_shape, best_pose
+
+
+def _turned(shape, pose, values, weight, side) -> Tensor:
+    """Discs and rings look alike at every turn but for their stripes, whose turn must be searched, not stepped to."""
+    round_ = (shape == SHAPES.index("circle")) | (shape == SHAPES.index("ring"))
+    trials = pose[round_, None].repeat(1, len(ROUND_TURNS), 1)
+    trials[..., 2] = torch.tensor(ROUND_TURNS)
+    window = values[round_], weight[round_], side
+    misfits = [evaluate(shape[round_], trials[:, k], *window)[1][:, 0] for k in range(len(ROUND_TURNS))]
+    best = torch.stack(misfits, 1).argmin(1)
+    pose = pose.clone()
+    pose[round_] = trials[torch.arange(len(best)), best]
+    return pose
 
 
 def noise_share(values: Tensor, weight: Tensor) -> Tensor:
@@ -489,21 +501,6 @@ def noise_share(values: Tensor, weight: Tensor) -> Tensor:
     quiet = (square < (CONTRAST / 2) ** 2) * weight
     noise = (square * quiet).sum(1) / quiet.sum(1).clamp_min(1)
     return noise * weight.sum(1) / square.sum(1).clamp_min(1e-6)
-
-
-def _scan_turns(shape, pose, values, weight, side):
-    """Discs and rings look alike at every turn but for their stripes, whose turn must be searched, not stepped to."""
-    pose = pose.clone()
-    round_ = (shape == SHAPES.index("circle")) | (shape == SHAPES.index("ring"))
-    if not round_.any():
-        return pose
-    tried = []
-    turns = torch.linspace(-float(MAX_TURN), float(MAX_TURN), 9)
-    for turn in turns:
-        pose[round_, 2] = turn
-        tried.append(evaluate(shape[round_], pose[round_], values[round_], weight[round_], side)[1][:, 0])
-    pose[round_, 2] = turns[torch.stack(tried, 1).argmin(1)]
-    return pose
 
 
 def _best_blur(shape, pose, values, weight, side) -> Tensor:
