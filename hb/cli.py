@@ -254,12 +254,14 @@ def _train(verbs):
         "hb train tokenizer --out out/tokenizer",
     )  # fmt: skip
     tokenizer.add_argument("--out", metavar="FOLDER", help="where to write it (default: data/tokenizer)")
-    _stage(
+    autoencoder = _stage(
         stages, "autoencoder", "pictures to latents and back (about an hour for nano on two cores)",
         "Train the autoencoder. Writes FOLDER/autoencoder/ae.safetensors and vae_config.json.",
         "hb train autoencoder\nhb train autoencoder --minutes 30\nhb train autoencoder --folder runs/mine --threads 1",
         batch="pictures in a step",
     )  # fmt: skip
+    autoencoder.add_argument("--decoder-only", action="store_true",
+                             help="with --start-from: sharpen the decoder, and leave latents as they are")  # fmt: skip
     teacher = _stage(
         stages, "teacher", "the unified model (a night for nano on two cores)",
         "Train the unified model on the latents of FOLDER/autoencoder. At the end, and when --minutes are over,\n"

@@ -63,7 +63,8 @@ def generator(seed: int, *position: int) -> torch.Generator:
 
 
 class Log(Callback):
-    """A line of JSON every `every` steps: step, seconds of training, learning rate, and whatever the module logged.
+    """A line of JSON every `every` steps and at the last: step, seconds of training, learning rate, and whatever the
+    module logged.
 
     A resumed run forgets the lines after the step it goes on from, and its clock goes on too.
     """
@@ -81,7 +82,8 @@ class Log(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         step = trainer.global_step
-        if step % self.every and step != trainer.max_steps or trainer.global_rank:
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if not due or trainer.global_rank:
             return
         row = {"step": step, "seconds": round(time.monotonic() - self.began, 1)}
         row |= {k: round(float(v), 6) for k, v in trainer.callback_metrics.items()}
@@ -171,9 +173,8 @@ def fit(
     last = folder / "last.ckpt"
     if not resume and last.exists():
         last.unlink()
-    own = [
-        ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_train_steps=save_every, enable_version_counter=False),
-        Log(folder),
+    own: list[Callback] = [
+        ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_train_steps=save_every, enable_version_counter=False)
     ]
     own[0].CHECKPOINT_NAME_LAST = "last"
     averages = None if ema is None else EMAWeightAveraging(decay=ema)
@@ -182,7 +183,7 @@ def fit(
     if minutes is not None:
         own.append(StopAfter(minutes))
     interrupt = StopOnInterrupt()
-    own += [interrupt, SaveAtEnd(last)]
+    own += [interrupt, Log(folder), SaveAtEnd(last)]  # these two must see that the run stops
     trainer = L.Trainer(
         max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
         accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,

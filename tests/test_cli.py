@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hb import evaluate
 from hb.cli import build_parser, main
 from hb.commands import output, report, train, use
 from hb.commands.demo import SCENE, questions
+from hb.data import pick
 from hb.engine import load
 from hb.world import bench
 from hb.world.language import LanguageError, parse_edit
@@ -422,3 +425,24 @@ def test_training_from_nothing_to_a_model(hb, tiny_preset):
         == 0
     )
     assert Path("more/model/ae.safetensors").read_bytes() == Path("mine/model/ae.safetensors").read_bytes()
+
+
+def test_ctrl_c_ends_after_a_whole_step_and_nothing_is_lost(hb, tiny_preset, monkeypatch):
+    run = ("--preset", "tiny", "--accelerator", "cpu", "--precision", "f32", "--json")
+    assert hb("train", "autoencoder", *run, "--folder", "whole")[0] == 0
+    teacher = ("train", "teacher", *run, "--pool", 6, "--autoencoder", "whole/autoencoder")
+    assert hb(*teacher, "--folder", "whole")[0] == 0
+
+    def impatient(pool, sizes, seed, step, rank=0):
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return pick(pool, sizes, seed, step, rank)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hb.pretrain.pick", impatient)
+        status, _, complaint = hb(*teacher, "--folder", "cut")
+    assert status == 130 and "goes on" in complaint and not Path("cut/model").exists()
+    steps = torch.load("cut/teacher/last.ckpt", weights_only=True)["global_step"]
+    assert 0 < steps < 4
+    assert hb(*teacher, "--folder", "cut")[0] == 0
+    assert Path("cut/model/ema.safetensors").read_bytes() == Path("whole/model/ema.safetensors").read_bytes()

@@ -59,24 +59,18 @@ def tokenizer(args) -> None:
 def autoencoder(args) -> None:
     config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
-    _claim(folder, args, dict(asdict(usual), start=start and fingerprint(start)), ("last.ckpt", "log.jsonl"))
+    facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only)
+    _claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = _interruptible(
-        train_autoencoder,
-        folder,
-        config,
-        steps=usual.steps,
-        batch=usual.batch,
-        lr=usual.lr,
-        start_from=start,
-        **_run(args),
-    )
+        train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start,
+        decoder_only=args.decoder_only, **_run(args),
+    )  # fmt: skip
     if not _is_first_process():
         return
-    write(
-        folder / AUTOENCODER, save({k: v.contiguous() for k, v in done.released_state_dict().items()}, {"format": "pt"})
-    )
+    weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
+    write(folder / AUTOENCODER, save(weights, {"format": "pt"}))
     write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
-    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=asdict(usual))
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
     write_json(folder / "provenance.json", facts)
     _say(args, facts | dict(folder=str(folder)), f"The autoencoder is in {folder}. Next: hb train teacher{_same(args)}")
 

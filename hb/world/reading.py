@@ -29,7 +29,6 @@ MAX_BLOBS = 8  # a picture with more blobs is not looked at closely
 GUESSES = 3  # shapes tried for each blob ...
 GOOD_MISFIT = 0.01  # ... until one fits as well as this
 BANK_TURNS = (0.0, 0.25, -0.25, 0.12, -0.12)
-ROUND_TURNS = (0.0, 0.15, -0.15, 0.3, -0.3)
 BANK_BLURS = (0.0, 1.0)
 RIMS = (3.0, 3.0, 2.0)  # width of the rim in each Gauss-Newton step: wide first, so that it feels a far edge
 BLURS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # standard deviations tried, pixels
@@ -415,6 +414,8 @@ def guess(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
     pose = bank.pose[entry].clone()
     pose[..., 0] += cx[:, None]
     pose[..., 1] += cy[:, None]
+    round_ = (shape == SHAPES.index("circle")) | (shape == SHAPES.index("ring"))
+    pose[..., 2] *= ~round_  # a silhouette does not tell their turn: start half-way between the extremes
     return shape, pose
 
 
@@ -474,25 +475,12 @@ def _best_guess(shape, pose, values, weight, side):
         if not len(at):
             break
         tried, window = shape[at, k], (values[at], weight[at], side)
-        refined = refine(tried, _turned(tried, pose[at, k], *window), *window)
+        refined = refine(tried, pose[at, k], *window)
         misfit = evaluate(tried, refined, *window, GUESS_BLURS)[1].amin(1)
         better = misfit < least[at]
         at = at[better]
         best_shape[at], best_pose[at], least[at] = tried[better], refined[better], misfit[better]
     return best_shape, best_pose
-
-
-def _turned(shape, pose, values, weight, side) -> Tensor:
-    """Discs and rings look alike at every turn but for their stripes, whose turn must be searched, not stepped to."""
-    round_ = (shape == SHAPES.index("circle")) | (shape == SHAPES.index("ring"))
-    trials = pose[round_, None].repeat(1, len(ROUND_TURNS), 1)
-    trials[..., 2] = torch.tensor(ROUND_TURNS)
-    window = values[round_], weight[round_], side
-    misfits = [evaluate(shape[round_], trials[:, k], *window)[1][:, 0] for k in range(len(ROUND_TURNS))]
-    best = torch.stack(misfits, 1).argmin(1)
-    pose = pose.clone()
-    pose[round_] = trials[torch.arange(len(best)), best]
-    return pose
 
 
 def noise_share(values: Tensor, weight: Tensor) -> Tensor:
