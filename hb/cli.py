@@ -56,10 +56,13 @@ def _sentence(error: Exception) -> str:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser()
+    if argv[:1] == ["lab"] and not {"-h", "--help"} & set(argv):  # its options are JupyterLab's, not ours
+        args = parser.parse_args(["lab"])
+        args.notebook = next((word for word in argv[1:] if word.endswith(".ipynb")), None)
+        args.options = [word for word in argv[1:] if word != args.notebook]
+        return args
     args, unknown = parser.parse_known_args(argv)
-    if args.verb == "lab":
-        args.options = unknown  # JupyterLab knows them
-    elif unknown:
+    if unknown:
         parser.error(f"I do not know {' '.join(unknown)}; `hb {args.verb} --help` lists what there is")
     return args
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -296,7 +297,10 @@ def train_teacher(
                     scenes=scenes, seed=seed, precision=precision)  # fmt: skip
     precision = precision_of(precision)
     muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **(settings or {}))
+    # half a minute of compiling pays after a hundred steps or so; it needs a C++ compiler, which not everybody has
+    compiled = steps >= 1000 and (torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++"))))
+    settings = dict(compiled=compiled) | (settings or {})
+    module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
     fit(module, data, folder, ema=ema, precision=precision, **trainer)
     return model

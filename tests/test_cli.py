@@ -165,6 +165,18 @@ def test_an_interruption_is_a_sentence_and_130(hb, tiny_folder, monkeypatch):
     assert not list(Path().rglob("*"))
 
 
+def test_the_lab_opens_the_tour_and_hands_options_on(hb, monkeypatch):
+    calls = []
+    monkeypatch.setattr("hb.commands.lab.run", lambda command: calls.append(command[3:]) or 0)
+    for argv in (["--port", "8899", "--no-browser"], ["--port", "8899", "01_tiny_world.ipynb"]):
+        assert hb("lab", *argv)[0] == 0
+    assert [Path(call[0]).name for call in calls] == ["00_tour.ipynb", "01_tiny_world.ipynb"]
+    assert [call[1:] for call in calls] == [["--port", "8899", "--no-browser"], ["--port", "8899"]]
+    monkeypatch.setattr("hb.commands.lab.find_spec", lambda name: None)
+    status, _, complaint = hb("lab")
+    assert status == 2 and "make setup" in complaint
+
+
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,7 +18,17 @@ def lab(args) -> int:
             "JupyterLab is not installed here; `make setup` installs everything, or: "
             "python -m pip install -c constraints.txt -e '.[notebook]'"
         )
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(where(args.notebook)), *args.options])
+    return run([sys.executable, "-m", "jupyterlab", str(where(args.notebook)), *args.options])
+
+
+def run(command: list[str]) -> int:
+    """Run until it ends. Ctrl-C is for JupyterLab, which asks before it stops; we only wait for it."""
+    with subprocess.Popen(command) as server:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return server.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def where(notebook: str | None) -> Path:

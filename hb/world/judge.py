@@ -59,9 +59,8 @@ DIRT_ERROR = 0.06  # a background pixel (mean of 3 x 3) this far off is dirty
 DIRT_TOLERANCE = 8.0  # dirty pixels allowed
 NOISE_TOLERANCE = 0.045  # standard deviation of background pixels
 CROWD_AREA = 0.45  # no thing is looked for where more than this share of the picture differs from its background
+UNRECOGNISED = 0.35  # share of a thing's area: if more than this is wrong, its name is a guess
 MOVED = 0.05  # a centre further off than this is elsewhere, as a share of the side
-
-UNRECOGNISED = 0.35  # share of its area: beyond this, a thing's name is a guess
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,7 @@ def _check_pictures(pictures: Tensor) -> None:
 
 
 def _read(pictures: Tensor) -> list[Reading]:
+    """Explain, draw the explanation again, and measure what is left over."""
     side = pictures.shape[-1]
     broken = ~pictures.isfinite().flatten(1).all(1)
     pictures = torch.where(pictures.isfinite(), pictures, torch.zeros(()))
@@ -157,7 +157,7 @@ def _crowded(blobs: Blobs, count: int, side: int) -> np.ndarray:
 
 
 def _fit_blobs(pictures, color, blobs: Blobs, labels) -> tuple[Blobs, Fits, np.ndarray]:
-    """Blobs, their fits and windows' corners; blobs that fit badly are cut where thin, if the pieces fit better."""
+    """Blobs, their fits and windows' corners; blobs that fit badly are cut into pieces, if those fit well."""
     values, weight, corner = fitting.cut_windows(pictures, color, blobs, labels)
     found = blobs, fitting.fit_things(values, weight, pictures.shape[-1]), corner
     for cut in fitting.CUTS:
@@ -245,7 +245,7 @@ def _describe(thing: Thing, radius, wrong, blur, color_error, dark) -> ReadThing
         (wrong, WRONG_TOLERANCE, f"the thing at {_at(thing)} cannot be recognised: the nearest is a {name}, "
                                  f"but {wrong:.0%} of it is wrong"),
         (blur, BLUR_TOLERANCE, f"{it} is blurred: its rim is {_rim(blur):.1f} pixels wide"),
-        (color_error, COLOR_TOLERANCE, f"the colour of {it} is none of ours: {thing.color} is nearest, {off}"),
+        (color_error, COLOR_TOLERANCE, f"the color of {it} is none of ours: {thing.color} is nearest, {off}"),
         (scale, SIZE_TOLERANCE, f"{it} is neither small nor large: its radius is {radius:.3f} of the side"),
         (stripe, STRIPE_TOLERANCE, f"the stripes of {it} are neither there nor absent: darkness {dark:.2f}"),
         (turn, TURN_SLACK, f"{it} is turned too far: {np.rad2deg(thing.turn):.0f} degrees"),

@@ -156,7 +156,7 @@ def test_stripes_must_be_darker_shades_of_their_thing():
     plain, striped = (Scene((replace(HEART, size="large", color="green", texture=t),)) for t in ("plain", "striped"))
     pink = Scene((replace(HEART, size="large"),))
     green_taken = render([striped]) - render([plain])
-    assert "colour" in read((render([pink]) + green_taken).clamp(0, 1))[0].all_flaws[0]
+    assert "color" in read((render([pink]) + green_taken).clamp(0, 1))[0].all_flaws[0]
 
 
 def test_no_colour_half_way_to_a_neighbour_is_a_colour():
