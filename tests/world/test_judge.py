@@ -220,7 +220,6 @@ def test_anything_can_be_read_but_not_everything_is_a_scene():
         (torch.zeros(3, 48, 48), "64 or 128"),
         (torch.full((3, 64, 64), -1.0), r"\(x \+ 1\) / 2"),
         (torch.zeros(3, 64, 64, dtype=torch.uint8), "float"),
-        (np.zeros((3, 64, 64)), "float"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_a_sentence(picture, says):
