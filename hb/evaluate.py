@@ -145,10 +145,7 @@ class SceneScore:
 
     def matrix(self) -> dict[str, np.ndarray]:
         """Verdicts per task, [prompts, pictures]: what paired comparisons are made of."""
-        out = defaultdict(lambda: defaultdict(list))
-        for row in self.rows:
-            out[row["task"]][row["case"]].append(row["right"])
-        return {task: np.array(list(cases.values()), float) for task, cases in out.items()}
+        return _matrix(self.rows)
 
 
 def scene_eval(
@@ -176,13 +173,17 @@ def scene_eval(
         ]  # fmt: skip
 
     rows = Progress(keep, key).run(len(cases) * pictures, BATCH, work, "drawing", bar)
-    by_task = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        by_task[row["task"]][row["case"]].append(row["right"])
-    tasks = {t: Share(sum(map(sum, c.values())), sum(map(len, c.values()))) for t, c in by_task.items()}
-    per_prompt = [np.array([np.mean(v) for v in c.values()]) for c in by_task.values()]
-    return SceneScore(tasks, _interval(per_prompt), rows[0]["nfe"], rows[0]["steps"],
+    verdicts = _matrix(rows)
+    tasks = {task: Share(int(right.sum()), right.size) for task, right in verdicts.items()}
+    return SceneScore(tasks, _interval([right.mean(1) for right in verdicts.values()]), rows[0]["nfe"], rows[0]["steps"],
                       float(np.mean([r["seconds"] for r in rows])), rows)  # fmt: skip
+
+
+def _matrix(rows: list[dict]) -> dict[str, np.ndarray]:
+    out = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        out[row["task"]][row["case"]].append(row["right"])
+    return {task: np.array(list(cases.values()), float) for task, cases in out.items()}
 
 
 def _noise_seed(seed: int, i: int) -> int:
