@@ -297,8 +297,10 @@ def train_teacher(
                     scenes=scenes, seed=seed, precision=precision)  # fmt: skip
     precision = precision_of(precision)
     muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    # half a minute of compiling pays after a hundred steps or so; it needs a C++ compiler, which not everybody has
-    compiled = steps >= 1000 and (torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++"))))
+    # half a minute of compiling pays after a hundred steps or so, in bfloat16; in float32 a CPU's time is in the products
+    # themselves, and nothing is gained. It needs a C++ compiler, which not everybody has
+    able = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
+    compiled = steps >= 1000 and precision == "bf16-mixed" and able
     settings = dict(compiled=compiled) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)

@@ -68,13 +68,12 @@ def _star(u, v):
 
 
 def _heart(u, v):
-    # a rotated square with two round lobes: the union of three simple bodies
-    v = v + 0.12
+    # a rotated square with two round lobes: the union of three simple bodies; its rim stays within 1.03 of the centre
+    v = v + 0.10
     h = math.sqrt(0.5)
-    s = 0.46
-    p, q = (u + (v - 0.18)) * h, (u - (v - 0.18)) * h
-    body = torch.maximum(p.abs(), q.abs()) - 0.62
-    lobes = torch.hypot(u.abs() - s, v + 0.26) - 0.60
+    p, q = (u + (v - 0.155)) * h, (u - (v - 0.155)) * h
+    body = torch.maximum(p.abs(), q.abs()) - 0.533
+    lobes = torch.hypot(u.abs() - 0.395, v + 0.224) - 0.516
     return torch.minimum(body, lobes)
 
 
