@@ -244,8 +244,8 @@ def _lab(verbs):
 
 def _train(verbs):
     parser = verbs.add_parser(
-        "train", help="train the tokenizer, the autoencoder, the teacher", formatter_class=_Plain,
-        description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, teacher.\n"
+        "train", help="train the tokenizer, the autoencoder, the teacher, the draft", formatter_class=_Plain,
+        description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, teacher, draft.\n"
         "Everything is made from seeds; nothing is downloaded. A stopped run goes on when the command is given again.",
         epilog="examples:\n  hb train autoencoder && hb train teacher      nano, into runs/nano; a night on two cores\n"
         "  hb demo --model runs/nano/model              what came of it",
@@ -280,15 +280,37 @@ def _train(verbs):
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
+    _train_draft(stages)
 
 
-def _stage(stages, name: str, short: str, about: str, examples: str, *, batch: str):
+def _train_draft(stages):
+    draft = _stage(
+        stages, "draft", "the draft model that makes asking faster (minutes on two cores)",
+        "Train a draft for a model: the model answers questions about random scenes, the draft learns to foresee it.\n"
+        "Writes FOLDER/parcel/draft.safetensors and draft.json. Put them into the model's folder as draft/ to use them.",
+        "hb train draft\nhb train draft --model runs/nano/model --minutes 10\nhb train draft --layers 1 --folder runs/thin",
+        _model(), batch="answers in a step",
+    )  # fmt: skip
+    kind = draft.add_argument_group("draft")
+    kind.add_argument("--kind", default="hyper-bagel", choices=("hyper-bagel", "eagle3"), help="(default: %(default)s)")
+    kind.add_argument("--layers", type=_at_least_one, default=2, metavar="N", help="draft layers (default: %(default)s)")
+    kind.add_argument("--no-zero-init", action="store_true", help="draw the bridge's last weights instead of zeros")
+    kind.add_argument("--ce-weight", type=float, default=0.1, metavar="W",
+                      help="weight of the cross-entropy beside the divergence (default: %(default)s)")  # fmt: skip
+    kind.add_argument("--pool", type=_at_least_one, default=4000, metavar="N",
+                      help="answers of the model to learn from, made once (default: %(default)s)")  # fmt: skip
+    draft.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
+
+
+def _stage(stages, name: str, short: str, about: str, examples: str, *parents, batch: str):
     parser = _verb(
-        stages, name, f"train:{name}", short, about, examples, _seed(), _json(), stopped=GOES_ON + "the last checkpoint"
-    )
+        stages, name, f"train:{name}", short, about, examples, *parents, _seed(), _json(),
+        stopped=GOES_ON + "the last checkpoint",
+    )  # fmt: skip
     run = parser.add_argument_group("run")
-    run.add_argument("--preset", default="nano", help="nano or small (default: %(default)s)")
-    run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/PRESET)")
+    if not parents:  # a draft's shape follows from its model
+        run.add_argument("--preset", default="nano", help="nano or small (default: %(default)s)")
+    run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/NAME of preset or model)")
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="length of the run (default: the preset's)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop after so many; give the command again to go on")
     run.add_argument("--batch", type=_at_least_one, metavar="N", help=f"{batch} (default: the preset's)")

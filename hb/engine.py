@@ -18,12 +18,18 @@ from hb.flow import released_grid, time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, load_model, save_model
-from hb.model.context import Context
+from hb.model.law import Law
 from hb.model.text import Text
+from hb.parcels import DRAFT_CONFIG, Drafter
 from hb.preprocess import resized, to_image, to_rgb, to_tensor
+from hb.sampling.fast import FastText, decode_fast
 from hb.sampling.image import Contexts, Meter, noise, sample
 from hb.sampling.text import decode
+from hb.speculative.decode import Cycle, Read, decode_speculative
+from hb.speculative.draft import open_draft
+from hb.speculative.drafting import FastDraft, Plan
 
+FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 ALIASES = {"bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"}
 
@@ -97,13 +103,15 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was said about pictures, and what it cost: `passes` of the target for `tokens` tokens in the longest row."""
+    """What was said about pictures, and what it cost: `passes` of the target for `tokens` tokens in the longest row, the
+    end marker included. cycles: with a draft model, what each pass gave."""
 
     texts: tuple[str, ...]
     questions: tuple[str, ...]
     tokens: int
     passes: int
     seconds: dict[str, float]
+    cycles: tuple[Cycle, ...] = field(default=(), repr=False)
 
     @property
     def text(self) -> str:
@@ -112,8 +120,9 @@ class Answers:
 
     @property
     def acceptance_length(self) -> float:
-        """Tokens per pass of the target, for the longest row; plain decoding has 1."""
-        return self.tokens / max(self.passes, 1)
+        """tau: tokens a pass of the target gave a row, its own included; plain decoding has 1."""
+        kept = [k for cycle in self.cycles for k in cycle.kept]
+        return sum(kept) / len(kept) if kept else self.tokens / max(self.passes, 1)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -140,8 +149,14 @@ class _Clock:
 class Model:
     """A loaded model. `draw`, `edit` and `ask` take one thing or a list, and give one record for all."""
 
-    def __init__(self, bagel: Bagel, text: Text | None, sampling: Sampling = Sampling(), name: str = "model"):
+    def __init__(
+        self, bagel: Bagel, text: Text | None, sampling: Sampling = Sampling(), name: str = "model",
+        drafter: Drafter | None = None,
+    ):  # fmt: skip
         self.bagel, self.text, self.sampling, self.name = bagel, text, sampling, name
+        self.drafter = drafter
+        self._fused: tuple[object, FastText] | None = None
+        self._drafting: tuple[Drafter, FastDraft] | None = None
 
     def __repr__(self) -> str:
         millions = sum(p.numel() for p in self.bagel.parameters()) / 1e6
@@ -246,9 +261,16 @@ class Model:
 
     @torch.no_grad()
     def ask(
-        self, pictures, questions: str | Sequence[str], *, max_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+        self, pictures, questions: str | Sequence[str], *, max_tokens: int = 128, temperature: float = 0.0,
+        top_k: int | None = None, top_p: float | None = None, repetition_penalty: float = 1.0, seed: int = 0,
+        speculate: bool | Plan = True,
     ) -> Answers:
-        """Answer a question about each picture, greedily unless a temperature is given."""
+        """Answer a question about each picture, greedily unless a temperature is given.
+
+        top_k, top_p, repetition_penalty   as in `transformers`; the penalty counts the answer's own tokens
+        speculate   let the draft model guess ahead, if the model has one: the same words, or at a temperature words of the
+                    same law, in fewer passes. True: as much as was tuned; a Plan: that much; False: one by one
+        """  # fmt: skip
         pixels = self._pixels(pictures)
         questions = _listed(questions, "question")
         if len(pixels) == 1 and len(questions) > 1:
@@ -257,21 +279,66 @@ class Model:
             questions = questions * len(pixels)
         if len(questions) != len(pixels):
             raise ValueError(f"{len(pixels)} pictures but {len(questions)} questions; give one for each, or one for all")
+        law = Law(temperature, top_k, top_p, repetition_penalty)
+        plan = self._plan(speculate, law)
         clock = _Clock(self.bagel.device)
+        dice = torch.Generator().manual_seed(seed)
         with clock("prefill"):
-            context = self.read_for_asking(pixels, questions)
+            read = self.read_for_asking(pixels, questions)
         with clock("decode text"):
-            done = decode(
-                self.bagel, context, max_tokens=max_tokens, temperature=temperature,
-                generator=torch.Generator().manual_seed(seed),
-            )  # fmt: skip
-        texts = tuple(self.text.decode(row) for row in done.tokens)
-        return Answers(texts, tuple(questions), max(map(len, done.tokens)) + 1, done.passes, clock.seconds)
+            if plan is not None:
+                done = decode_speculative(self.fast_text(), self.fast_draft(), read, plan=plan, max_tokens=max_tokens,
+                                          law=law, generator=dice)  # fmt: skip
+                rows, passes, cycles = done.tokens, done.passes, tuple(done.cycles)
+            else:
+                rows, passes = self._decode_plain(read, max_tokens, law, dice)
+                cycles = ()
+        texts = tuple(self.text.decode(row) for row in rows)
+        return Answers(texts, tuple(questions), max(map(len, rows)) + 1, passes, clock.seconds, cycles)
 
-    def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Context:
-        """The context an answer starts from: the picture as the eyes see it, then the question. pixels in [-1, 1]."""
-        _, context = self.bagel.see(self.bagel.empty(len(pixels)), self._for_eyes(pixels))
-        return self.bagel.read_text(context, self._encode(questions))[1]
+    def _plan(self, speculate: bool | Plan, law: Law) -> Plan | None:
+        """How much is guessed; None: nothing is."""
+        if speculate is False or (speculate is True and (self.drafter is None or not self._is_small())):
+            return None
+        if self.drafter is None:
+            raise ValueError("a plan says how much a draft model guesses, but this model has none; train one: hb train draft")
+        if isinstance(speculate, Plan):
+            return speculate
+        plan = Plan.of(self.drafter.plans, law.temperature)
+        return plan if plan.depth else None
+
+    def _decode_plain(self, read: Read, max_tokens: int, law: Law, dice) -> tuple[list[list[int]], int]:
+        if self._is_small():
+            return decode_fast(self.fast_text(), read.context, max_tokens=max_tokens, law=law, generator=dice)
+        done = decode(self.bagel, read.context, max_tokens=max_tokens, law=law, generator=dice)
+        return done.tokens, done.passes
+
+    def _is_small(self) -> bool:
+        return sum(p.numel() for p in self.bagel.language_model.parameters()) < FUSED_AT_MOST
+
+    def fast_text(self) -> FastText:
+        """The text path, fused; made again when weights have changed since."""
+        version = [(id(p), p._version, p.device, p.dtype) for p in self.bagel.language_model.parameters()]
+        if self._fused is None or self._fused[0] != version:
+            self._fused = (version, FastText(self.bagel))
+        return self._fused[1]
+
+    def fast_draft(self) -> FastDraft:
+        """The draft model, fused."""
+        if self._drafting is None or self._drafting[0] is not self.drafter:
+            self._drafting = (self.drafter, FastDraft(open_draft(self.drafter, self.bagel), self.bagel))
+        return self._drafting[1]
+
+    @torch.no_grad()
+    def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Read:
+        """What an answer starts from: the picture as the eyes see it, then the question. pixels in [-1, 1]."""
+        seen, said = [], []
+        _, context = self.bagel.see(self.bagel.empty(len(pixels)), self._for_eyes(pixels), seen)
+        patches = context.length
+        _, context = self.bagel.read_text(context, self._encode(questions), said)
+        place = torch.arange(context.length, device=self.bagel.device)
+        positions = (place - patches + 1).clamp_min(0).expand(context.batch, -1)  # a picture's tokens share one
+        return Read(context, [torch.cat(part, 1) for part in zip(seen, said)], positions)
 
     # ---- what goes in -----------------------------------------------------------------------------------------------
 
@@ -329,13 +396,17 @@ class Model:
         """Write the model, its tokenizer and its sampling settings as a folder in the released form."""
         save_model(self.bagel, folder, self.text, dtype)
         self.sampling.save(Path(folder))
+        if self.drafter is not None:
+            self.drafter.save(Path(folder) / "draft", dtype or torch.float32)
 
     @staticmethod
     def from_pretrained(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
         """Load a folder: one of ours, or one with the released BAGEL-7B-MoT files."""
         device = _device(device)
         bagel, text = load_model(folder, device=device, dtype=dtype)
-        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name)
+        draft = Path(folder) / "draft"
+        drafter = Drafter.load(draft) if (draft / DRAFT_CONFIG).exists() else None
+        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name, drafter)
 
 
 def load(name: str | Path = "nano", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:

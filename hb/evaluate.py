@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hb.engine import Model, Pictures
+from hb.parcels import fingerprint
 from hb.preprocess import to_image, to_tensor
 from hb.world import bench
 from hb.world.judge import Reading, check, edit_region, read, score_edit
@@ -112,11 +113,7 @@ class Progress:
 
 def identity(model: Model) -> str:
     """A fingerprint of the weights: results of one model are never taken for another's."""
-    digest = sha256()
-    for name, p in sorted(model.bagel.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(p.detach().float().cpu().numpy().tobytes()[:4096])
-    return digest.hexdigest()[:16]
+    return fingerprint(model.bagel)
 
 
 def as_seen(pictures: Pictures | Tensor) -> Tensor:

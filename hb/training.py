@@ -163,6 +163,7 @@ def fit(
     strategy: str = "auto",
     accelerator: str = "auto",
     precision: str = "32-true",
+    clip: float = 1.0,
 ) -> L.Trainer:
     """Train `module` for data.steps steps in `folder`; if the folder holds last.ckpt and resume is True, go on from it.
 
@@ -187,7 +188,7 @@ def fit(
     trainer = L.Trainer(
         max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
         accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,
-        enable_progress_bar=bar, enable_model_summary=False, gradient_clip_val=1.0, default_root_dir=folder,
+        enable_progress_bar=bar, enable_model_summary=False, gradient_clip_val=clip, default_root_dir=folder,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)

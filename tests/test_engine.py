@@ -11,7 +11,7 @@ import hb.engine
 from hb.guidance import Guidance
 from hb.preprocess import to_image, to_rgb
 from hb.sampling.image import Contexts, Meter, guided_velocity, metered
-from hb.sampling.text import decode, to_probs
+from hb.sampling.text import decode
 
 
 @pytest.fixture
@@ -93,12 +93,6 @@ def test_asking_one_by_one_gives_the_same_words(tiny, picture):
     both = tiny.ask([picture, other], ["what color is the star?", "describe the picture"], max_tokens=6)
     for i, (p, q) in enumerate(((picture, "what color is the star?"), (other, "describe the picture"))):
         assert tiny.ask(p, q, max_tokens=6).text == both.texts[i]
-
-
-def test_temperature_zero_is_the_largest_logit_and_one_is_softmax():
-    logits = torch.tensor([[0.1, 2.0, 1.0]])
-    assert to_probs(logits, 0.0).tolist() == [[0.0, 1.0, 0.0]]
-    assert torch.allclose(to_probs(logits, 1.0), logits.softmax(-1))
 
 
 def test_decoding_stops_row_by_row(tiny):

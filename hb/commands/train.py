@@ -6,7 +6,6 @@ import json
 import os
 import warnings
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,17 @@ import torch
 from safetensors.torch import save
 
 from hb.commands.output import to_json, write, write_json
-from hb.commands.use import is_shipped
+from hb.commands.use import is_shipped, open_model
 from hb.data import BatchSizes
 from hb.engine import SHIPPED, Model, Sampling
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
 from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
-from hb.pretrain import provenance, train_autoencoder, train_teacher
+from hb.parcels import fingerprint
+from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher
+from hb.speculative.draft import DraftConfig
+from hb.speculative.fit import train_draft
 from hb.world.corpus import corpus
 
 TOKENIZER = SHIPPED.parent / "tokenizer"
@@ -44,6 +46,7 @@ USUAL = {
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }
+USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
 
 # ---- the verbs ------------------------------------------------------------------------------------------------------
@@ -102,6 +105,32 @@ def teacher(args) -> None:
     _say(args, facts | dict(folder=str(out)), f"The model is in {out}. Try it: hb demo --model {out}")
 
 
+def draft(args) -> None:
+    model = open_model(args)
+    steps, batch, lr = args.steps or USUAL_DRAFT.steps, args.batch or USUAL_DRAFT.batch, args.lr or USUAL_DRAFT.lr
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "draft"
+    config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
+    facts = dict(steps=steps, batch=batch, lr=lr, pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
+                 target=fingerprint(model.bagel))  # fmt: skip
+    args.preset = model.name
+    _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
+    done = _interruptible(
+        train_draft, folder, model.bagel, model.text, config, steps=steps, batch=batch, pool=args.pool, lr=lr,
+        ce_weight=args.ce_weight, **_run(args) | dict(precision=precision_of(args.precision)),
+    )  # fmt: skip
+    if not _is_first_process():
+        return
+    out = Path(args.out) if args.out else folder / "parcel"
+    facts = provenance(folder, args.command, target=model.name, seed=args.seed, settings=facts)
+
+    def save_all(into: Path) -> None:
+        done.save(into)
+        write_json(into / "provenance.json", facts)
+
+    _replace_folder(out, save_all)
+    _say(args, facts | dict(folder=str(out)), f"The draft is in {out}. Next: hb tune tree --draft {out}")
+
+
 # ---- what goes in ---------------------------------------------------------------------------------------------------
 
 
@@ -156,13 +185,6 @@ def _model_folder(name: str) -> Path:
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
     return folder
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    digest = sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 # ---- runs in folders ------------------------------------------------------------------------------------------------

@@ -212,15 +212,17 @@ class Bagel(nn.Module):
         )
         return hidden, Context(cache, torch.cat([context.visible, present], 1), context.position + length)
 
-    def read_text(self, context: Context, texts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "B n D"], Context]:
+    def read_text(
+        self, context: Context, texts: Sequence[Sequence[int]], trace: list | None = None
+    ) -> tuple[Float[Tensor, "B n D"], Context]:
         """Append one text per row, with <|im_start|> and <|im_end|> around it."""
         start, end = self.markers[:2]
         rows = [[start, *ids, end] for ids in texts]
         ids, length = pad_ids(rows, end)
-        return self.read_ids(context, ids, length)
+        return self.read_ids(context, ids, length, trace)
 
     def see(
-        self, context: Context, pictures: Float[Tensor, "B 3 H W"]
+        self, context: Context, pictures: Float[Tensor, "B 3 H W"], trace: list | None = None
     ) -> tuple[Float[Tensor, "B n D"], Context]:
         """Append pictures in [-1, 1] as the vision tower sees them. Returns hidden states of markers and patches."""
         patch = self.config.vision.patch_size
@@ -229,7 +231,7 @@ class Bagel(nn.Module):
         markers = self.embed_markers(len(tokens))
         block = torch.cat([markers[:, :1], tokens, markers[:, 1:]], dim=1)
         nothing = block[:, :0]
-        (hidden, _), cache = self._look((block, nothing), context)
+        (hidden, _), cache = self._look((block, nothing), context, trace)
         return hidden, self._grown(context, cache, block.size(1))
 
     def read_latent(
@@ -255,7 +257,7 @@ class Bagel(nn.Module):
         (_, hidden), _ = self._look(pair, context)
         return self.llm2vae(hidden)
 
-    def _look(self, pair, context: Context):
+    def _look(self, pair, context: Context, trace: list | None = None):
         """Run a picture block that sees the whole context and all of itself."""
         n = pair[0].size(1) + pair[1].size(1)
         at = context.position[:, None].expand(-1, n)
@@ -263,7 +265,7 @@ class Bagel(nn.Module):
         if not bool(context.visible.all()):
             own = context.visible.new_ones(context.batch, n)
             mask = torch.cat([context.visible, own], 1)[:, None, None].expand(-1, -1, n, -1)
-        return self.language_model.model(pair, at, mask, context.cache)
+        return self.language_model.model(pair, at, mask, context.cache, trace)
 
     def _grown(self, context: Context, cache, n: int) -> Context:
         own = context.visible.new_ones(context.batch, n)

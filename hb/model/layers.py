@@ -179,11 +179,14 @@ class Decoder(nn.Module):
         """Hidden states after the final norms, and each layer's keys and values, cached ones first.
 
         positions and mask rows are in the pair's order: understanding tokens, then generation tokens. mask None: all see
-        all. trace, if given, collects the understanding tokens' hidden state after every layer (for draft models).
+        all. trace, if given, collects the understanding tokens' input and their state after every layer, before the final
+        norm (for draft models): num_hidden_layers + 1 tensors, as `transformers` counts hidden states.
         """
         angles = rotary_angles(positions, self.config.head_size, self.config.rope_theta)
         mask = written_out(mask, x[0])
         present = []
+        if trace is not None:
+            trace.append(x[0])
         for i, layer in enumerate(self.layers):
             x, kv = layer(x, angles, mask, None if past is None else past[i])
             present.append(kv)

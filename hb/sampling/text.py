@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from hb.model.bagel import Bagel
 from hb.model.context import Context
+from hb.model.law import GREEDY, Law
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,9 @@ class Decoded:
     context: Context
 
 
-def to_probs(logits: Tensor, temperature: float) -> Tensor:
-    """The law tokens are drawn from. Temperature 0 is the one-hot law of the largest logit."""
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
-    if temperature == 0:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.size(-1)).to(logits.dtype)
-    return torch.softmax(logits / temperature, dim=-1)
-
-
 @torch.no_grad()
 def decode(
-    model: Bagel, context: Context, *, max_tokens: int = 128, temperature: float = 0.0,
+    model: Bagel, context: Context, *, max_tokens: int = 128, law: Law = GREEDY,
     generator: torch.Generator | None = None,
 ) -> Decoded:
     """Answer each row of the context. Decoding starts by feeding <|im_start|> and stops at <|im_end|>, row by row.
@@ -47,10 +38,10 @@ def decode(
         hidden, context = model.read_ids(context, token)
         passes += 1
         logits = model.logits(hidden[:, -1]).float().cpu()
-        if temperature == 0:
-            token = logits.argmax(-1, keepdim=True)
+        if law.is_greedy:
+            token = torch.tensor(law.likeliest(logits, rows))[:, None]
         else:
-            token = torch.multinomial(to_probs(logits, temperature), 1, generator=generator)
+            token = torch.multinomial(law(logits, rows), 1, generator=generator)
         alive &= token[:, 0] != end
         for i in alive.nonzero()[:, 0].tolist():
             rows[i].append(int(token[i, 0]))

@@ -1,0 +1,1 @@
+"""Many guesses checked in one pass: a small draft model proposes, the target decides, and the words stay the same."""

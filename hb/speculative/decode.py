@@ -1,0 +1,212 @@
+"""Draft, verify, keep, repeat: the words of the target, several a pass (Hyper-Bagel section 3.1; method.md 4.3.6).
+
+Greedy, the tokens are those of plain decoding, one by one. At a temperature their law is the target's, whatever the draft
+guesses: see `verify`. The draft decides only how many passes it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from hb.model.context import Context
+from hb.model.law import GREEDY, Law
+from hb.sampling.fast import FastText, TextRun
+from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
+from hb.speculative.tree import Tree, root_only
+from hb.speculative.verify import Verdict, verify, verify_greedy
+
+
+@dataclass(frozen=True)
+class Read:
+    """A context with what a draft needs to know of it: the target's states at every token, and where the tokens stand."""
+
+    context: Context
+    trace: Sequence[Tensor]  # input and L states, each [B, P, D]
+    positions: Int[Tensor, "B P"]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One pass of the target. levels: drafting steps before it; nodes: guesses it checked; kept: tokens it gave, for each
+    row that was still speaking, the target's own included."""
+
+    levels: int
+    nodes: int
+    kept: list[int]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Tokens of each row without the end marker, and what each pass gave."""
+
+    tokens: list[list[int]]
+    cycles: list[Cycle] = field(repr=False)
+
+    @property
+    def passes(self) -> int:
+        return len(self.cycles)
+
+    @property
+    def acceptance_length(self) -> float:
+        """tau: tokens a pass gives a row, the target's own included, over all rows and passes."""
+        kept = [k for c in self.cycles for k in c.kept]
+        return sum(kept) / max(len(kept), 1)
+
+    def acceptance(self) -> list[float]:
+        """How often the guess of depth 1, 2, ... was kept where those above it were."""
+        out, depth = [], 1
+        while True:
+            tried = [k for c in self.cycles if c.levels >= depth for k in c.kept if k >= depth]
+            if not tried:
+                return out
+            out.append(sum(k > depth for k in tried) / len(tried))
+            depth += 1
+
+
+class Governor:
+    """Never slower than plain: counts what cycles gave for what they cost, and makes the draft pause when it does not pay.
+
+    Costs are the plan's, in plain steps, not this second's clock: the same seed then takes the same way every time.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.pause, self.next_pause = plan, 0, 8
+        # as if one cycle had just paid a little: the first bad one does not end it, the second does
+        self.tokens, self.cost = 1.5 * plan.cost(1, 1), plan.cost(1, 1)
+
+    def wants(self) -> bool:
+        """Draft now?"""
+        if self.plan.depth == 0:
+            return False
+        if self.pause:
+            self.pause -= 1
+            return False
+        return True
+
+    def learn(self, levels: int, nodes: int, kept: Sequence[int]) -> None:
+        self.tokens = 0.7 * self.tokens + sum(kept) / len(kept)
+        self.cost = 0.7 * self.cost + self.plan.cost(levels, nodes)
+        if self.tokens < self.cost:
+            self.pause, self.next_pause = self.next_pause, 4 * self.next_pause
+            self.tokens, self.cost = 1.2 * self.plan.cost(1, 1), self.plan.cost(1, 1)
+
+
+@torch.no_grad()
+def decode_speculative(
+    fast: FastText, draft: FastDraft, read: Read, *, plan: Plan, max_tokens: int = 128, law: Law = GREEDY,
+    generator: torch.Generator | None = None,
+) -> Spoken:
+    """Answer each row of the context, as `decode_fast` does, with guesses in between. Rows stop for themselves."""  # fmt: skip
+    start, end = fast.markers[:2]
+    device = fast.embedding.device
+    run = TextRun(fast, read.context, max_tokens + plan.budget + 1)
+    helper = DraftRun(draft, run.batch, read.context.length + max_tokens + plan.depth * plan.width + 64)
+    governor = Governor(plan)
+    rows: list[list[int]] = [[] for _ in range(run.batch)]
+    given = [0] * run.batch
+    root = torch.full((run.batch,), start, device=device)
+    waiting = [_before(read, root, fast)]
+    alive, cycles = list(range(run.batch)), []
+    while alive:
+        left = max(max_tokens - given[i] for i in alive)
+        tree, q, levels = root_only(root), None, 0
+        if left > 1 and max(given) >= plan.start_after and governor.wants():
+            helper.absorb(Certain.joined(waiting))
+            waiting = []
+            if law.is_greedy or plan.rule == "point":
+                tree = helper.grow(root, plan, law, rows, limit=left - 1)
+            else:
+                tree, q = helper.draw_chain(root, plan, law, rows, generator, limit=left - 1)
+            levels = int(tree.depth.max())
+        states: list[Tensor] = []
+        logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
+        verdicts = _judge(tree, logits, law, rows, alive, q, generator)
+        kept, speaking = [], []
+        for i in alive:
+            new = [int(tree.tokens[i, node]) for node in verdicts[i].path[1:]] + [verdicts[i].token]
+            new = new[: max_tokens - given[i]]
+            if end in new:
+                new = new[: new.index(end) + 1]
+            elif given[i] + len(new) < max_tokens:
+                speaking.append(i)
+            given[i] += len(new)
+            rows[i] += [t for t in new if t != end]
+            kept.append(len(new))
+        root, sure = _keep(run, tree, verdicts, states, fast)
+        waiting.append(sure)
+        cycles.append(Cycle(levels, tree.tokens.size(1) - 1, kept))
+        if levels:
+            governor.learn(levels, tree.tokens.size(1) - 1, kept)
+        alive = speaking
+    return Spoken(rows, cycles)
+
+
+def _before(read: Read, root: Tensor, fast: FastText) -> Certain:
+    """The context's own tokens, each followed by the next real one, the last by the root."""
+    trace, context = torch.stack(list(read.trace), 2), read.context
+    last = context.visible.sum(1) - 1  # rows are padded at the end
+    following = torch.cat([trace[:, 1:, 0], trace[:, :1, 0]], 1)
+    next_positions = torch.cat([read.positions[:, 1:], read.positions[:, :1]], 1)
+    rows = torch.arange(len(last), device=last.device)
+    following[rows, last] = F.embedding(root, fast.embedding)
+    next_positions[rows, last] = context.position
+    return Certain(trace, following, read.positions, next_positions, context.visible)
+
+
+def _judge(tree: Tree, logits, law: Law, rows, alive, q, generator) -> dict[int, Verdict]:
+    """What stays in each row that still speaks."""
+    tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+    if law.is_greedy and not law.has_memory:
+        best = logits.argmax(-1).tolist()
+        return {i: verify_greedy(tokens[i], parents[i], best[i]) for i in alive}
+    out = {}
+    for i in alive:
+        paths = _paths(tokens[i], parents[i], rows[i])
+        if law.is_greedy:
+            out[i] = verify_greedy(tokens[i], parents[i], law.likeliest(logits[i].float().cpu(), paths))
+        else:
+            p = law(logits[i].float().cpu(), paths)
+            drawn = {} if q is None else dict(rule="drawn", q=q[i].cpu())
+            out[i] = verify(tokens[i], parents[i], p, generator=generator, **drawn)
+    return out
+
+
+def _paths(tokens: Sequence[int], parents: Sequence[int], said: Sequence[int]) -> list[list[int]]:
+    """For each node the answer up to and with it. The root is the last token said, or the start marker."""
+    paths = [list(said)]
+    for node in range(1, len(tokens)):
+        paths.append(paths[parents[node]] + [tokens[node]])
+    return paths
+
+
+def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Certain]:
+    """Keep the accepted nodes' keys, drop the rest. Returns the new roots and what is certain now."""
+    device, batch = tree.tokens.device, run.batch
+    idle = Verdict([0], fast.markers[1])  # rows that have ended are dragged along
+    paths = [verdicts.get(i, idle).path for i in range(batch)]
+    root = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device)
+    length = [len(p) for p in paths]
+    a = max(length)
+    nodes = torch.tensor([p + [0] * (a - len(p)) for p in paths], device=device)
+    in_order = all(p == list(range(len(p))) for p in paths)
+    even = min(length) == a
+    count = torch.tensor(length, device=device)
+    place = run.position[:, None] + torch.arange(a, device=device)
+    run.keep(None if in_order else nodes, a if even else count)
+    trace = torch.stack(states, 2)
+    if in_order:
+        trace, tokens = trace[:, :a], tree.tokens[:, :a]
+    else:
+        trace = trace.gather(1, nodes[:, :, None, None].expand(-1, -1, *trace.shape[2:]))
+        tokens = tree.tokens.gather(1, nodes)
+    present = None if even else torch.arange(a, device=device) < count[:, None]
+    following = torch.cat([tokens[:, 1:], root[:, None]], 1)
+    if not even:
+        following[torch.arange(batch, device=device), count - 1] = root
+    return root, Certain(trace, F.embedding(following, fast.embedding), place, place + 1, present)

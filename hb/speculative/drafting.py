@@ -1,0 +1,263 @@
+"""The draft at work: fused like the target, with caches of its own, growing trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hb.model.bagel import Bagel
+from hb.model.law import GREEDY, Law
+from hb.sampling.fast import Angles, Columns, FusedLayer, fused_head, scaled_weight, unit_rms
+from hb.speculative.draft import Draft
+from hb.speculative.tree import Growth, Tree, hide
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is guessed. A chain has width 1.
+
+    depth         levels at most; 0 is plain decoding
+    width         nodes expanded on each level, and children of each
+    budget        guesses in one pass of the target at most
+    reward        tokens one unit of work is worth, work counted in plain steps: `costs` says what a level and a node cost.
+                  0 turns the early stop off
+    costs         (a drafting step, a cycle's fixed part beyond the target's step, one more node in the target's pass), in
+                  units of a plain step
+    start_after   tokens said plainly before the draft is asked at all: short answers are over by then
+    rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree wants "point"
+    """
+
+    depth: int = 10
+    width: int = 1
+    budget: int = 10
+    reward: float = 0.0
+    costs: tuple[float, float, float] = (0.2, 0.4, 0.05)
+    start_after: int = 1
+    rule: str = "point"
+
+    def __post_init__(self):
+        if min(self.depth, self.start_after) < 0 or min(self.width, self.budget) < 1:
+            raise ValueError(f"depth and start_after count from 0, width and budget from 1, got {self}")
+        if self.rule != "point" and self.width > 1:
+            raise ValueError(f"rule {self.rule!r} is for chains here; a tree of width {self.width} wants 'point'")
+
+    @staticmethod
+    def of(plans: dict[str, dict], temperature: float = 0.0) -> Plan:
+        """The plan of a parcel for a temperature: the one tuned nearest to it. plans: temperature in words -> arguments."""
+        nearest = min(plans, key=lambda t: abs(float(t) - temperature))
+        values = plans[nearest]
+        return Plan(**values | dict(costs=tuple(values.get("costs", Plan.costs))))
+
+    def cost(self, depth: int, nodes: int) -> float:
+        """What a cycle costs in plain steps."""
+        step, fixed, node = self.costs
+        return 1 + fixed + depth * step + nodes * node
+
+
+class FastDraft:
+    """A draft model, fused. Made once for a loaded one; its weights are copies."""
+
+    def __init__(self, draft: Draft, target: Bagel):
+        config = self.config = draft.config
+        self.kind, self.picked = draft.draft.kind, list(draft.bridge.picked)
+        self.embedding = target.language_model.model.embed_tokens.weight.detach()
+        self.layers = [FusedLayer.of(layer, config) for layer in draft.layers]
+        self.mix = FusedLayer.of(draft.bridge.mix, config) if self.kind == "hyper-bagel" else None
+        self.fc1, self.fc2 = (w.detach().T.contiguous() for w in (draft.bridge.fc1.weight, draft.fc2.weight))
+        self.head = fused_head(draft.norm, draft.head.weight)
+        self.words = draft.words if draft.draft.words else None
+        self.angles = Angles(config, self.embedding)
+        if self.kind == "hyper-bagel":
+            self._fold(draft.bridge.look)
+
+    def _fold(self, look) -> None:
+        """The queries are weights, so key projection and query are one matrix, and values are projected after mixing."""
+        heads, width = look.heads, look.k_proj.weight.size(1)
+        norm = scaled_weight(look.norm)
+        q = look.queries.unflatten(-1, (heads, -1)) * (width // heads) ** -0.5  # [Q, h, d]
+        k = look.k_proj.weight.unflatten(0, (heads, -1))  # [h, d, D]
+        self.ask = (torch.einsum("qhd,hdw->wqh", q, k) * norm[:, None, None]).flatten(1).detach().contiguous()  # [D, Qh]
+        v = look.v_proj.weight.unflatten(0, (heads, -1)) * norm  # [h, d, D]
+        o = look.o_proj.weight.unflatten(1, (heads, -1))  # [D, h, d]
+        self.answer = torch.einsum("ohd,hdw->hwo", o, v).flatten(0, 1).detach().contiguous()  # [h D, D]
+
+    def slots(self, trace: Float[Tensor, "B n L1 D"]) -> Float[Tensor, "B n Q D"]:
+        """`Bridge.slots`, folded. trace: the input and the L states of each token, stacked."""
+        triple = trace[:, :, self.picked]
+        if self.kind == "eagle3":
+            return triple
+        states = unit_rms(trace[:, :, 1:], self.config.rms_norm_eps)
+        law = (states @ self.ask).softmax(2)  # [B, n, L, Q h]
+        mixed = (law.mT @ states).unflatten(2, (triple.size(2), -1)).flatten(3)  # [B, n, Q, h D]
+        return triple + mixed @ self.answer
+
+    def log_q(self, a: Float[Tensor, "*any D"], law: Law, before: Sequence[Sequence[int]] | None) -> Tensor:
+        """Log-probabilities of the next token on the draft's words; temperature 0 leaves the draft's own confidence."""
+        logits = unit_rms(a, self.config.rms_norm_eps) @ self.head
+        if law.is_greedy:
+            law = replace(law, temperature=1.0, top_k=None, top_p=None)
+        if law.processors():
+            flat = self.on_all_words(logits.flatten(0, -2))
+            flat = law.processed(flat, before)
+            logits = (flat if self.words is None else flat[:, self.words]).view(logits.shape)
+        return logits.float().log_softmax(-1)
+
+    def on_all_words(self, logits: Float[Tensor, "m words"]) -> Float[Tensor, "m V"]:
+        """The draft's logits on the target's vocabulary; words it does not know cannot be."""
+        if self.words is None:
+            return logits
+        wide = logits.new_full((len(logits), self.config.vocab_size), -torch.inf)
+        return wide.index_copy(1, self.words, logits)
+
+    def token(self, word: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+        """The target's numbers of the draft's words."""
+        return word if self.words is None else self.words[word]
+
+
+@dataclass(frozen=True)
+class Certain:
+    """Tokens that the target has read and nobody will take back.
+
+    trace           their input and the target's L states (Trace as `Decoder.forward` collects it, stacked)
+    following       embedding of the token that follows each
+    positions       where they stand, and where their followers do
+    present         which are real in each row; None: all
+    """
+
+    trace: Float[Tensor, "B n L1 D"]
+    following: Float[Tensor, "B n D"]
+    positions: Int[Tensor, "B n"]
+    next_positions: Int[Tensor, "B n"]
+    present: Bool[Tensor, "B n"] | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Certain]) -> Certain:
+        """Several in a row, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        cat = lambda name: torch.cat([getattr(p, name) for p in parts], 1)
+        present = None
+        if any(p.present is not None for p in parts):
+            present = torch.cat([torch.ones_like(p.positions, dtype=torch.bool) if p.present is None else p.present for p in parts], 1)
+        return Certain(cat("trace"), cat("following"), cat("positions"), cat("next_positions"), present)
+
+
+class DraftRun:
+    """A draft following one context: what is certain is absorbed with the target's features, and trees grow behind it."""
+
+    def __init__(self, fast: FastDraft, batch: int, room: int):
+        config, self.fast, self.batch = fast.config, fast, batch
+        shape = (config.num_key_value_heads, room, config.head_size, fast.embedding)
+        self.layers = Columns(len(fast.layers), batch, *shape)
+        self.mix = Columns(1, 3 * batch, *shape) if fast.mix is not None else None
+        self.a: Tensor | None = None  # the state behind the last certain token, [B, D]
+        self.next: Tensor | None = None  # the position of the first guess's own parent, [B]
+
+    def absorb(self, sure: Certain) -> None:
+        """Read tokens that are certain, with the target's features: the draft's keys for them, and `a` behind the last."""
+        fast, (batch, n) = self.fast, sure.positions.shape
+        most = int(sure.next_positions.max()) + 1
+        present = None if sure.present is None or bool(sure.present.all()) else sure.present
+        self.layers.widen(self.layers.length + n + 64)
+        u = fast.slots(sure.trace)
+        if self.mix is not None:
+            self.mix.widen(self.mix.length + n + 64)
+            at, slots = self.mix.length, u.size(2)
+            folded = u.transpose(1, 2).reshape(batch * slots * n, -1)
+            angles = tuple(a.repeat_interleave(slots, 0) for a in fast.angles(sure.positions, most))
+            kv = self.mix.cache[0]
+            folded = fast.mix(folded, angles, self.mix.mask(n), kv[0], kv[1], at)
+            self.mix.keep(None, None if present is None else present.repeat_interleave(slots, 0), n)
+            u = folded.view(batch, slots, n, -1).transpose(1, 2)
+        g = u.flatten(2) @ fast.fc1
+        a = self._step(g, sure.following, fast.angles(sure.next_positions, most), self.layers.mask(n))
+        self.layers.keep(None, present, n)
+        if present is None:
+            self.a, self.next = a[:, -1], sure.next_positions[:, -1]
+        else:
+            last = (torch.arange(n, device=a.device) * present).argmax(1, keepdim=True)
+            self.a = a.gather(1, last[..., None].expand(-1, 1, a.size(-1)))[:, 0]
+            self.next = sure.next_positions.gather(1, last)[:, 0]
+
+    def _step(self, x: Float[Tensor, "B n D"], e: Float[Tensor, "B n D"], angles, mask) -> Float[Tensor, "B n D"]:
+        """One drafting step: states behind n tokens, from the feature or state before each and its embedding."""
+        batch, n, width = x.shape
+        y = torch.cat([x, e], dim=-1).view(batch * n, 2 * width) @ self.fast.fc2
+        at, cache = self.layers.length, self.layers.cache
+        for layer, kv in zip(self.fast.layers, cache):
+            y = layer(y, angles, mask, kv[0], kv[1], at)
+        return y.view(batch, n, width)
+
+    def grow(self, root: Int[Tensor, "B"], plan: Plan, law: Law = GREEDY, said: Sequence[list[int]] = (),
+             limit: int | None = None) -> Tree:  # fmt: skip
+        """A tree of guesses behind the root, the last token absorbed as a follower. Levels stop where another one is not
+        worth its cost. said: each row's answer so far, the root included, for laws that remember; limit: deepest level."""
+        fast, growth, start = self.fast, Growth(root, plan.width), self.layers.length
+        a, seen = self.a[:, None], None
+        paths = [[list(s)] for s in said] if law.has_memory else None
+        depth = plan.depth if limit is None else min(plan.depth, limit)
+        for level in range(depth):
+            before = None if paths is None else [path for row in paths for path in row]
+            log_q = fast.log_q(a, law, before)
+            words, place = growth.add(log_q)
+            growth_token = fast.token(growth.tokens[-1])
+            growth.tokens[-1] = growth_token
+            tokens = fast.token(words)
+            if paths is not None:
+                paths = [[row[p] + [t] for p, t in zip(ps, ts)] for row, ps, ts in zip(paths, place.tolist(), tokens.tolist())]
+            if level + 1 == depth or self._not_worth(growth, plan):
+                break
+            w = tokens.size(1)
+            self.layers.widen(self.layers.length + w)
+            own = torch.eye(w, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+            if seen is not None:
+                above = seen.gather(1, place[..., None].expand(-1, -1, seen.size(2)))
+                own = torch.cat([above, own], dim=2)
+            seen = own
+            local = None if plan.width == 1 else hide(seen)
+            x = a.gather(1, place[..., None].expand(-1, -1, a.size(-1)))
+            at = (self.next + 1 + level)[:, None].expand(-1, w)
+            angles = fast.angles(at, int(at.max()) + 1)
+            a = self._step(x, F.embedding(tokens, fast.embedding), angles, self.layers.mask(w, local))
+            self.layers.length += w
+        self.layers.length = start  # guesses are not certain: they leave no keys
+        return growth.best(plan.budget, plan.reward * plan.costs[2])
+
+    def _not_worth(self, growth: Growth, plan: Plan) -> bool:
+        """Is the next level, with one node of the target's pass, worth less than its cost?"""
+        return plan.reward > 0 and float(growth.reach.mean()) < plan.reward * (plan.costs[0] + plan.costs[2])
+
+    def draw_chain(
+        self, root: Int[Tensor, "B"], plan: Plan, law: Law, said: Sequence[list[int]], generator=None, limit: int | None = None
+    ) -> tuple[Tree, Float[Tensor, "B n V"]]:
+        """A chain drawn from the draft's own law (rule "drawn"), and that law at every node, on the target's vocabulary."""
+        fast, start = self.fast, self.layers.length
+        a, tokens, laws, values = self.a[:, None], [root], [], [torch.zeros(len(root))]
+        paths = [list(s) for s in said]
+        depth = plan.depth if limit is None else min(plan.depth, limit)
+        for level in range(depth):
+            log_q = fast.log_q(a, law, paths if law.has_memory else None)[:, 0]
+            word = torch.multinomial(log_q.exp().cpu(), 1, generator=generator).to(root.device)
+            laws.append(fast.on_all_words(log_q).exp())
+            values.append(values[-1] + log_q.gather(1, word)[:, 0].cpu())
+            tokens.append(fast.token(word[:, 0]))
+            for path, token in zip(paths, tokens[-1].tolist()):
+                path.append(token)
+            if level + 1 == depth or plan.reward * (plan.costs[0] + plan.costs[2]) > float(values[-1].exp().mean()):
+                break
+            self.layers.widen(self.layers.length + 1)
+            at = (self.next + 1 + level)[:, None]
+            e = F.embedding(tokens[-1], fast.embedding)[:, None]
+            a = self._step(a, e, fast.angles(at, int(at.max()) + 1), self.layers.mask(1))
+            self.layers.length += 1
+        self.layers.length = start
+        n = len(tokens)
+        order = torch.arange(n, device=root.device).expand(len(root), -1)
+        tree = Tree(torch.stack(tokens, 1), (order - 1).clamp_min(0), order, torch.stack(values, 1).to(root.device))
+        laws.append(torch.zeros_like(laws[0]) if laws else torch.zeros(len(root), fast.config.vocab_size))
+        return tree, torch.stack(laws, 1)

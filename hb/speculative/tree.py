@@ -1,0 +1,122 @@
+"""Draft trees: many continuations in one pass of the target (Medusa's mask, EAGLE-2's growth).
+
+The paper decodes chains; the dynamic tree is EAGLE-2's (Li et al. 2024, arXiv 2406.16858). A node's value is the product of
+the draft's probabilities along its path, an estimate of the chance that the target goes there. Each level expands the `width`
+most valuable nodes, and of everything seen the `budget` most valuable ones are kept. A chain is the tree of width 1.
+
+Legend: B rows, n nodes of a tree with the root, w nodes of a level, m candidates so far.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Trees of B rows, n nodes each. Node 0 is the root, the last certain token; parents stand before their children."""
+
+    tokens: Int[Tensor, "B n"]
+    parents: Int[Tensor, "B n"]
+    depth: Int[Tensor, "B n"]
+    value: Float[Tensor, "B n"]  # log of the draft's probability of the path; 0 at the root
+
+    @property
+    def is_chain(self) -> bool:
+        n = self.tokens.size(1)
+        return n == 1 or bool((self.parents[:, 1:] == torch.arange(n - 1, device=self.parents.device)).all())
+
+    def ancestors(self) -> Bool[Tensor, "B n n"]:
+        """[b, i, j]: is j the node i itself, or above it?"""
+        batch, n = self.tokens.shape
+        seen = torch.eye(n, dtype=torch.bool, device=self.tokens.device).repeat(batch, 1, 1)
+        rows = torch.arange(batch, device=self.tokens.device)
+        for i in range(1, n):  # parents come first, so theirs are known
+            seen[:, i] |= seen[rows, self.parents[:, i]]
+        return seen
+
+    def mask(self) -> Float[Tensor, "B n n"] | None:
+        """What each node may see of the others, to be added to the scores (method.md 4.1.4). None for a chain."""
+        return None if self.is_chain else hide(self.ancestors())
+
+    def expected_tokens(self) -> float:
+        """Tokens a pass over the tree is expected to give, if the draft's probabilities are right; the mean over rows."""
+        return float(self.value.exp().sum(1).mean())
+
+
+def hide(seen: Bool[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """0 where True, minus infinity where False."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
+
+
+def root_only(tokens: Int[Tensor, "B"]) -> Tree:
+    """Nothing guessed: a pass over it is a step of plain decoding."""
+    zero = torch.zeros_like(tokens)[:, None]
+    return Tree(tokens[:, None], zero, zero, torch.zeros(zero.shape, device=tokens.device))
+
+
+class Growth:
+    """Candidates of a growing tree. Numbers of candidates count from 1; 0 is the root."""
+
+    def __init__(self, root: Int[Tensor, "B"], width: int):
+        self.root, self.width = root, width
+        self.tokens: list[Tensor] = []  # per level [B, c]
+        self.parents: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.count = 0
+        # the frontier: numbers of the nodes to be expanded, and their places among the candidates of the last level
+        self.frontier: Tensor | None = None
+
+    def add(self, log_q: Float[Tensor, "B f V"]) -> tuple[Tensor, Tensor]:
+        """The children of the frontier (at first of the root, f = 1), from the draft's log-probabilities.
+
+        Returns the new frontier: tokens [B, w], and for each the place of its parent in the old one [B, w].
+        """
+        batch, f, _ = log_q.shape
+        best, tokens = log_q.topk(min(self.width, log_q.size(-1)), dim=-1)
+        if self.frontier is not None:
+            best = best + self._frontier_value[..., None]
+        k = best.size(-1)
+        place = torch.arange(f, device=log_q.device)[:, None].expand(f, k).reshape(1, -1).expand(batch, -1)
+        value, tokens = best.flatten(1), tokens.flatten(1)
+        parents = torch.zeros_like(place) if self.frontier is None else self.frontier.gather(1, place)
+        self.tokens.append(tokens)
+        self.parents.append(parents)
+        self.values.append(value)
+        kept_value, kept = value.topk(min(self.width, value.size(1)), dim=1)
+        self.frontier = self.count + 1 + kept
+        self._frontier_value = kept_value
+        self.count += value.size(1)
+        return tokens.gather(1, kept), place.gather(1, kept)
+
+    @property
+    def reach(self) -> Float[Tensor, "B"]:
+        """The chance that the target goes through some node of the frontier."""
+        return self._frontier_value.exp().sum(1)
+
+    def best(self, budget: int, least: float = 0.0) -> Tree:
+        """The most valuable candidates as trees of at most 1 + budget nodes, the root included; those whose value is below
+        `least` in every row are left out. Equal values go to the shallower node, so a tree is always connected."""
+        value, tokens, parents = (torch.cat(part, 1) for part in (self.values, self.tokens, self.parents))
+        level = torch.cat([torch.full_like(t, d + 1) for d, t in enumerate(self.tokens)], 1)
+        order = value.argsort(dim=1, descending=True, stable=True)[:, :budget]
+        if least > 0:
+            wanted = int((value.exp() >= least).sum(1).max())
+            order = order[:, : max(wanted, 1)]
+        order = order.sort(1).values  # parents before children again
+        batch, m = order.shape
+        number = torch.zeros(batch, self.count + 1, dtype=torch.long, device=order.device)
+        number.scatter_(1, order + 1, torch.arange(1, m + 1, device=order.device).expand(batch, -1))
+        parents = number.gather(1, parents.gather(1, order))
+        zero = torch.zeros(batch, 1, dtype=torch.long, device=order.device)
+        return Tree(
+            torch.cat([self.root[:, None], tokens.gather(1, order)], 1),
+            torch.cat([zero, parents], 1),
+            torch.cat([zero, level.gather(1, order)], 1),
+            torch.cat([torch.zeros(batch, 1, device=value.device), value.gather(1, order)], 1),
+        )
