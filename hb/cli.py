@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hb", description=WELCOME, epilog=MORE, formatter_class=_Plain)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_demo, _draw, _edit, _ask, _train, _eval, _bench, _lab):
+    for add in (_demo, _draw, _edit, _ask, _train, _tune, _eval, _bench, _lab):
         add(verbs)
     return parser
 
@@ -336,6 +336,37 @@ def _stage(stages, name: str, short: str, about: str, examples: str, *parents, b
     return parser
 
 
+def _draft_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--draft", metavar="FOLDER", help="a draft's parcel (default: the one in the model's folder)")
+    options.add_argument("--threads", type=_at_least_one, metavar="N", help="of the processor")
+    return options
+
+
+def _temperatures(*usual: float) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--temperatures", type=float, nargs="+", default=list(usual), metavar="T",
+                         help=f"(default: {' '.join(f'{t:g}' for t in usual)})")  # fmt: skip
+    return options
+
+
+def _tune(verbs):
+    parser = verbs.add_parser(
+        "tune", help="fit a model to this machine", formatter_class=_Plain,
+        description="Fit what a model does to this machine.", epilog="examples:\n  hb tune tree",
+    )  # fmt: skip
+    what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
+    tree = _verb(
+        what, "tree", "speak:tune_tree", "how much should the draft guess?",
+        "Measures what passes and drafting steps cost here and how often guesses are right, and writes the best depth, width\n"
+        "and budget for each temperature into the draft's draft.json. Let nothing else run beside it.",
+        "hb tune tree\nhb tune tree --draft runs/nano/draft/parcel\nhb tune tree --grid       races the whole grid too",
+        _draft_options(), _temperatures(0.0, 0.5, 1.0, 1.5), _model(), _results(), _json(),
+    )  # fmt: skip
+    tree.add_argument("--grid", action="store_true", help="race every plan, and say how near the choice is to the best")
+    tree.add_argument("--n", type=_at_least_one, help="pictures to tune on (default: 8)")
+
+
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
@@ -403,6 +434,14 @@ def _eval(verbs):
         _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _model(),
     )  # fmt: skip
     coverage.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 200)")
+    lossless = add(
+        "lossless", "does speculation change a word?",
+        "Greedy: the same words on every question and description of the frozen sets, chain and tree, alone and eight at once.\n"
+        "At a temperature: output laws by exact enumeration, and a chi-square test on the real model.",
+        "hb eval lossless\nhb eval lossless --limit 20", _draft_options(), _limit("descriptions, and questions"), _model(),
+    )  # fmt: skip
+    lossless.set_defaults(run="hb.commands.speak:lossless")
+    lossless.add_argument("--draws", type=_at_least_one, help="answers drawn of each picture (default: 600)")
     judge = add(
         "judge", "can the judge be trusted?",
         "The judge on random scenes, clean and damaged in ten ways: what it accepts and misreads. Needs no model.",
@@ -427,7 +466,7 @@ def _bench(verbs):
     parser = verbs.add_parser(
         "bench", help="measure how fast a model is", formatter_class=_Plain,
         description="Measure how fast a model is on this machine. Let nothing else run beside it.",
-        epilog="examples:\n  hb bench speed",
+        epilog="examples:\n  hb bench speed\n  hb bench ask",
     )  # fmt: skip
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     speed = _verb(
@@ -441,6 +480,29 @@ def _bench(verbs):
         "--batches", type=_at_least_one, nargs="+", default=[1, 16], metavar="N", help="sizes (default: 1 16)"
     )
     speed.add_argument("--repeats", type=_at_least_one, default=5, metavar="N", help="of each (default: %(default)s)")
+    ask = _verb(
+        what, "ask", "speak:ask", "asking with and without a draft",
+        "Tokens a second of plain decoding, prompt lookup, chains and trees: same model, same questions, same run; ratios with\n"
+        "bootstrap intervals, tokens a pass, and where the time goes.",
+        "hb bench ask\nhb bench ask --n 5 --rounds 1\nhb bench ask --batch 8\nhb bench ask --eagle3 runs/eagle3/parcel",
+        _draft_options(), _temperatures(0.0, 0.5, 1.0, 1.5), _model(), _results(), _json(),
+    )  # fmt: skip
+    ask.add_argument("--n", type=_at_least_one, help="questions, or batches of them, for each task (default: 20)")
+    ask.add_argument("--rounds", type=_at_least_one, help="times that each is answered (default: 3)")
+    ask.add_argument("--batch", type=_at_least_one, default=1, metavar="N", help="asked at once (default: %(default)s)")
+    ask.add_argument("--eagle3", metavar="FOLDER", help="the parcel of an EAGLE-3 draft, to race it too")
+    ablation = _verb(
+        what, "draft-ablation", "speak:draft_ablation", "which part of the draft's recipe matters?",
+        "Hyper-Bagel's table 1: trains every variant with several seeds and measures tau and alpha over chains of ten.",
+        "hb bench draft-ablation\nhb bench draft-ablation --steps 300 --seeds 2 --n 10", _model(), _results(), _json(),
+        stopped=GOES_ON + "the last finished draft",
+    )  # fmt: skip
+    ablation.add_argument("--steps", type=_at_least_one, default=600, help="of each training (default: %(default)s)")
+    ablation.add_argument("--pool", type=_at_least_one, default=1500, help="answers to learn from (default: %(default)s)")
+    ablation.add_argument("--seeds", type=_at_least_one, default=3, help="of each variant (default: %(default)s)")
+    ablation.add_argument("--n", type=_at_least_one, help="descriptions to measure on (default: 40)")
+    ablation.add_argument("--folder", metavar="FOLDER", help="where the runs live (default: runs)")
+    ablation.add_argument("--threads", type=_at_least_one, metavar="N", help="of the processor")
 
 
 if __name__ == "__main__":

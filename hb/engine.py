@@ -25,7 +25,7 @@ from hb.preprocess import resized, to_image, to_rgb, to_tensor
 from hb.sampling.fast import FastText, decode_fast
 from hb.sampling.image import Contexts, Meter, noise, sample
 from hb.sampling.text import decode
-from hb.speculative.decode import Cycle, Read, decode_speculative
+from hb.speculative.decode import Cycle, Read, decode_speculative, read_picture_and_text
 from hb.speculative.draft import open_draft
 from hb.speculative.drafting import FastDraft, Plan
 
@@ -329,16 +329,9 @@ class Model:
             self._drafting = (self.drafter, FastDraft(open_draft(self.drafter, self.bagel), self.bagel))
         return self._drafting[1]
 
-    @torch.no_grad()
     def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Read:
         """What an answer starts from: the picture as the eyes see it, then the question. pixels in [-1, 1]."""
-        seen, said = [], []
-        _, context = self.bagel.see(self.bagel.empty(len(pixels)), self._for_eyes(pixels), seen)
-        patches = context.length
-        _, context = self.bagel.read_text(context, self._encode(questions), said)
-        place = torch.arange(context.length, device=self.bagel.device)
-        positions = (place - patches + 1).clamp_min(0).expand(context.batch, -1)  # a picture's tokens share one
-        return Read(context, [torch.cat(part, 1) for part in zip(seen, said)], positions)
+        return read_picture_and_text(self.bagel, self._for_eyes(pixels), self._encode(questions))
 
     # ---- what goes in -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ FLOORS = (
     {"sampling", "parcels", "data", "training"},  # training: what every run shares, not a run
     {"pretrain", "speculative", "distill", "reward"},  # what trains
     {"engine"},
-    {"evaluate"},
+    {"evaluate", "evaluate_text"},
     {"commands", "widgets", "exercises", "notebook"},
     {"cli", "__init__"},
     {"__main__"},
@@ -25,6 +25,7 @@ NEVER = {  # though the floor would allow it
     "sampling": {"world"},
     "engine": {"training", "pretrain", "distill", "reward"},  # it opens parcels and knows nothing of how they were made
     "evaluate": {"training", "pretrain", "distill", "reward"},
+    "evaluate_text": {"training", "pretrain", "distill", "reward"},
     "widgets": {"training"},
 }
 TRAINS = {"training", "pretrain", "speculative", "distill", "reward"}

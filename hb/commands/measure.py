@@ -21,12 +21,12 @@ from hb.world.judge import confusion
 
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")
-SHORTENED = ("limit", "pictures", "n")  # options that make a measurement another one than the published
+SHORTENED = ("limit", "pictures", "n", "draws", "rounds")  # options that make a measurement another one than the published
 
 
 @dataclass(frozen=True)
 class Number:
-    """One measured number. target: the least it should be (the plan's); low and high: its 95% interval."""
+    """One measured number. target: the least it should be (the plan's), at_most: the most; low and high: 95% interval."""
 
     what: str
     value: float
@@ -36,9 +36,12 @@ class Number:
     target: float | None = None
     unit: str = ""
     headline: bool = False
+    at_most: float | None = None
 
     @property
     def met(self) -> bool | None:
+        if self.at_most is not None:
+            return self.value <= self.at_most
         return None if self.target is None else self.value >= self.target
 
     @property
@@ -47,9 +50,19 @@ class Number:
 
     @property
     def verdict(self) -> str:
-        if self.target is None:
+        if self.met is None:
             return ""
-        return f"at least {self.target:g}: {'met' if self.met else 'not met'}"
+        return f"{self.wanted}: {'met' if self.met else 'not met'}"
+
+    @property
+    def wanted(self) -> str:
+        return f"at least {self.target:g}" if self.at_most is None else f"at most {self.at_most:g}"
+
+    @property
+    def shown(self) -> str:
+        """The value in words; what is tiny is not rounded to nothing."""
+        value = f"{self.value:.1e}" if 0 < abs(self.value) < 5e-4 else f"{self.value:.3f}"
+        return f"{value} {self.unit}".rstrip()
 
     def to_dict(self) -> dict:
         return asdict(self) | dict(met=self.met)
@@ -75,7 +88,7 @@ def scene(args) -> None:
     target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
     lines = [Number(task, share.value, *share.interval, share.n) for task, share in score.tasks.items()]
     lines.append(of_interval(f"SceneEval, {score.nfe:g} NFE", score.overall, target=target, headline=True))
-    _finish(args, name, model, lines, score.to_dict(), began)
+    finish(args, name, model, lines, score.to_dict(), began)
 
 
 def _ladder(args) -> None:
@@ -89,7 +102,7 @@ def _ladder(args) -> None:
         lost = at[True, 50] - at[False, steps]
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
         lines.append(Number(what, round(lost, 4), target=least, headline=True))
-    folder = _finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
+    folder = finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
     write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", ladder_figure(rungs), dpi=120)
 
 
@@ -106,7 +119,7 @@ def edit(args) -> None:
         turns = evaluate.chain_eval(model, seed=args.seed, bar=not args.json, **spent)
         lines = [of_interval(f"turn {t['turn']}: done", t["success"]) for t in turns]
         lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
-        _finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
+        finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
         return
     cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
     got = _without_rows(evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent))
@@ -114,7 +127,7 @@ def edit(args) -> None:
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"]), of_interval("drift", got["drift"])]
     lines.append(of_interval(f"EditEval O (0 to 10), {got['nfe']:g} NFE", got["O"], target=target, headline=True))
-    _finish(args, name, model, lines, got, began)
+    finish(args, name, model, lines, got, began)
 
 
 def understand(args) -> None:
@@ -124,7 +137,7 @@ def understand(args) -> None:
     lines.append(of_interval("answers", got["answers"], headline=True))
     lines += [of_interval(f"descriptions: {name}", got[name], headline=name != "background")
               for name in ("recall", "precision", "background")]  # fmt: skip
-    _finish(args, "understand", model, lines, got, began)
+    finish(args, "understand", model, lines, got, began)
 
 
 def coverage(args) -> None:
@@ -134,7 +147,7 @@ def coverage(args) -> None:
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
     lines.append(of_interval(f"coverage, {got['nfe']:g} NFE", got["value"], headline=True))
-    _finish(args, name, model, lines, got, began)
+    finish(args, name, model, lines, got, began)
 
 
 def judge(args) -> None:
@@ -152,7 +165,7 @@ def judge(args) -> None:
         Number("judge: broken pictures accepted, worst kind", max(broken), headline=True),
         Number("judge: taken for another scene, worst kind", max(r.misread for r in rows), headline=True),
     ]
-    _finish(args, "judge", None, lines, dict(rows=[asdict(row) for row in rows]), began)
+    finish(args, "judge", None, lines, dict(rows=[asdict(row) for row in rows]), began)
 
 
 def autoencoder(args) -> None:
@@ -163,7 +176,7 @@ def autoencoder(args) -> None:
         of_interval("autoencoder: read exactly and clean", got["reconstructed"], headline=True),
         Number("mean absolute error of pixels", got["error"]),
     ]
-    _finish(args, "autoencoder", model, lines, got, began)
+    finish(args, "autoencoder", model, lines, got, began)
 
 
 def speed(args) -> None:
@@ -176,7 +189,7 @@ def speed(args) -> None:
     parts = [[r["task"], r["batch"], part, f"{s:.4f}"] for r in rows for part, s in r["seconds"].items()]
     notes = table(["task", "batch", "part", "seconds"], parts)
     note = "Median and range over the repeats; everything included."
-    _finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=f"{note}\n\n{notes}")
+    finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=f"{note}\n\n{notes}")
 
 
 # ---- what they share ------------------------------------------------------------------------------------------------
@@ -212,7 +225,7 @@ def _full_name(args, model: Model | None, name: str) -> str:
     return name if model is None or args.model == "nano" else f"{model.name}_{name}"
 
 
-def _finish(args, name: str, model: Model | None, lines: list[Number], got: dict, began: float,
+def finish(args, name: str, model: Model | None, lines: list[Number], got: dict, began: float,
             *, between: str = "95% interval", notes: str = "") -> Path:  # fmt: skip
     """Keep the numbers, print them; returns the folder they went to."""
     shipped = model is None or is_shipped(args.model)
@@ -235,14 +248,14 @@ def _finish(args, name: str, model: Model | None, lines: list[Number], got: dict
     print(f"\n{notes}" if notes else "", end="\n" if notes else "")
     missed = [line for line in lines if line.met is False]
     for line in missed:
-        print(f"NOT MET: {line.what} is {line.value:.3f}, the target is at least {line.target:g}.")
+        print(f"NOT MET: {line.what} is {line.shown}, the target is {line.wanted}.")
     print(f"Written to {file}, with the command, commit and machine.")
     return folder
 
 
 def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
     cells = [
-        [f.what, f"{f.value:.3f} {f.unit}".rstrip(), f.interval, "" if f.n is None else f.n, f.verdict] for f in lines
+        [f.what, f.shown, f.interval, "" if f.n is None else f.n, f.verdict] for f in lines
     ]
     return table(["", "value", between, "n", "target"], cells)
 

@@ -6,6 +6,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+from hb.commands.measure import Number
 from hb.commands.output import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,10 @@ ORDER = (
     "autoencoder",
     "judge",
     "speed",
+    "lossless",
+    "ask",
+    "tune_tree",
+    "draft_ablation",
 )
 NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
 
@@ -67,12 +72,9 @@ def _rank(path: Path) -> tuple[int, str]:
 
 
 def _row(number: dict, record: dict) -> str:
-    value = f"{number['value']:.3f} {number['unit']}".strip()
-    interval = "" if number["low"] is None else f"{number['low']:.3f} to {number['high']:.3f}"
-    target = (
-        "" if number["met"] is None else f"at least {number['target']:g}: {'met' if number['met'] else '**not met**'}"
-    )
-    return f"| {number['what']} | {value} | {interval} | {target} | `{record['command']}` |"
+    known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
+    target = "" if known.met is None else f"{known.wanted}: {'met' if known.met else '**not met**'}"
+    return f"| {known.what} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
 
 
 def hashes(folder: Path) -> str:

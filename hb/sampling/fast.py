@@ -11,6 +11,7 @@ Legend: B rows, n new tokens of each, P cached columns, C columns there is room 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,10 @@ def unit_rms(x: Tensor, eps: float) -> Tensor:
 def scaled_weight(norm: RMSNorm) -> Tensor:
     """What `unit_rms` still has to be multiplied by."""
     return norm.weight * norm.weight.size(0) ** 0.5
+
+
+# what a layer reads: keys and values [B, K, P + n, d] of all columns; and where it writes those of the n new ones
+LayerColumns = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -72,23 +77,23 @@ class FusedLayer:
         return FusedLayer(**weights, heads=config.num_attention_heads, kv_heads=config.num_key_value_heads, eps=eps)
 
     def __call__(
-        self, x: Float[Tensor, "Bn D"], angles: tuple[Tensor, Tensor], mask: Tensor | None,
-        keys: Float[Tensor, "B K C d"], values: Float[Tensor, "B K C d"], at: int,
+        self, x: Float[Tensor, "Bn D"], angles: tuple[Tensor, Tensor], mask: Tensor | None, kv: LayerColumns
     ) -> Float[Tensor, "Bn D"]:
-        """One pass over n new tokens of each row; their keys and values are written into columns at : at + n.
+        """One pass over n new tokens of each row; their keys and values are written into `kv`.
 
-        angles: cos and sin [B or 1, n, 1, d], the sine's first half negated. mask: added to the scores, or None.
-        """  # fmt: skip
-        batch, n, h, all_heads = len(keys), len(x) // len(keys), self.heads, self.heads + self.kv_heads
-        y = torch.addmm(self.qkv_bias, unit_rms(x, self.eps), self.qkv).view(batch, n, all_heads + self.kv_heads, -1)
-        qk = unit_rms(y[:, :, :all_heads], self.eps) * self.qk_weight
+        angles: cos and sin [B or 1, n or 1, 1, d], the sine's first half negated. mask: added to the scores, or None.
+        """
+        keys, values, new_keys, new_values = kv
+        batch, h, both = len(keys), self.heads, self.heads + self.kv_heads
+        y = torch.addmm(self.qkv_bias, unit_rms(x, self.eps), self.qkv).view(batch, -1, both + self.kv_heads, keys.size(-1))
+        qk, v = y.split([both, self.kv_heads], 2)
+        qk = unit_rms(qk, self.eps) * self.qk_weight
         qk = torch.addcmul(qk * angles[0], torch.roll(qk, qk.size(-1) // 2, -1), angles[1]).transpose(1, 2)
-        keys[:, :, at : at + n] = qk[:, h:]
-        values[:, :, at : at + n] = y[:, :, all_heads:].transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            qk[:, :h], keys[:, :, : at + n], values[:, :, : at + n], attn_mask=mask, enable_gqa=h != self.kv_heads
-        )
-        x = torch.addmm(x, out.transpose(1, 2).reshape(batch * n, -1), self.o)
+        q, k = qk.split([h, self.kv_heads], 1)
+        new_keys.copy_(k)
+        new_values.copy_(v.transpose(1, 2))
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=h != self.kv_heads)
+        x = torch.addmm(x, out.transpose(1, 2).reshape(len(x), -1), self.o)
         gate, up = torch.mm(unit_rms(x, self.eps), self.gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate) * up, self.down)
 
@@ -150,6 +155,12 @@ class Columns:
     @property
     def room(self) -> int:
         return self.cache.size(4)
+
+    def layers(self, n: int) -> Iterator[LayerColumns]:
+        """For each layer the columns that n new tokens see, and the new ones among them. Views, made together: a slice costs
+        as much as a small product."""
+        seen, new = self.cache[..., : self.length + n, :], self.cache[..., self.length : self.length + n, :]
+        return zip(*(part[:, i].unbind(0) for part in (seen, new) for i in (0, 1)))
 
     def mask(self, n: int, local: Float[Tensor, "B n m"] | None = None) -> Tensor | None:
         """What n new columns may see: all kept ones, but of the last m columns, new ones included, what `local` says (0 or
@@ -227,12 +238,12 @@ class TextRun:
         if self.columns.length + n > self.columns.room:  # rows that keep different numbers use more columns than tokens
             self.columns.widen(2 * (self.columns.length + n))
         angles = self.fast.angles(self.position[:, None] + depth, self.reach + n)
-        mask, at, cache = self.columns.mask(n, local), self.columns.length, self.columns.cache
+        mask = self.columns.mask(n, local)
         x = F.embedding(ids, self.fast.embedding).view(batch * n, -1)
         if trace is not None:
             trace.append(x.view(batch, n, -1))
-        for layer, kv in zip(self.fast.layers, cache):
-            x = layer(x, angles, mask, kv[0], kv[1], at)
+        for layer, kv in zip(self.fast.layers, self.columns.layers(n)):
+            x = layer(x, angles, mask, kv)
             if trace is not None:
                 trace.append(x.view(batch, n, -1))
         return x.view(batch, n, -1)

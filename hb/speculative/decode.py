@@ -6,6 +6,7 @@ guesses: see `verify`. The draft decides only how many passes it takes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
+from hb.model.bagel import Bagel
 from hb.model.context import Context
 from hb.model.law import GREEDY, Law
 from hb.sampling.fast import FastText, TextRun
@@ -29,6 +31,19 @@ class Read:
     context: Context
     trace: Sequence[Tensor]  # input and L states, each [B, P, D]
     positions: Int[Tensor, "B P"]
+
+
+@torch.no_grad()
+def read_picture_and_text(model: Bagel, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Read:
+    """One picture [B, 3, H, W] in [-1, 1] and one text, as token numbers, for each row."""
+    seen: list[Tensor] = []
+    said: list[Tensor] = []
+    _, context = model.see(model.empty(len(pixels)), pixels, seen)
+    patches = context.length
+    _, context = model.read_text(context, texts, said)
+    place = torch.arange(context.length, device=model.device)
+    positions = (place - patches + 1).clamp_min(0).expand(context.batch, -1)  # a picture's tokens share one
+    return Read(context, [torch.cat(part, 1) for part in zip(seen, said)], positions)
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,13 @@ class Spoken:
 
     tokens: list[list[int]]
     cycles: list[Cycle] = field(repr=False)
+    seconds: dict[str, float] = field(default_factory=dict, repr=False)  # by part; on an accelerator when it was asked, not done
+
+    @staticmethod
+    def plainly(tokens: list[list[int]], passes: int, most: int) -> Spoken:
+        """Of plain decoding: one token a pass for every row that is still speaking; `most` ended the rows without an end."""
+        given = [min(len(row) + 1, most) for row in tokens]
+        return Spoken(tokens, [Cycle(0, 0, [1] * sum(g > i for g in given)) for i in range(passes)])
 
     @property
     def passes(self) -> int:
@@ -97,16 +119,25 @@ class Governor:
             self.tokens, self.cost = 1.2 * self.plan.cost(1, 1), self.plan.cost(1, 1)
 
 
-@torch.no_grad()
 def decode_speculative(
     fast: FastText, draft: FastDraft, read: Read, *, plan: Plan, max_tokens: int = 128, law: Law = GREEDY,
     generator: torch.Generator | None = None,
 ) -> Spoken:
-    """Answer each row of the context, as `decode_fast` does, with guesses in between. Rows stop for themselves."""  # fmt: skip
+    """Answer each row of the context, as `decode_fast` does, with guesses of a draft model in between."""  # fmt: skip
+    helper = DraftRun(draft, read.context.batch, read.context.length + max_tokens + plan.depth * plan.width + 64)
+    return speculate(fast, helper, read, plan=plan, max_tokens=max_tokens, law=law, generator=generator)
+
+
+@torch.no_grad()
+def speculate(
+    fast: FastText, helper, read: Read, *, plan: Plan, max_tokens: int = 128, law: Law = GREEDY,
+    generator: torch.Generator | None = None,
+) -> Spoken:
+    """The loop. helper guesses: `absorb(Certain)`, `grow(...) -> Tree`, and for plans that draw, `draw_chain`. Rows stop for
+    themselves, and a row that has ended is dragged along until the last has."""  # fmt: skip
     start, end = fast.markers[:2]
     device = fast.embedding.device
-    run = TextRun(fast, read.context, max_tokens + plan.budget + 1)
-    helper = DraftRun(draft, run.batch, read.context.length + max_tokens + plan.depth * plan.width + 64)
+    run, watch = TextRun(fast, read.context, max_tokens + plan.budget + 1), _Watch()
     governor = Governor(plan)
     rows: list[list[int]] = [[] for _ in range(run.batch)]
     given = [0] * run.batch
@@ -124,8 +155,10 @@ def decode_speculative(
             else:
                 tree, q = helper.draw_chain(root, plan, law, rows, generator, limit=left - 1)
             levels = int(tree.depth.max())
+        watch("draft")
         states: list[Tensor] = []
         logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
+        watch("target")
         verdicts = _judge(tree, logits, law, rows, alive, q, generator)
         kept, speaking = [], []
         for i in alive:
@@ -144,7 +177,21 @@ def decode_speculative(
         if levels:
             governor.learn(levels, tree.tokens.size(1) - 1, kept)
         alive = speaking
-    return Spoken(rows, cycles)
+        watch("judge and keep")
+    return Spoken(rows, cycles, watch.seconds)
+
+
+class _Watch:
+    """Seconds since the last look, by part."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
 
 
 def _before(read: Read, root: Tensor, fast: FastText) -> Certain:

@@ -14,7 +14,7 @@ from hb.model.bagel import Bagel
 from hb.model.law import GREEDY, Law
 from hb.sampling.fast import Angles, Columns, FusedLayer, fused_head, scaled_weight, unit_rms
 from hb.speculative.draft import Draft
-from hb.speculative.tree import Growth, Tree, hide
+from hb.speculative.tree import Growth, Tree, chain, hide
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class Plan:
     @staticmethod
     def of(plans: dict[str, dict], temperature: float = 0.0) -> Plan:
         """The plan of a parcel for a temperature: the one tuned nearest to it. plans: temperature in words -> arguments."""
-        nearest = min(plans, key=lambda t: abs(float(t) - temperature))
-        values = plans[nearest]
+        return Plan.from_dict(plans[min(plans, key=lambda t: abs(float(t) - temperature))])
+
+    @staticmethod
+    def from_dict(values: dict) -> Plan:
         return Plan(**values | dict(costs=tuple(values.get("costs", Plan.costs))))
+
+    def is_worth(self, reach: Float[Tensor, "B"]) -> bool:
+        """Is another level worth a drafting step and a node? reach: the chance that the target gets there, in each row."""
+        return self.reward == 0 or float(reach.mean()) >= self.reward * (self.costs[0] + self.costs[2])
 
     def cost(self, depth: int, nodes: int) -> float:
         """What a cycle costs in plain steps."""
@@ -156,22 +162,23 @@ class DraftRun:
         self.layers = Columns(len(fast.layers), batch, *shape)
         self.mix = Columns(1, 3 * batch, *shape) if fast.mix is not None else None
         self.a: Tensor | None = None  # the state behind the last certain token, [B, D]
-        self.next: Tensor | None = None  # the position of the first guess's own parent, [B]
+        self.next: Tensor | None = None  # the position of the first guess's own parent, [B] ...
+        self.reach = 0  # ... and the largest of them, or more
 
     def absorb(self, sure: Certain) -> None:
         """Read tokens that are certain, with the target's features: the draft's keys for them, and `a` behind the last."""
         fast, (batch, n) = self.fast, sure.positions.shape
-        most = int(sure.next_positions.max()) + 1
+        self.reach = int(sure.next_positions.max())
+        most = self.reach + 1
         present = None if sure.present is None or bool(sure.present.all()) else sure.present
         self.layers.widen(self.layers.length + n + 64)
         u = fast.slots(sure.trace)
         if self.mix is not None:
             self.mix.widen(self.mix.length + n + 64)
-            at, slots = self.mix.length, u.size(2)
+            slots = u.size(2)
             folded = u.transpose(1, 2).reshape(batch * slots * n, -1)
             angles = tuple(a.repeat_interleave(slots, 0) for a in fast.angles(sure.positions, most))
-            kv = self.mix.cache[0]
-            folded = fast.mix(folded, angles, self.mix.mask(n), kv[0], kv[1], at)
+            folded = fast.mix(folded, angles, self.mix.mask(n), *self.mix.layers(n))
             self.mix.keep(None, None if present is None else present.repeat_interleave(slots, 0), n)
             u = folded.view(batch, slots, n, -1).transpose(1, 2)
         g = u.flatten(2) @ fast.fc1
@@ -188,76 +195,88 @@ class DraftRun:
         """One drafting step: states behind n tokens, from the feature or state before each and its embedding."""
         batch, n, width = x.shape
         y = torch.cat([x, e], dim=-1).view(batch * n, 2 * width) @ self.fast.fc2
-        at, cache = self.layers.length, self.layers.cache
-        for layer, kv in zip(self.fast.layers, cache):
-            y = layer(y, angles, mask, kv[0], kv[1], at)
+        for layer, kv in zip(self.fast.layers, self.layers.layers(n)):
+            y = layer(y, angles, mask, kv)
         return y.view(batch, n, width)
 
     def grow(self, root: Int[Tensor, "B"], plan: Plan, law: Law = GREEDY, said: Sequence[list[int]] = (),
              limit: int | None = None) -> Tree:  # fmt: skip
         """A tree of guesses behind the root, the last token absorbed as a follower. Levels stop where another one is not
         worth its cost. said: each row's answer so far, the root included, for laws that remember; limit: deepest level."""
+        depth = plan.depth if limit is None else min(plan.depth, limit)
+        if plan.width == 1 and not law.has_memory:
+            return self._grow_chain(root, plan, law, min(depth, plan.budget))
         fast, growth, start = self.fast, Growth(root, plan.width), self.layers.length
         a, seen = self.a[:, None], None
         paths = [[list(s)] for s in said] if law.has_memory else None
-        depth = plan.depth if limit is None else min(plan.depth, limit)
+        angles = self._angles(depth)
         for level in range(depth):
             before = None if paths is None else [path for row in paths for path in row]
-            log_q = fast.log_q(a, law, before)
-            words, place = growth.add(log_q)
-            growth_token = fast.token(growth.tokens[-1])
-            growth.tokens[-1] = growth_token
-            tokens = fast.token(words)
+            words, place = growth.add(fast.log_q(a, law, before))
+            growth.tokens[-1], tokens = fast.token(growth.tokens[-1]), fast.token(words)
             if paths is not None:
                 paths = [[row[p] + [t] for p, t in zip(ps, ts)] for row, ps, ts in zip(paths, place.tolist(), tokens.tolist())]
-            if level + 1 == depth or self._not_worth(growth, plan):
+            if level + 1 == depth or not plan.is_worth(growth.reach):
                 break
             w = tokens.size(1)
             self.layers.widen(self.layers.length + w)
             own = torch.eye(w, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
             if seen is not None:
-                above = seen.gather(1, place[..., None].expand(-1, -1, seen.size(2)))
-                own = torch.cat([above, own], dim=2)
+                own = torch.cat([seen.gather(1, place[..., None].expand(-1, -1, seen.size(2))), own], dim=2)
             seen = own
-            local = None if plan.width == 1 else hide(seen)
             x = a.gather(1, place[..., None].expand(-1, -1, a.size(-1)))
-            at = (self.next + 1 + level)[:, None].expand(-1, w)
-            angles = fast.angles(at, int(at.max()) + 1)
-            a = self._step(x, F.embedding(tokens, fast.embedding), angles, self.layers.mask(w, local))
+            a = self._step(x, F.embedding(tokens, fast.embedding), angles[level], self.layers.mask(w, hide(seen)))
             self.layers.length += w
         self.layers.length = start  # guesses are not certain: they leave no keys
         return growth.best(plan.budget, plan.reward * plan.costs[2])
 
-    def _not_worth(self, growth: Growth, plan: Plan) -> bool:
-        """Is the next level, with one node of the target's pass, worth less than its cost?"""
-        return plan.reward > 0 and float(growth.reach.mean()) < plan.reward * (plan.costs[0] + plan.costs[2])
+    def _grow_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int) -> Tree:
+        """`grow` at width 1, without the bookkeeping of a tree."""
+        fast, start, a = self.fast, self.layers.length, self.a[:, None]
+        tokens, values = [root], [torch.zeros(len(root), device=root.device)]
+        self.layers.widen(start + depth)
+        angles = self._angles(depth)
+        for level in range(depth):
+            best, word = fast.log_q(a, law, None)[:, 0].max(-1)
+            tokens.append(fast.token(word))
+            values.append(values[-1] + best)
+            if level + 1 == depth or not plan.is_worth(values[-1].exp()):
+                break
+            e = F.embedding(tokens[-1], fast.embedding)[:, None]
+            a = self._step(a, e, angles[level], self.layers.mask(1))
+            self.layers.length += 1
+        self.layers.length = start
+        return chain(torch.stack(tokens, 1), torch.stack(values, 1))
+
+    def _angles(self, depth: int) -> list[tuple[Tensor, Tensor]]:
+        """cos and sin for the guesses of depth 1, 2, ...: all nodes of a level stand at one position."""
+        at = self.next[:, None] + torch.arange(1, depth + 1, device=self.next.device)
+        cos, sin = self.fast.angles(at, self.reach + depth + 1)
+        return list(zip(cos.split(1, 1), sin.split(1, 1)))
 
     def draw_chain(
         self, root: Int[Tensor, "B"], plan: Plan, law: Law, said: Sequence[list[int]], generator=None, limit: int | None = None
     ) -> tuple[Tree, Float[Tensor, "B n V"]]:
         """A chain drawn from the draft's own law (rule "drawn"), and that law at every node, on the target's vocabulary."""
         fast, start = self.fast, self.layers.length
-        a, tokens, laws, values = self.a[:, None], [root], [], [torch.zeros(len(root))]
+        a, tokens, laws, values = self.a[:, None], [root], [], [torch.zeros(len(root), device=root.device)]
         paths = [list(s) for s in said]
-        depth = plan.depth if limit is None else min(plan.depth, limit)
+        depth = min(plan.depth, plan.budget) if limit is None else min(plan.depth, plan.budget, limit)
+        self.layers.widen(start + depth)
+        angles = self._angles(depth)
         for level in range(depth):
             log_q = fast.log_q(a, law, paths if law.has_memory else None)[:, 0]
             word = torch.multinomial(log_q.exp().cpu(), 1, generator=generator).to(root.device)
             laws.append(fast.on_all_words(log_q).exp())
-            values.append(values[-1] + log_q.gather(1, word)[:, 0].cpu())
+            values.append(values[-1] + log_q.gather(1, word)[:, 0])
             tokens.append(fast.token(word[:, 0]))
             for path, token in zip(paths, tokens[-1].tolist()):
                 path.append(token)
-            if level + 1 == depth or plan.reward * (plan.costs[0] + plan.costs[2]) > float(values[-1].exp().mean()):
+            if level + 1 == depth or not plan.is_worth(values[-1].exp()):
                 break
-            self.layers.widen(self.layers.length + 1)
-            at = (self.next + 1 + level)[:, None]
             e = F.embedding(tokens[-1], fast.embedding)[:, None]
-            a = self._step(a, e, fast.angles(at, int(at.max()) + 1), self.layers.mask(1))
+            a = self._step(a, e, angles[level], self.layers.mask(1))
             self.layers.length += 1
         self.layers.length = start
-        n = len(tokens)
-        order = torch.arange(n, device=root.device).expand(len(root), -1)
-        tree = Tree(torch.stack(tokens, 1), (order - 1).clamp_min(0), order, torch.stack(values, 1).to(root.device))
-        laws.append(torch.zeros_like(laws[0]) if laws else torch.zeros(len(root), fast.config.vocab_size))
-        return tree, torch.stack(laws, 1)
+        laws.append(torch.zeros(len(root), fast.config.vocab_size, device=root.device))  # behind the last nothing is drawn
+        return chain(torch.stack(tokens, 1), torch.stack(values, 1)), torch.stack(laws, 1)

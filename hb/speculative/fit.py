@@ -26,6 +26,7 @@ from hb.model.text import Text
 from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import Drafter, fingerprint
 from hb.sampling.fast import FastText, decode_fast
+from hb.speculative.decode import Read, read_picture_and_text
 from hb.speculative.draft import Draft, DraftConfig, draft_loss
 from hb.speculative.drafting import Plan
 from hb.training import StepData, fit
@@ -79,8 +80,7 @@ def answered(model: Bagel, text: Text, *, n: int, side: int, seed: int = 0, batc
         asked = [DESCRIBE_REQUESTS[rng.integers(len(DESCRIBE_REQUESTS))] if describes else ask(s, rng).text
                  for s in scenes.to_list()]  # fmt: skip
         asked = [text.encode(q) for q in asked]
-        _, context = model.see(model.empty(size), pictures * 2 - 1)
-        _, context = model.read_text(context, asked)
+        context = read_picture_and_text(model, pictures * 2 - 1, asked).context
         law = GREEDY if (at // batch) % 2 else Law(temperature=1.0)
         said, _ = decode_fast(fast, context, law=law, generator=dice)
         for i, (q, a) in enumerate(zip(asked, said)):
@@ -89,6 +89,16 @@ def answered(model: Bagel, text: Text, *, n: int, side: int, seed: int = 0, batc
     ids, length = pad_ids([p[1] for p in parts], text.end)
     return Answered(torch.stack([p[0] for p in parts]), ids.to(torch.int16),
                     torch.tensor([p[2] for p in parts], dtype=torch.int16), length.to(torch.int16))  # fmt: skip
+
+
+@torch.no_grad()
+def tuning_reads(model: Bagel, text: Text, side: int, n: int, *, describe: bool = True, seed: int = 1) -> list[Read]:
+    """Random scenes with a question each, read one by one: what tuning looks at instead of the evaluation sets."""
+    rng, out = np.random.default_rng([TRAINING, seed, 18]), []
+    for scene in sample_scenes([Request((Wish(),) * int(c)) for c in rng.integers(1, MAX_THINGS + 1, n)], rng).to_list():
+        question = DESCRIBE_REQUESTS[0] if describe else ask(scene, rng).text
+        out.append(read_picture_and_text(model, render([scene], side) * 2 - 1, [text.encode(question)]))
+    return out
 
 
 def words_of(pool: Answered) -> tuple[int, ...]:

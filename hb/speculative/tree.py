@@ -54,10 +54,15 @@ def hide(seen: Bool[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
 
 
+def chain(tokens: Int[Tensor, "B n"], values: Float[Tensor, "B n"]) -> Tree:
+    """Each token the child of the one before it."""
+    order = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
+    return Tree(tokens, (order - 1).clamp_min(0), order, values)
+
+
 def root_only(tokens: Int[Tensor, "B"]) -> Tree:
     """Nothing guessed: a pass over it is a step of plain decoding."""
-    zero = torch.zeros_like(tokens)[:, None]
-    return Tree(tokens[:, None], zero, zero, torch.zeros(zero.shape, device=tokens.device))
+    return chain(tokens[:, None], torch.zeros(len(tokens), 1, device=tokens.device))
 
 
 class Growth:

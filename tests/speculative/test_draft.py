@@ -6,10 +6,10 @@ import torch
 from hb.model.checkpoint import CheckpointError
 from hb.model.law import GREEDY
 from hb.parcels import Drafter, fingerprint
+from hb.sampling.fast import FastText
 from hb.speculative.decode import _before
 from hb.speculative.draft import Draft, DraftConfig, draft_loss, feature_layers, open_draft
 from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
-from hb.sampling.fast import FastText
 
 ALL = [DraftConfig(kind, layers, zero_init=False) for kind in ("hyper-bagel", "eagle3") for layers in (1, 2)]
 

@@ -1,0 +1,214 @@
+"""How much to guess, on this machine and for this kind of text: measured, then chosen.
+
+The paper names hand-tuning for every task as its limit. Here what a pass and a drafting step cost is measured, and how often a
+guess of each depth and rank is right; a model of the two (method.md 4.1: tokens a cycle over cost a cycle) ranks all
+plans, and the best few are run against the clock. Where nothing beats plain decoding, plain decoding is the plan.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hb.model.law import GREEDY, Law
+from hb.sampling.fast import FastText, TextRun, decode_fast
+from hb.speculative.decode import Read, _before, decode_speculative
+from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
+from hb.speculative.tree import hide
+
+NODES = (1, 2, 4, 8, 12, 16, 24, 32)
+WIDTHS = (1, 2, 4)
+DEEPEST = 12
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, medians. target[n]: a pass over n nodes; step[w]: a drafting step of width w; cycle: what a cycle costs
+    beyond its pass and its steps (reading what is certain, keeping, judging)."""
+
+    target: dict[int, float]
+    step: dict[int, float]
+    cycle: float
+
+    @property
+    def plain(self) -> float:
+        return self.target[1]
+
+    def node(self) -> float:
+        """What one more node costs a pass, on the whole."""
+        n = np.array(sorted(self.target))
+        return max(0.0, float(np.polyfit(n, [self.target[k] for k in n], 1)[0]))
+
+    def of(self, depth: int, width: int, nodes: int) -> float:
+        """A cycle with `depth` drafting steps (the first of them is part of reading what is certain)."""
+        n = sorted(self.target)
+        passed = float(np.interp(nodes + 1, n, [self.target[k] for k in n]))
+        return passed + self.cycle + (depth - 1) * self.step[width]
+
+    def in_plain_steps(self, width: int) -> tuple[float, float, float]:
+        """`Plan.costs`."""
+        return self.step[width] / self.plain, (self.cycle - self.step[width]) / self.plain, self.node() / self.plain
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
+
+
+@torch.no_grad()
+def measure_costs(fast: FastText, draft: FastDraft, read: Read, repeats: int = 15) -> Costs:
+    """What passes and steps cost behind this context. Let nothing else run beside it."""
+    batch, dice = read.context.batch, torch.Generator().manual_seed(0)
+    run, target = TextRun(fast, read.context, 64), {}
+    for n in NODES:
+        ids = torch.randint(0, len(fast.embedding), (batch, n), generator=dice).to(fast.embedding.device)
+        local = None if n == 1 else hide(torch.rand(batch, n, n, generator=dice).to(ids.device) < 0.5 + torch.eye(n, device=ids.device))
+        target[n] = median_seconds(lambda: fast.logits(run.read(ids, None, local, [])).argmax(-1).tolist(), repeats)
+    root = torch.full((batch,), fast.markers[0], device=fast.embedding.device)
+    helper = DraftRun(draft, batch, read.context.length + 256)
+    before = _before(read, root, fast)
+    helper.absorb(before)
+    step = {}
+    for w in WIDTHS:
+        deep, flat = (median_seconds(lambda d=d: helper.grow(root, Plan(depth=d, width=w, budget=8)), repeats) for d in (6, 2))
+        step[w] = max((deep - flat) / 4, 1e-6)
+    four = Certain(*(getattr(before, f)[:, :4] for f in ("trace", "following", "positions", "next_positions")))
+    start, mixed = helper.layers.length, None if helper.mix is None else helper.mix.length
+
+    def first_guess():
+        helper.absorb(four)
+        helper.layers.length = start
+        if helper.mix is not None:
+            helper.mix.length = mixed
+        tree = helper.grow(root, Plan(depth=1, width=2, budget=2))
+        return tree.mask(), tree.tokens.tolist(), tree.parents.tolist()
+
+    return Costs(target, step, median_seconds(first_guess, repeats))
+
+
+@torch.no_grad()
+def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *, every: int = 4, most: int = 96) -> Tensor:
+    """[DEEPEST, ranks]: how often the target's greedy word is the draft's guess of each rank, at each depth, where all
+    guesses above were right. Rows of one context each."""  # fmt: skip
+    ranks = torch.zeros(DEEPEST, max(WIDTHS))
+    tried = torch.zeros(DEEPEST)
+    start, end = fast.markers[:2]
+    for read in reads:
+        rows, _ = decode_fast(fast, read.context, max_tokens=most)
+        answer = [start, *rows[0], end]
+        run, trace = TextRun(fast, read.context, len(answer)), []
+        run.read(torch.tensor([answer]), trace=trace)
+        states = torch.stack(trace, 2)
+        helper = DraftRun(draft, 1, read.context.length + 2 * len(answer))
+        helper.absorb(_before(read, torch.tensor([start]), fast))
+        place = read.context.position + torch.arange(len(answer))[None]
+        at = 0  # tokens absorbed
+        for at_next in range(1, len(answer) - 1, every):
+            following = F.embedding(torch.tensor([answer[at + 1 : at_next + 1]]), fast.embedding)
+            helper.absorb(Certain(states[:, at:at_next], following, place[:, at:at_next], place[:, at:at_next] + 1))
+            at, kept = at_next, helper.layers.length
+            a = helper.a[:, None]
+            for depth, token in enumerate(answer[at + 1 : at + 1 + DEEPEST]):
+                log_q = draft.log_q(a, GREEDY, None)[0, 0]
+                guessed = draft.token(log_q.topk(max(WIDTHS)).indices).tolist()
+                tried[depth] += 1
+                if token in guessed:
+                    ranks[depth, guessed.index(token)] += 1
+                e = F.embedding(torch.tensor([[token]]), fast.embedding)
+                where = (helper.next + 1 + depth)[:, None]
+                a = helper._step(a, e, draft.angles(where, int(where.max()) + 1), helper.layers.mask(1))
+                helper.layers.length += 1
+            helper.layers.length = kept
+    return ranks / tried.clamp_min(1)[:, None]
+
+
+def expected_tokens(table: Tensor, depth: int, width: int, budget: int) -> float:
+    """1 + the chance that a guess of depth 1, 2, ... is kept, if a tree holds `width` guesses a level, fewer where the budget
+    does not reach. An approximation: the dynamic tree chooses better than level by level."""  # fmt: skip
+    wide = max(1, min(width, round(budget / depth)))
+    return 1 + float(table[:depth, :wide].sum(1).cumprod(0).sum())
+
+
+def all_plans() -> list[Plan]:
+    """The grid: chains, and trees with one and a half to three times as many nodes as levels."""
+    plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)]
+    plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
+    return plans
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One plan against the clock: tokens a second over plain decoding's in the same run, and tokens a pass."""
+
+    plan: Plan
+    ratio: float
+    tau: float
+    predicted: float
+
+
+@torch.no_grad()
+def race(fast: FastText, draft: FastDraft, reads: Sequence[Read], plans: Sequence[Plan], law: Law = GREEDY, *,
+         rounds: int = 2, most: int = 96) -> list[tuple[float, float]]:  # fmt: skip
+    """(ratio, tau) of each plan: all take turns on every context with plain decoding beside them, so that a noisy machine is
+    equally noisy for all. A ratio is plain seconds a token over the plan's."""
+    seconds, tokens, passes = (np.zeros(len(plans) + 1) for _ in range(3))
+    order = np.random.default_rng(0)
+    for turn in range(rounds):
+        for number, read in enumerate(reads):
+            for k in order.permutation(len(plans) + 1):
+                dice = torch.Generator().manual_seed(1000 * turn + number)
+                began = time.perf_counter()
+                if k == len(plans):
+                    rows, used = decode_fast(fast, read.context, max_tokens=most, law=law, generator=dice)
+                    given = sum(min(len(r) + 1, most) for r in rows)
+                else:
+                    said = decode_speculative(fast, draft, read, plan=plans[k], max_tokens=most, law=law, generator=dice)
+                    given, used = sum(sum(c.kept) for c in said.cycles), sum(len(c.kept) for c in said.cycles)
+                seconds[k] += time.perf_counter() - began
+                tokens[k] += given
+                passes[k] += used
+    each = seconds / tokens
+    return [(float(each[-1] / each[k]), float(tokens[k] / passes[k])) for k in range(len(plans))]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured and chosen for one temperature."""
+
+    plan: Plan
+    trials: list[Trial]
+    costs: Costs
+    table: Tensor
+
+
+def tune(fast: FastText, draft: FastDraft, reads: Sequence[Read], law: Law = GREEDY, *, finalists: int = 6, start_after: int = 1,
+         everything: bool = False, costs: Costs | None = None, table: Tensor | None = None) -> Tuned:  # fmt: skip
+    """Choose a plan for texts like these. everything: race the whole grid instead of the best by the model."""
+    costs = measure_costs(fast, draft, reads[0]) if costs is None else costs
+    table = acceptance_table(fast, draft, reads) if table is None else table
+    predict = lambda p: expected_tokens(table, p.depth, p.width, p.budget) * costs.plain / costs.of(p.depth, p.width, p.budget)
+    plans = [replace(p, costs=costs.in_plain_steps(p.width), start_after=start_after) for p in all_plans()]
+    plans.sort(key=predict, reverse=True)
+    few = [p for width_is_one in (True, False) for p in [p for p in plans if (p.width == 1) == width_is_one][: finalists // 2]]
+    chosen = plans if everything else few
+    trials = [Trial(p, ratio, tau, predict(p)) for p, (ratio, tau) in zip(chosen, race(fast, draft, reads, chosen, law))]
+    best = max(trials, key=lambda t: t.ratio)
+    # levels that stop where another is not worth its cost: deeper and wider may pay then
+    careful = [replace(best.plan, reward=best.ratio),
+               replace(best.plan, reward=best.ratio, depth=min(DEEPEST, best.plan.depth + 3),
+                       budget=best.plan.budget + 3 * best.plan.budget // best.plan.depth)]  # fmt: skip
+    trials += [Trial(p, ratio, tau, predict(p)) for p, (ratio, tau) in zip(careful, race(fast, draft, reads, careful, law))]
+    best = max(trials, key=lambda t: t.ratio)
+    plan = best.plan if best.ratio > 1.02 else Plan(depth=0)
+    return Tuned(plan, trials, costs, table)
