@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from hb.engine import Model
 from hb.model.context import Context
+from hb.model.generation import AnswerModel
 from hb.model.law import GREEDY, Law
 from hb.sampling.fast import decode_fast
-from hb.speculative.decode import Read, Spoken, decode_speculative
+from hb.speculative.decode import Cycle, Read, Spoken, decode_speculative
 from hb.speculative.drafting import FastDraft, Plan
 from hb.speculative.laws import TINY_DRAFT, TINY_TARGET, emitted_law, largest_error, target_law
 from hb.speculative.lookup import decode_with_lookup
@@ -190,8 +191,8 @@ FOREIGN = "Compose, in three verses, a lament for the last steam engine of the v
 Method = Callable[[Read, int, Law, torch.Generator], Spoken]
 
 
-def methods(model: Model, plans: dict[str, Plan], eagle3: FastDraft | None = None) -> dict[str, Method]:
-    """Ways to decode, by name. "plain" is what the others are compared with."""
+def methods(model: Model, plans: dict[str, Plan], eagle3: FastDraft | None = None, generate: bool = False) -> dict[str, Method]:
+    """Ways to decode, by name. "plain" is what the others are compared with. generate: `transformers` too, greedy, one row."""
     fast, draft = model.fast_text(), model.fast_draft()
 
     def with_draft(used: FastDraft, plan: Plan) -> Method:
@@ -207,9 +208,23 @@ def methods(model: Model, plans: dict[str, Plan], eagle3: FastDraft | None = Non
     out["prompt lookup"] = lambda read, most, law, dice: decode_with_lookup(
         fast, read, max_tokens=most, law=law, generator=dice
     )
+    if generate:
+        out["transformers, assisted by prompt lookup"] = _with_generate(AnswerModel(model.bagel))
     if eagle3 is not None:
         out["EAGLE-3 chain"] = with_draft(eagle3, replace(plans["chain"], start_after=0))
     return out | {name: with_draft(draft, plan) for name, plan in plans.items()}
+
+
+def _with_generate(answers: AnswerModel) -> Method:
+    def method(read, most, law, dice):
+        before = answers.passes
+        row = answers.say(read.context, max_new_tokens=most, do_sample=False, prompt_lookup_num_tokens=10)
+        spoken = Spoken.plainly([row], answers.passes - before, most)
+        # it does not tell what each pass gave: the first is credited with all that is more than one
+        more = min(len(row) + 1, most) - spoken.passes
+        return Spoken([row], [Cycle(0, 0, [1 + more]), *spoken.cycles[1:]])
+
+    return method
 
 
 def race(task: Task, ways: dict[str, Method], *, rounds: int = 2, seed: int = 0, bar: bool = True) -> dict[str, dict]:

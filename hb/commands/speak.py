@@ -79,7 +79,9 @@ def ask(args) -> None:
     eagle = FastDraft(open_draft(Drafter.load(args.eagle3), model.bagel), model.bagel) if args.eagle3 else None
     lines, result = [], {}
     for task in evaluate_text.tasks(model, args.n or 20, args.temperatures, args.batch):
-        ways = evaluate_text.methods(model, plans | {"hb (as shipped)": Plan.of(model.drafter.plans, task.law.temperature)}, eagle)
+        shipped = Plan.of(model.drafter.plans, task.law.temperature)
+        generate = task.law.is_greedy and args.batch == 1
+        ways = evaluate_text.methods(model, plans | {"hb (as shipped)": shipped}, eagle, generate)
         got = evaluate_text.race(task, ways, rounds=args.rounds or 3, bar=not args.json)
         result[task.name] = got
         for way, row in got.items():

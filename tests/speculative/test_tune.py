@@ -1,0 +1,98 @@
+"""The cost model is arithmetic, a worthless draft is turned off, and lookups find what was said before."""
+
+import pytest
+import torch
+
+from hb.sampling.fast import FastText, decode_fast
+from hb.speculative import decode as module
+from hb.speculative.draft import DraftConfig
+from hb.speculative.drafting import FastDraft, Plan
+from hb.speculative.lookup import Lookup, decode_with_lookup
+from hb.speculative.tune import DEEPEST, Costs, acceptance_table, all_plans, expected_tokens, race, tune
+from tests.speculative.test_decode import Prompter
+from tests.speculative.test_draft import read, shaken
+
+COSTS = Costs(target={n: 1.0 + 0.05 * (n - 1) for n in (1, 2, 4, 8, 16, 32)}, step={1: 0.1, 2: 0.2, 4: 0.3}, cycle=0.5)
+
+
+@pytest.fixture(scope="module")
+def parts(tiny):
+    return FastText(tiny.bagel), FastDraft(shaken(tiny, DraftConfig(layers=1)), tiny.bagel)
+
+
+def test_a_chain_gives_the_geometric_sum():
+    table = torch.zeros(DEEPEST, 4)
+    table[:, 0], table[:, 1] = 0.7, 0.1
+    assert expected_tokens(table, 5, 1, 5) == pytest.approx((1 - 0.7**6) / 0.3)
+    assert expected_tokens(table, 5, 2, 10) == pytest.approx((1 - 0.8**6) / 0.2)
+    assert expected_tokens(table, 5, 2, 5) == expected_tokens(table, 5, 1, 5)  # no budget for a second guess
+
+
+def test_costs_add_up_and_come_in_plain_steps():
+    assert COSTS.of(depth=4, width=2, nodes=7) == pytest.approx(1.35 + 0.5 + 3 * 0.2)
+    assert COSTS.node() == pytest.approx(0.05)
+    plan = Plan(depth=4, width=2, budget=7, costs=COSTS.in_plain_steps(2))
+    assert plan.cost(4, 7) == pytest.approx(COSTS.of(4, 2, 7) / COSTS.plain)
+
+
+def test_another_level_is_worth_it_until_its_cost_is_more():
+    plan = Plan(reward=2.0, costs=(0.2, 0.4, 0.05))
+    assert plan.is_worth(torch.tensor([0.51])) and not plan.is_worth(torch.tensor([0.49]))
+    assert Plan(reward=0.0).is_worth(torch.tensor([0.0]))
+
+
+def test_a_worthless_draft_is_turned_off(tiny, parts):
+    tuned = tune(*parts, [read(tiny, ["describe the picture"])], finalists=2)
+    assert tuned.plan.depth == 0 and all(t.tau < 1.5 for t in tuned.trials)
+
+
+def test_a_perfect_draft_is_found_right_at_every_depth(tiny, parts, monkeypatch):
+    """What the table counts: here the draft's likeliest word is made the target's at every other token."""
+    state = read(tiny, ["describe the picture"])
+    answer = [parts[0].markers[0], *decode_fast(parts[0], state.context, max_tokens=20)[0][0]]
+    calls = iter(range(10**6))
+
+    def log_q(a, law, before):
+        out = torch.zeros(*a.shape[:-1], parts[0].config.vocab_size)
+        depth = next(calls) % DEEPEST
+        out[..., (answer[1:] + [parts[0].markers[1]] + [0] * 40)[1 + depth]] = 9.0 if depth % 2 == 0 else -9.0
+        return out.log_softmax(-1)
+
+    monkeypatch.setattr(parts[1], "log_q", log_q)
+    table = acceptance_table(*parts, [state], every=1000, most=20)
+    right = min(DEEPEST, len(answer) - 2)
+    assert table[:right, 0].tolist() == [float(d % 2 == 0) for d in range(right)]
+
+
+def test_racing_counts_all_tokens_of_all_rounds(tiny, parts, monkeypatch):
+    state = read(tiny, ["describe the picture"])
+    wanted, _ = decode_fast(parts[0], state.context, max_tokens=24)
+    monkeypatch.setattr(module, "DraftRun", Prompter(wanted))
+    good = Plan(depth=5, width=2, budget=10, start_after=0, costs=(0.0, 0.0, 0.0))
+    ((_, tau), (_, plain)) = race(*parts, [state], [good, Plan(depth=0)], most=24)
+    assert tau > 1.2 and plain == 1.0
+
+
+def test_the_grid_holds_chains_and_trees():
+    plans = all_plans()
+    assert len(set(plans)) == len(plans) > 30 and {p.width for p in plans} == {1, 2, 4}
+
+
+@pytest.mark.parametrize(
+    "said, texts, wanted",
+    [
+        ([1, 2, 3, 9, 1, 2], [], [3, 9, 1]),
+        ([1, 2, 3, 1, 2, 4, 1, 2], [], [4, 1, 2]),  # the latest place counts
+        ([5], [[4, 5, 6, 7]], [6, 7]),
+        ([1, 2, 3], [], []),
+        ([], [], []),
+    ],
+)
+def test_lookup_finds_what_followed_before(said, texts, wanted):
+    assert Lookup(texts=texts).find(said, 3) == wanted
+
+
+def test_lookup_changes_no_word(tiny, parts):
+    state = read(tiny, ["describe the picture", "how many?"])
+    wanted, _ = decode_fast(parts[0], state.context, max_tokens=24)
+    assert decode_with_lookup(parts[0], state, max_tokens=24).tokens == wanted
