@@ -49,6 +49,9 @@ class Pool:
     talk_ids: Tensor  # int16 [M, TALK_TOKENS]
     talk_length: Tensor  # int16 [M]
     talk_answer: Tensor  # bool [M, TALK_TOKENS]: is the *next* token part of an answer?
+    # what a schooled eye sees in the pictures to be drawn, one feature for each latent token; without such an eye, empty
+    draw_seen: Tensor  # half [N, PICTURES_A_PROMPT, tokens, width]
+    edit_seen: Tensor  # half [M, tokens, width]
 
     def save(self, path: Path) -> None:
         part = path.with_suffix(".part")
@@ -57,7 +60,11 @@ class Pool:
 
     @staticmethod
     def load(path: Path) -> Pool:
-        return Pool(**load_file(path))
+        stored = load_file(path)
+        missing = {f.name for f in fields(Pool)} - stored.keys()
+        if missing:
+            raise ValueError(f"{path} is a pool of an older kind (it lacks {', '.join(sorted(missing))}); begin with --fresh")
+        return Pool(**stored)
 
     def latent_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all latent values."""
@@ -67,15 +74,16 @@ class Pool:
 
 def make_pool(
     encode: Callable[[Tensor], Tensor], text: Text, *, side: int, prompts: int, scenes: int, seed: int = 0,
-    bar: bool = True,
+    bar: bool = True, see: Callable[[Tensor], Tensor] | None = None,
 ) -> Pool:
-    """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]."""  # fmt: skip
+    """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]; see: pictures -> features."""  # fmt: skip
+    see = see or (lambda pictures: pictures.new_zeros(len(pictures), 0, 0))
     chunk, parts = 1000, []
     jobs = [("draw", i, min(chunk, prompts - i)) for i in range(0, prompts, chunk)]
     jobs += [("scene", i, min(chunk, scenes - i)) for i in range(0, scenes, chunk)]
     for kind, start, n in tqdm(jobs, desc="making the pool", unit="k", disable=not bar):
         rng = np.random.default_rng([TRAINING, seed, kind == "scene", start])
-        parts.append((_draw_part if kind == "draw" else _scene_part)(encode, text, side, n, rng))
+        parts.append((_draw_part if kind == "draw" else _scene_part)(encode, see, text, side, n, rng))
     merged = {}
     for part in parts:
         for name, tensor in part.items():
@@ -83,7 +91,7 @@ def make_pool(
     return Pool(**{name: torch.cat(tensors) for name, tensors in merged.items()})
 
 
-def _draw_part(encode, text, side, n, rng):
+def _draw_part(encode, see, text, side, n, rng):
     names, law = list(DRAW_MIX), list(DRAW_MIX.values())
     requests, ids = [], []
     while len(ids) < n:
@@ -93,12 +101,14 @@ def _draw_part(encode, text, side, n, rng):
             requests.append(request)
             ids.append(row)
     scenes = sample_scenes([r for r in requests for _ in range(PICTURES_A_PROMPT)], rng)
-    latent = encode(render(scenes, side)).half()
+    pictures = render(scenes, side)
+    by_prompt = lambda values: values.half().unflatten(0, (n, PICTURES_A_PROMPT))
     padded, length = _pad([[text.start, *row, text.end] for row in ids], DRAW_TOKENS, text.end)
-    return dict(draw_ids=padded, draw_length=length, draw_latent=latent.unflatten(0, (n, PICTURES_A_PROMPT)))
+    return dict(draw_ids=padded, draw_length=length, draw_latent=by_prompt(encode(pictures)),
+                draw_seen=by_prompt(see(pictures)))  # fmt: skip
 
 
-def _scene_part(encode, text, side, n, rng):
+def _scene_part(encode, see, text, side, n, rng):
     counts = rng.integers(1, MAX_THINGS + 1, n)
     scenes = sample_scenes([Request((Wish(),) * int(c)) for c in counts], rng)
     pictures = render(scenes, side)
@@ -115,7 +125,8 @@ def _scene_part(encode, text, side, n, rng):
         answer[i, : len(mask)] = torch.tensor(mask)
     return dict(
         scene_picture=to_uint8(pictures), scene_latent=encode(pictures).half(), edit_latent=encode(targets).half(),
-        edit_ids=edit_ids, edit_length=edit_length, talk_ids=talk_ids, talk_length=talk_length, talk_answer=answer,
+        edit_ids=edit_ids, edit_length=edit_length, edit_seen=see(targets).half(), talk_ids=talk_ids,
+        talk_length=talk_length, talk_answer=answer,
     )  # fmt: skip
 
 
@@ -168,8 +179,9 @@ def pick(pool: Pool, sizes: BatchSizes, seed: int, step: int, rank: int = 0) -> 
     draw = torch.from_numpy(rng.integers(0, len(pool.draw_ids), sizes.draw))
     edit = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.edit))
     talk = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.talk))
-    names = dict(draw=("draw_ids", "draw_length", "draw_latent"), talk=("talk_ids", "talk_length", "talk_answer"),
-                 edit=("edit_ids", "edit_length", "edit_latent", "scene_latent", "scene_picture"))  # fmt: skip
+    names = dict(draw=("draw_ids", "draw_length", "draw_latent", "draw_seen"), talk=("talk_ids", "talk_length", "talk_answer"),
+                 edit=("edit_ids", "edit_length", "edit_latent", "edit_seen", "scene_latent",
+                       "scene_picture"))  # fmt: skip
     batch = {}
     for rows, kind in ((draw, "draw"), (edit, "edit"), (talk, "talk")):
         batch |= {name: getattr(pool, name)[rows] for name in names[kind]}

@@ -378,3 +378,70 @@ def _equal_scale(answer):
              (1 + (a - 1) * (b - 1), "m = v + b (g - v): b stays whole, since no_image is v itself")],
             "put no_image = v into m = no_image + b (g - no_image), g = no_text + a (v - no_text); gather v - no_text",
         )  # fmt: skip
+
+
+# ---- 05 drafting a chain --------------------------------------------------------------------------------------------
+
+
+def _two_laws():
+    p = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=torch.float64)
+    q = torch.tensor([0.2, 0.4, 0.1, 0.3], dtype=torch.float64)
+    return p, q
+
+
+@exercise("5.1")
+def _chance_of_acceptance(answer):
+    """chance_of_acceptance(p, q): that a token drawn from q stays."""
+    p, q = _two_laws()
+    ratio = (p / q).clamp(max=1)
+    _compare(
+        _call(answer, p, q), torch.minimum(p, q).sum(),
+        [((p * q).sum(), "that is the chance that two independent draws agree; the target does not draw, it judges"),
+         (ratio.mean(), "not every token is drafted equally often: weigh min(1, p / q) by the chance of x, q(x)"),
+         ((p * ratio).sum(), "x is drawn from the draft, so weigh by q(x), not p(x)"),
+         (ratio, "one number: the chance over all x that the draft may say"),
+         (torch.minimum(p, q), "sum it over the tokens"),
+         ((p - q).abs().sum() / 2, "that is the chance of a rejection, the total variation"),
+         (1.0, "no probability exceeds 1: accept with min(1, p / q), not p / q")],
+        "the draft says x with q(x), and x stays with min(1, p(x) / q(x)): sum the product over x",
+    )  # fmt: skip
+    never = torch.zeros(1, dtype=torch.float64)
+    if not _close(_call(answer, torch.cat([p, never]), torch.cat([q, never])), torch.minimum(p, q).sum()):
+        raise Hint("a token that neither model ever says gives 0 / 0; simplify q(x) min(1, p(x) / q(x)) first")
+
+
+@exercise("5.2")
+def _leftover(answer):
+    """leftover(p, q): the law of what the target says after a rejection."""
+    p, q = _two_laws()
+    left = (p - q).clamp_min(0)
+    norm = lambda weights: weights / weights.sum()
+    _compare(
+        _call(answer, p, q), norm(left),
+        [(left, "a law adds up to 1: divide by the sum"),
+         (p, "from p itself, tokens that the draft proposes often would come too often: they have had their chance"),
+         (norm((q - p).clamp_min(0)), "the other way round: where the target wants more than the draft gives"),
+         (norm((p - q).abs()), "not the size of the difference: where q exceeds p nothing is owed"),
+         (p - q, "a probability is not negative: where q exceeds p nothing is owed"),
+         ((p - q).softmax(-1), "no softmax: these are probabilities already, cut at 0 and divided by their sum"),
+         (norm(torch.minimum(p, q)), "that is what was kept; the leftover is what p has beyond it")],
+        "max(0, p - q), divided by its sum",
+    )  # fmt: skip
+
+
+@exercise("5.3")
+def _expected_tokens(answer):
+    """expected_tokens(alpha, g): of one cycle with g drafted tokens, each kept with chance alpha."""
+    for a, g in ((0.7, 4), (0.5, 2), (0.9, 10)):
+        right = sum(a**i for i in range(g + 1))
+        _compare(
+            _call(answer, a, g), right,
+            [(right - 1, "the target's own token is missing: the correction, or the bonus"),
+             (right - a**g, "that is a chain of g - 1: the sum runs from a^0 to a^g, which are g + 1 terms"),
+             (1 + g * a, "a guess counts only if all before it were kept: the i-th with chance a^i"),
+             (g * a, "a guess counts only if all before it were kept: the i-th with chance a^i"),
+             (1 / (1 - a), "that is an endless chain; yours ends after g guesses"),
+             (1 + g * a**g, "a cycle keeps part of a chain too, not all or nothing"),
+             ((1 - a) ** (g + 1) / (1 - a), "1 - a^(g + 1), not (1 - a)^(g + 1)")],
+            "the i-th guess stays with chance a^i, and one token always comes from the target: sum them",
+        )  # fmt: skip

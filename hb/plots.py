@@ -437,3 +437,186 @@ def laws(panels: Mapping[str, tuple[Mapping[str, float], Mapping | None]], *, ti
         _legend(axes[0, -1], loc="upper right")
     _titled(figure, title)
     return figure
+
+
+# ---- drafting words -------------------------------------------------------------------------------------------------
+
+
+Values = Sequence[float] | Tensor
+
+
+def overlap(p: Values, q: Values, names: Sequence[str], *, title: str | None = None) -> Chart:
+    """Target law p and draft law q over the same words: what they share is kept, the rest of q is refused, and the rest
+    of p is what the target says instead."""
+    p, q = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
+    figure, axes = _chart(6.4, 3.0)
+    ax, at, shared = axes[0, 0], np.arange(len(p)), np.minimum(p, q)
+    style = dict(width=0.62, linewidth=0)
+    ax.bar(at, shared, color=RIGHT, label="min(p, q): kept from the draft", **style)
+    ax.bar(at, p - shared, bottom=shared, color=UNDERSTANDING, label="p - q: said by the target instead", **style)
+    ax.bar(at, q - shared, bottom=shared, color=WRONG, alpha=0.25, label="q - p: drafted, refused", **style)
+    ax.hlines(p, at - 0.36, at + 0.36, color=INK, linewidth=2, label="p, the target's law")
+    ax.hlines(q, at - 0.36, at + 0.36, color=FAINT, linewidth=1.4, linestyle=(0, (2, 1.5)), label="q, the draft's law")
+    _plain(ax)
+    ax.set_xticks(at, list(names), fontsize=9, color=INK)
+    _labels(ax, None, "probability")
+    _legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _titled(figure, title)
+    return figure
+
+
+def microscope(wanted: Values, emitted: Values, names: Sequence[str], *, title: str | None = None) -> Chart:
+    """The target's law of named sequences as bars, what a decoder emits as dots; below, the difference."""
+    wanted, emitted = np.asarray(wanted, dtype=float), np.asarray(emitted, dtype=float)
+    figure, axes = _chart(7.4, 3.9, 2, 1, sharex=True, gridspec_kw=dict(height_ratios=(3, 1.3)))
+    (above, below), at, wrong = axes[:, 0], np.arange(len(wanted)), emitted - wanted
+    largest = np.abs(wrong).max()
+    colour = RIGHT if largest < 1e-9 else WRONG
+    above.bar(at, wanted, color=UNDERSTANDING, width=0.72, alpha=0.85, label="the target alone")
+    above.plot(at, emitted, "o", color=GENERATION, markersize=4, label="draft and target together")
+    below.bar(at, wrong, color=colour, width=0.72)
+    below.axhline(0, color=FAINT, linewidth=0.8)
+    limit = 1.15 * max(largest, 0.02)
+    below.set_ylim(-limit, limit)
+    below.set_title(f"largest difference: {largest:.1g}", fontsize=9, color=colour, pad=3, loc="left")
+    for ax, name in ((above, "probability"), (below, "difference")):
+        _plain(ax)
+        _labels(ax, None, name)
+    below.set_xticks(at, list(names), rotation=90, fontsize=7.5, family="monospace")
+    _legend(above, loc="upper right")
+    _titled(figure, title)
+    return figure
+
+
+def bargain(rows: Mapping[str, tuple[float, float]], *, title: str | None = None) -> Chart:
+    """Decoders: rows[name] = (tokens for a pass of the target, largest error of what is emitted). Green: lossless."""
+    figure, axes = _chart(7.4, 0.34 * len(rows) + 0.9)
+    ax, longest = axes[0, 0], max(tokens for tokens, _ in rows.values())
+    for y, (tokens, error) in enumerate(rows.values()):
+        colour = RIGHT if error < 1e-9 else WRONG
+        ax.barh(y, tokens, color=colour, height=0.62)
+        ax.text(tokens - 0.012 * longest, y, f"{tokens:.2f}", ha="right", va="center", fontsize=8.5, color="white")
+        said = "the target's law" if error < 1e-9 else "another law"
+        ax.text(tokens + 0.012 * longest, y, f"{said}, error {error:.0e}", va="center", fontsize=8.5, color=colour)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.invert_yaxis()
+    ax.set_xlim(0, longest * 1.55)
+    _plain(ax, "x")
+    ax.tick_params(axis="y", colors=INK, labelsize=9)
+    _labels(ax, "tokens for one pass of the target")
+    _titled(figure, title)
+    return figure
+
+
+# ---- trees of guesses -----------------------------------------------------------------------------------------------
+
+QUIET = "#c9ced4"
+SURE = LinearSegmentedColormap.from_list("sure", ["#f7f9fb", "#7fb0e0"])
+
+
+def draft_tree(
+    words: Sequence[str], parents: Sequence[int], values: Sequence[float], path: Sequence[int] = (), *,
+    added: str | None = None, text: str = "", title: str | None = None,
+) -> Chart:
+    """A draft tree, node 0 its root, and beside it the attention mask: row i marks what node i may see.
+
+    values: probability of each node's path. A node is the bluer, the surer the draft is of this one token. path: nodes
+    that stayed, drawn bold; added: the target's own token behind them; text: what was said before.
+    """  # fmt: skip
+    n, depth, y = len(words), _depths(parents), _rows_of_leaves(parents)
+    last = path[-1] if path else 0
+    end = (depth[last] + 1, max(y) + 1 if last in parents[1:] else y[last])  # the target's own token
+    rows, levels = 1 + max([*y, end[1]] if added else y), max([*depth, end[0]] if added else depth)
+    said = _wrapped(text, 105)
+    height = max(2.2, 0.21 * rows + 0.5) + 0.16 * (said.count("\n") + 1 if said else 0) + (0.3 if title else 0)
+    figure, axes = _chart(7.6, height, 1, 2, gridspec_kw=dict(width_ratios=(3.1, 1)))
+    ax = axes[0, 0]
+    for i in range(1, n):
+        above, colour, width = parents[i], *((RIGHT, 2.2) if i in path else (QUIET, 0.9))
+        _branch(ax, (depth[above], y[above]), (depth[i], y[i]), colour, width)
+    for i, word in enumerate(words):
+        sure = values[i] / values[parents[i]] if i else 1.0
+        _token(ax, depth[i], y[i], word, SURE(sure), RIGHT if i in path else QUIET, i in path)
+    if added is not None:
+        _branch(ax, (depth[last], y[last]), end, RIGHT, 1.2, (0, (3, 2)))
+        _token(ax, *end, added, "white", RIGHT, False, (0, (3, 2)))
+    ax.set_xlim(-0.45, levels + 0.55)
+    ax.set_ylim(rows - 0.4, -0.6)
+    ax.set_xticks(range(levels + 1), ["root", *map(str, range(1, levels + 1))])
+    ax.set_yticks([])
+    _plain(ax, None)
+    ax.spines["left"].set_visible(False)
+    _labels(ax, "depth")
+    if said:
+        ax.set_title(said, fontsize=7.5, color=FAINT, loc="left", pad=4)
+    _tree_mask(axes[0, 1], parents, path)
+    _titled(figure, title)
+    return figure
+
+
+def _depths(parents: Sequence[int]) -> list[int]:
+    depth = [0]
+    for parent in parents[1:]:
+        depth.append(depth[parent] + 1)
+    return depth
+
+
+def _rows_of_leaves(parents: Sequence[int]) -> list[float]:
+    """Where each node stands: leaves in a column without crossings, a parent level with its first child."""
+    children: list[list[int]] = [[] for _ in parents]
+    for i, parent in enumerate(parents[1:], 1):
+        children[parent].append(i)
+    y, leaves, stack = [0.0] * len(parents), 0, [0]
+    while stack:
+        node = stack.pop()
+        stack += children[node][::-1]
+        y[node] = leaves
+        leaves += not children[node]
+    return y
+
+
+def _branch(ax, start, end, colour: str, width: float, style="-") -> None:
+    (x0, y0), (x1, y1) = start, end
+    turn = x0 + 0.5
+    order = 2 if width > 1 else 1
+    ax.plot([x0, turn, turn, x1], [y0, y0, y1, y1], color=colour, linewidth=width, linestyle=style, zorder=order)
+
+
+def _token(ax, x, y, word, face, edge, bold, style="-") -> None:
+    width, weight = (1.6, "bold") if bold else (0.8, "normal")
+    box = dict(boxstyle="round,pad=0.2", facecolor=face, edgecolor=edge, linewidth=width, linestyle=style)
+    ax.text(x, y, word, ha="center", va="center", fontsize=7, color=INK, fontweight=weight, bbox=box, zorder=3)
+
+
+def _tree_mask(ax, parents: Sequence[int], path: Sequence[int]) -> None:
+    """Ancestors as an image; rows and columns of the nodes that stayed are green."""
+    seen = np.eye(len(parents), dtype=int)
+    for i, parent in enumerate(parents[1:], 1):
+        seen[i] |= seen[parent]
+    seen[np.ix_(path, path)] *= 2
+    ax.imshow(seen, cmap=ListedColormap(["#f0f2f4", UNDERSTANDING, RIGHT]), vmin=0, vmax=2, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for side in ax.spines.values():
+        side.set_visible(False)
+    ax.set_title("mask: a row sees\nthe coloured columns", fontsize=7.5, color=FAINT, pad=4)
+
+
+def plans(series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str | None = None) -> Chart:
+    """Ways to draft, a row each: series[draft][plan] = (tokens a second over plain decoding's, tokens a pass)."""
+    names = list(next(iter(series.values())))
+    figure, axes = _chart(7.4, 0.3 * len(names) + 1.25, 1, 2, sharey=True)
+    for ax, which, label in zip(axes[0], (1, 0), ("acceptance length: tokens a pass", "tokens a second, plain = 1")):
+        for (draft, rows), colour in zip(series.items(), SERIES):
+            x = [rows[name][which] for name in names]
+            ax.plot(x, range(len(names)), "o", color=colour, markersize=6, label=draft)
+        ax.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        ax.set_xlim(left=0)
+        _plain(ax, "both")
+        _labels(ax, label)
+    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].tick_params(axis="y", colors=INK, labelsize=9)
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    _legend(axes[0, 0], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    _titled(figure, title)
+    return figure

@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick
 from hb.flow import interpolate, shift_time, velocity_of
@@ -23,7 +23,7 @@ from hb.model.checkpoint import load_model
 from hb.model.config import BagelConfig
 from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
-from hb.model.vision import patchify
+from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.training import StepData, fit, generator
 from hb.world.render import render
@@ -99,6 +99,10 @@ class TeacherTraining(L.LightningModule):
     are dropped for guidance: the text of a drawing or an edit, the pictures of an edit (both at once, as the image-dropped
     branch of the sampler has it, or the vision tower's view alone).
 
+    With schooled eyes (hb.eyes) a fourth term: the generation tokens' states after layer `aligned` must say, through a small
+    projection that is thrown away later, what the eyes see in the finished picture (REPA: Yu et al. 2024, arXiv 2410.06940,
+    equation 2: minus the mean cosine). It is not in BAGEL, and makes the little training there is go further.
+
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
     with probabilities 0.1 (text), 0.3 (ViT), 0.3 (VAE).
@@ -108,13 +112,21 @@ class TeacherTraining(L.LightningModule):
         self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.01,
         shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
         drop_view: float = 0.1, decay: float = 0.3, seed: int = 0, compiled: bool = False,
-        muon_dtype: torch.dtype = torch.float32,
+        muon_dtype: torch.dtype = torch.float32, align: bool = False, align_weight: float = 0.5, aligned: int | None = None,
     ):  # fmt: skip
         super().__init__()
         self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
         self.drop_text, self.drop_pictures, self.drop_view = drop_text, drop_pictures, drop_view
+        self.align_weight = align_weight
+        self.aligned = aligned or max(1, model.config.llm.num_hidden_layers // 3)  # REPA: about a third of the way up
+        width, eyes = model.config.llm.hidden_size, model.config.vision.hidden_size
+        self.align = None
+        if align:  # not without eyes: DDP does not like weights that are never used
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self.align = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, eyes))
 
     def on_train_start(self):
         if self.compiled:  # layer by layer: one small graph serves all twelve, and is ready in seconds
@@ -123,9 +135,10 @@ class TeacherTraining(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
-        draw, edit, ce = self.draw_loss(batch, dice), self.edit_loss(batch, dice), self.talk_loss(batch)
-        self.log_dict(dict(draw=draw, edit=edit, ce=ce), prog_bar=True)
-        return draw + edit + self.ce_weight * ce
+        (draw, unlike), (edit, unlike_edit) = self.draw_loss(batch, dice), self.edit_loss(batch, dice)
+        ce, unlike = self.talk_loss(batch), unlike + unlike_edit
+        self.log_dict(dict(draw=draw, edit=edit, ce=ce, unlike=unlike), prog_bar=True)
+        return draw + edit + self.ce_weight * ce + self.align_weight * unlike
 
     def _kept(self, n: int, dropped: float, dice) -> Tensor:
         return (torch.rand(n, generator=dice) >= dropped).to(self.device)
@@ -156,14 +169,25 @@ class TeacherTraining(L.LightningModule):
         pixels = picture.movedim(-1, 1).float() / 127.5 - 1
         return patchify(pixels, self.model.config.vision.patch_size)
 
-    def draw_loss(self, batch, dice) -> Tensor:
+    def unlike(self, trace: list[Tensor], seen: Tensor) -> Tensor:
+        """1 - mean cosine between what the last tokens of a layer say, projected, and `seen` [B, copies, n, eyes]."""
+        if self.align is None:
+            return seen.new_zeros((), dtype=torch.float32)
+        state = trace[self.aligned][:, -seen.size(1) * seen.size(2) :]
+        said = self.align(state).float().unflatten(1, seen.shape[1:3])
+        return 1 - F.cosine_similarity(said, seen.float(), dim=-1).mean()
+
+    def draw_loss(self, batch, dice) -> tuple[Tensor, Tensor]:
+        """Mean squared error of velocities, and `unlike`."""
         latent = self.tokens(batch["draw_latent"])
         text = self._text(batch["draw_ids"], batch["draw_length"], self._kept(len(latent), self.drop_text, dice))
         noised, target = self._noised(latent, dice)
-        said = self.model([text, *noised])[1:]
-        return F.mse_loss(torch.stack(said, 1).float(), target)
+        trace: list[Tensor] = []
+        said = self.model([text, *noised], trace)[1:]
+        return F.mse_loss(torch.stack(said, 1).float(), target), self.unlike(trace, batch["draw_seen"])
 
-    def edit_loss(self, batch, dice) -> Tensor:
+    def edit_loss(self, batch, dice) -> tuple[Tensor, Tensor]:
+        """Mean squared error of velocities, and `unlike`."""
         before, after = self.tokens(batch["scene_latent"]), self.tokens(batch["edit_latent"])
         n = len(before)
         pictures = self._kept(n, self.drop_pictures, dice)
@@ -171,8 +195,10 @@ class TeacherTraining(L.LightningModule):
         text = self._text(batch["edit_ids"], batch["edit_length"], self._kept(n, self.drop_text, dice))
         noised, target = self._noised(after[:, None].expand(-1, self.copies, -1, -1).contiguous(), dice)
         condition = [ImageSplit("vae", before, pictures), ImageSplit("vit", self.patches(batch["scene_picture"]), view)]
-        said = self.model([*condition, text, *noised])[3:]
-        return F.mse_loss(torch.stack(said, 1).float(), target)
+        trace: list[Tensor] = []
+        said = self.model([*condition, text, *noised], trace)[3:]
+        seen = batch["edit_seen"][:, None].expand(-1, self.copies, -1, -1)
+        return F.mse_loss(torch.stack(said, 1).float(), target), self.unlike(trace, seen)
 
     copies = 3  # noises of one edit in one step
 
@@ -186,7 +212,7 @@ class TeacherTraining(L.LightningModule):
         return F.cross_entropy(logits.float(), text.ids[:, 1:][wanted])
 
     def configure_optimizers(self):
-        groups = split_parameters(self.model, muon_lr=self.lr, adamw_lr=self.adamw_lr, weight_decay=self.weight_decay)
+        groups = split_parameters(self, muon_lr=self.lr, adamw_lr=self.adamw_lr, weight_decay=self.weight_decay)
         optimizer = MuonAdamW(groups, self.muon_dtype)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
@@ -254,8 +280,8 @@ def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
 
 
 def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
-             precision: str = "auto", device: str = "cpu") -> Pool:  # fmt: skip
-    """The pool at `path`, made first if it is not there."""
+             precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None) -> Pool:  # fmt: skip
+    """The pool at `path`, made first if it is not there; with eyes, what they see is in it."""
     path = Path(path)
     if path.exists():
         return Pool.load(path)
@@ -263,6 +289,7 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval()
     fast = precision_of(precision) == "bf16-mixed"
     dice = generator(seed, 11)
+    square = autoencoder.config.downsample * 2  # pixels of a latent token
 
     @torch.no_grad()
     def encode(pictures: Tensor) -> Tensor:
@@ -273,19 +300,32 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
                 out.append(autoencoder.encode(part, dice).float().cpu())
         return torch.cat(out)
 
-    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed)
+    @torch.no_grad()
+    def see(pictures: Tensor) -> Tensor:
+        return torch.cat([seen_by(eyes, part * 2 - 1, square) for part in pictures.split(128)])
+
+    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see)
     pool.save(path)
     return pool
+
+
+def seen_by(eyes: VisionTower, pictures: Tensor, square: int) -> Tensor:
+    """Features of pictures in [-1, 1], the mean over each square of so many pixels: [B, squares, width], row by row."""
+    patch, side = eyes.config.patch_size, pictures.size(-1)
+    rows = side // patch
+    seen = eyes(patchify(pictures, patch), table_rows(rows, rows, eyes.config.side)).mT.unflatten(-1, (rows, rows))
+    return F.adaptive_avg_pool2d(seen, side // square).flatten(-2).mT
 
 
 def train_teacher(
     folder: Path, config: BagelConfig, autoencoder: Autoencoder, text: Text, *, steps: int, prompts: int = 40_000,
     scenes: int = 40_000, sizes: BatchSizes = BatchSizes(), seed: int = 0, precision: str = "auto", ema: float = 0.999,
-    start_from: Path | None = None, settings: dict | None = None, **trainer,
+    start_from: Path | None = None, eyes: VisionTower | None = None, settings: dict | None = None, **trainer,
 ) -> Bagel:
     """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.
 
     start_from: a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint.
+    eyes: a schooled vision tower (hb.eyes) to begin with, and to say what there is to see.
     """  # fmt: skip
     markers = (text.start, text.end, text.vision_start, text.vision_end)
     model = Bagel(replace(config, autoencoder=autoencoder.config), markers, autoencoder)
@@ -293,15 +333,17 @@ def train_teacher(
         initialise(model, torch.Generator().manual_seed(seed))
     else:
         model.load_state_dict(load_model(start_from)[0].state_dict())
+    if eyes is not None:
+        model.vit_model.load_state_dict(eyes.state_dict())
     pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
-                    scenes=scenes, seed=seed, precision=precision)  # fmt: skip
+                    scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
     precision = precision_of(precision)
     muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     # half a minute of compiling pays after a hundred steps or so, in bfloat16; in float32 a CPU's time is in the products
     # themselves, and nothing is gained. It needs a C++ compiler, which not everybody has
     able = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
     compiled = steps >= 1000 and precision == "bf16-mixed" and able
-    settings = dict(compiled=compiled) | (settings or {})
+    settings = dict(compiled=compiled, align=eyes is not None) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
     fit(module, data, folder, ema=ema, precision=precision, **trainer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import threading
 import time
@@ -21,6 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # or every Trainer prints an advertisement
+
+
+def warm_then_cosine(step: int, total: int, warmup: int = 50) -> float:
+    """Learning-rate factor: up to 1 in `warmup` steps, and along half a cosine to 0 at `total`."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
 
 
 class StepData(L.LightningDataModule):

@@ -7,6 +7,8 @@ Nothing trains here, and nothing is drawn while a slider is still moving. A widg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import ipywidgets as w
@@ -16,8 +18,14 @@ from torch import Tensor
 from hb import plots
 from hb.flow import euler, time_grid
 from hb.guidance import Guidance
+from hb.model.law import Law
 from hb.model.sequence import MODES, may_attend
 from hb.preprocess import to_tensor
+from hb.speculative import laws
+from hb.speculative.decode import Read, speculate
+from hb.speculative.drafting import DraftRun, FastDraft, Plan
+from hb.speculative.tree import Tree, root_only
+from hb.speculative.verify import RULES, children_of
 from hb.world.judge import DAMAGES, Reading, check, damage, read
 from hb.world.language import LanguageError, describe, parse, say
 from hb.world.render import render
@@ -253,3 +261,153 @@ def ledger_dial() -> w.VBox:
         text=w.Checkbox(value=True, description="text guidance"),
         picture=w.Checkbox(value=True, description="picture guidance"),
     )
+
+
+# ---- losslessness under the microscope ------------------------------------------------------------------------------
+
+TRIED = {"a chain of two": (1, 1), "two, then one": (2, 1)}  # candidates at each depth
+SOUND = "nothing is wrong"
+
+
+def microscope_figure(
+    temperature: float = 1.0, rule: str = "drawn", tried: str = "a chain of two", sabotage: str = SOUND
+) -> plots.Chart:
+    """Every three-token sequence of the tiny models: the target's law, and what drafting with it emits."""
+    if sabotage not in (SOUND, *laws.SABOTAGES):
+        raise ValueError(f"no sabotage called {sabotage!r}; choose from {', '.join((SOUND, *laws.SABOTAGES))}")
+    law, decoder = Law(temperature=temperature), laws.SABOTAGES.get(sabotage, laws.HONEST)
+    wanted = laws.target_law(laws.TINY_TARGET, 3, law)
+    emitted = laws.emitted_law(laws.TINY_TARGET, laws.TINY_DRAFT, rule=rule, shape=TRIED[tried], length=3, law=law,
+                               decoder=decoder)  # fmt: skip
+    names = ["".join(letters) for letters in product("abc", repeat=3)]
+    title = f"{tried.capitalize()}, temperature {temperature:g}: {sabotage}"
+    return plots.microscope(wanted.flatten(), emitted.flatten(), names, title=title)
+
+
+def microscope() -> w.VBox:
+    """Turn temperature and rule, and break the decoder: what is emitted, against the target's law."""
+
+    def draw(temperature, rule, tried, sabotage):
+        chart = microscope_figure(round(temperature, 2), rule, tried, sabotage)
+        return chart, laws.SABOTAGES.get(sabotage, laws.HONEST).why
+
+    choice = lambda options, name: w.Dropdown(options=list(options), description=name)
+    return live(
+        draw, temperature=_slider(w.FloatSlider, 1.0, 0.0, 1.5, 0.1, "temperature"),
+        rule=w.Dropdown(options=list(RULES), value="drawn", description="rule"), tried=choice(TRIED, "tried"),
+        sabotage=choice((SOUND, *laws.SABOTAGES), "sabotage"),
+    )  # fmt: skip
+
+
+# ---- the draft-tree theatre -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TreeCycle:
+    """One cycle of speculative decoding, one row: the tree that was checked, the nodes that stayed, the token that the
+    target added, and what was said before."""
+
+    tree: Tree
+    path: list[int]
+    added: int
+    before: list[int]
+
+
+class _Watched(DraftRun):
+    """A draft at work that keeps its trees."""
+
+    def __init__(self, fast: FastDraft, batch: int, room: int):
+        super().__init__(fast, batch, room)
+        self.trees: list[Tree] = []
+
+    def grow(self, *arguments, **settings) -> Tree:
+        self.trees.append(super().grow(*arguments, **settings))
+        return self.trees[-1]
+
+
+class _Noisy(FastDraft):
+    """A draft made worse: normal noise of this spread on its log-probabilities."""
+
+    def __init__(self, fast: FastDraft, noise: float):
+        self.__dict__ |= fast.__dict__
+        self.noise, self.dice = noise, torch.Generator().manual_seed(0)
+
+    def log_q(self, a: Tensor, law: Law, before) -> Tensor:
+        log_q = super().log_q(a, law, before)
+        return (log_q + self.noise * torch.randn(log_q.shape, generator=self.dice)).log_softmax(-1)
+
+
+def tree_cycles(
+    model: Model, read: Read, plan: Plan, *, temperature: float = 0.0, noise: float = 0.0, max_tokens: int = 96
+) -> list[TreeCycle]:
+    """Decode an answer behind a context of one row, and keep every tree. noise: spread of what is added to the draft's
+    log-probabilities."""
+    fast, draft = model.fast_text(), model.fast_draft()
+    helper = _Watched(_Noisy(draft, noise) if noise else draft, 1, read.context.length + max_tokens + 64)
+    dice = torch.Generator().manual_seed(0)
+    said = speculate(fast, helper, read, plan=plan, max_tokens=max_tokens, law=Law(temperature), generator=dice)
+    start, end = fast.markers[:2]
+    answer, grown, out, at = [*said.tokens[0], end], iter(helper.trees), [], 0
+    for cycle in said.cycles:
+        root = answer[at - 1] if at else start
+        tree = next(grown) if cycle.levels else root_only(torch.tensor([root]))
+        *kept, added = answer[at : at + cycle.kept[0]]
+        out.append(TreeCycle(tree, _followed(tree, kept), added, answer[: max(at - 1, 0)]))
+        at += cycle.kept[0]
+    return out
+
+
+def _followed(tree: Tree, tokens: Sequence[int]) -> list[int]:
+    """The nodes that these tokens pass through, the root first."""
+    path, words, children = [0], tree.tokens[0].tolist(), children_of(tree.parents[0].tolist())
+    for token in tokens:
+        path.append(next(c for c in children[path[-1]] if words[c] == token))
+    return path
+
+
+def tree_figure(model: Model, cycle: TreeCycle, title: str | None = None) -> plots.Chart:
+    """The tree of a cycle: what was guessed, what stayed, who may look at whom."""
+    markers = {model.text.start: "(start)", model.text.end: "(end)"}
+    word = lambda token: markers.get(token) or model.text.token(token).strip() or "(space)"
+    values = cycle.tree.value[0].exp().tolist()
+    words, parents = [word(t) for t in cycle.tree.tokens[0].tolist()], cycle.tree.parents[0].tolist()
+    text = model.text.decode(cycle.before)
+    return plots.draft_tree(words, parents, values, cycle.path, added=word(cycle.added), text=text, title=title)
+
+
+def draft_theatre_figure(
+    model: Model, read: Read, *, cycle: int = 4, depth: int = 5, width: int = 3, budget: int = 16,
+    temperature: float = 0.0, noise: float = 0.0,
+) -> plots.Chart:
+    """Cycle number `cycle` of an answer, or the last one if there are fewer."""  # fmt: skip
+    cycles = tree_cycles(model, read, _ungoverned(depth, width, budget), temperature=temperature, noise=noise)
+    at = min(cycle, len(cycles))
+    return tree_figure(model, cycles[at - 1], f"Cycle {at} of {len(cycles)}")
+
+
+def _ungoverned(depth: int, width: int, budget: int) -> Plan:
+    """A plan whose guesses cost nothing, so that the governor never pauses them."""
+    return Plan(depth=depth, width=width, budget=budget, costs=(0.0, 0.0, 0.0))
+
+
+def draft_theatre(model: Model, read: Read) -> w.VBox:
+    """Walk through the cycles of an answer; turn the tree's shape, the temperature, and the draft's quality."""
+    last: dict[tuple, list[TreeCycle]] = {}
+
+    def draw(cycle, depth, width, budget, temperature, noise):
+        asked = (depth, width, budget, round(temperature, 2), round(noise, 2))
+        if asked not in last:  # another cycle of the same answer needs no decoding
+            last.clear()
+            last[asked] = tree_cycles(model, read, _ungoverned(*asked[:3]), temperature=asked[3], noise=asked[4])
+        cycles = last[asked]
+        at = min(cycle, len(cycles))
+        tokens = sum(len(c.path) for c in cycles)
+        note = f"{tokens} tokens in {len(cycles)} passes: acceptance length {tokens / len(cycles):.2f}"
+        return tree_figure(model, cycles[at - 1], f"Cycle {at} of {len(cycles)}"), note
+
+    return live(
+        draw, cycle=_slider(w.IntSlider, 4, 1, 60, 1, "cycle"), depth=_slider(w.IntSlider, 5, 1, 8, 1, "depth"),
+        width=_slider(w.IntSlider, 3, 1, 6, 1, "width"), budget=_slider(w.IntSlider, 16, 1, 32, 1, "budget"),
+        temperature=_slider(w.FloatSlider, 0.0, 0.0, 1.5, 0.1, "temperature"),
+        noise=_slider(w.FloatSlider, 0.0, 0.0, 6.0, 0.5, "draft noise"),
+    )  # fmt: skip

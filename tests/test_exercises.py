@@ -37,6 +37,10 @@ def _length(x):
     return x.norm(dim=(1, 2), keepdim=True)
 
 
+def _share(weights):
+    return weights / weights.sum()
+
+
 def _says(thing, wish):
     return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
 
@@ -59,6 +63,9 @@ RIGHT = {
     "4.3": _count,
     "4.4": lambda a, b: 1 + b * (a - 1),
     "4.2": lambda v, g: g * (_length(v) / _length(g)).clamp(max=1),
+    "5.1": lambda p, q: torch.minimum(p, q).sum(),
+    "5.2": lambda p, q: _share((p - q).clamp_min(0)),
+    "5.3": lambda alpha, g: (1 - alpha ** (g + 1)) / (1 - alpha),
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -143,6 +150,31 @@ WRONG = {
         lambda v, g: v,
         lambda v, g: g,
     ],
+    "5.1": [
+        lambda p, q: (p * q).sum(),
+        lambda p, q: (p / q).clamp(max=1).mean(),
+        lambda p, q: (p * (p / q).clamp(max=1)).sum(),
+        lambda p, q: (q * (p / q).clamp(max=1)).sum(),  # right but for 0 / 0
+        lambda p, q: (p - q).abs().sum() / 2,
+        lambda p, q: torch.minimum(p, q),
+        lambda p, q: 1.0,
+    ],
+    "5.2": [
+        lambda p, q: (p - q).clamp_min(0),
+        lambda p, q: p,
+        lambda p, q: _share((q - p).clamp_min(0)),
+        lambda p, q: _share((p - q).abs()),
+        lambda p, q: (p - q).softmax(-1),
+        lambda p, q: _share(p * (p > q)),
+    ],
+    "5.3": [
+        lambda alpha, g: (1 - alpha**g) / (1 - alpha),
+        lambda alpha, g: alpha * (1 - alpha**g) / (1 - alpha),
+        lambda alpha, g: 1 + g * alpha,
+        lambda alpha, g: 1 / (1 - alpha),
+        lambda alpha, g: 1 + g * alpha**g,
+        lambda alpha, g: (1 - alpha) ** (g + 1) / (1 - alpha),
+    ],
 }
 
 
@@ -196,3 +228,7 @@ def test_hints_name_the_mistake(capsys):
     assert "LayerNorm" in capsys.readouterr().out
     exercises.check("4.4", lambda a, b: a * b)
     assert "a - 1" in capsys.readouterr().out
+    exercises.check("5.1", lambda p, q: (p * q).sum())
+    assert "independent" in capsys.readouterr().out
+    exercises.check("5.3", lambda alpha, g: (1 - alpha**g) / (1 - alpha))
+    assert "g - 1" in capsys.readouterr().out

@@ -18,7 +18,8 @@ OPENING = (
     r"> Where from: ",
 )
 TWIN = dict(
-    compare="compare", attention_viewer="attention", scene_maker="scene", path_walker="walk", ledger_dial="bill"
+    compare="compare", attention_viewer="attention", scene_maker="scene", path_walker="walk", ledger_dial="bill",
+    microscope="microscope",
 )  # fmt: skip
 
 

@@ -122,9 +122,11 @@ class Bagel(nn.Module):
 
     # ---- training: whole sequences ----------------------------------------------------------------------------------
 
-    def forward(self, splits: Sequence[Split]) -> list[Tensor]:
+    def forward(self, splits: Sequence[Split], trace_gen: list | None = None) -> list[Tensor]:
         """For each split, what the model says there: text -> hidden states [B, n, D] (`logits` reads words from them),
         "noise" -> velocities [B, n, values], "vit" and "vae" -> hidden states of their tokens, markers left out.
+
+        trace_gen collects the states of all generation tokens, in the order of the splits (see `Decoder.forward`).
         """
         und, gen, und_at, gen_at, at = [], [], [], [], 0
         for split in splits:
@@ -143,7 +145,7 @@ class Bagel(nn.Module):
         order = torch.tensor(und_at + gen_at, device=self.device)
         mask = attention_mask(splits)[:, :, order][:, :, :, order]
         pair = (torch.cat(und, 1), torch.cat(gen, 1) if gen else und[0].new_zeros(len(und[0]), 0, und[0].size(-1)))
-        hidden, _ = self.language_model.model(pair, positions(splits)[:, order], mask)
+        hidden, _ = self.language_model.model(pair, positions(splits)[:, order], mask, trace_gen=trace_gen)
         return self._by_split(splits, hidden)
 
     def _embed_image(self, split: ImageSplit) -> tuple[Tensor, Tensor]:

@@ -175,23 +175,26 @@ class Decoder(nn.Module):
         mask: Bool[Tensor, "B 1 L PL"] | None,
         past: tuple[tuple[Tensor, Tensor], ...] | None = None,
         trace: list[Tensor] | None = None,
+        trace_gen: list[Tensor] | None = None,
     ) -> tuple[Pair, tuple[tuple[Tensor, Tensor], ...]]:
         """Hidden states after the final norms, and each layer's keys and values, cached ones first.
 
         positions and mask rows are in the pair's order: understanding tokens, then generation tokens. mask None: all see
         all. trace, if given, collects the understanding tokens' input and their state after every layer, before the final
-        norm (for draft models): num_hidden_layers + 1 tensors, as `transformers` counts hidden states.
+        norm (for draft models): num_hidden_layers + 1 tensors, as `transformers` counts hidden states. trace_gen: the same of
+        the generation tokens.
         """
         angles = rotary_angles(positions, self.config.head_size, self.config.rope_theta)
         mask = written_out(mask, x[0])
         present = []
-        if trace is not None:
-            trace.append(x[0])
+        traces = [(part, into) for part, into in ((0, trace), (1, trace_gen)) if into is not None]
+        for part, into in traces:
+            into.append(x[part])
         for i, layer in enumerate(self.layers):
             x, kv = layer(x, angles, mask, None if past is None else past[i])
             present.append(kv)
-            if trace is not None:
-                trace.append(x[0])
+            for part, into in traces:
+                into.append(x[part])
         und, gen = x
         und = self.norm(und) if und.size(1) else und
         gen = self.norm_moe_gen(gen) if gen.size(1) else gen

@@ -29,7 +29,7 @@ from hb.sampling.fast import FastText, decode_fast
 from hb.speculative.decode import Read, read_picture_and_text
 from hb.speculative.draft import Draft, DraftConfig, draft_loss
 from hb.speculative.drafting import Plan
-from hb.training import StepData, fit
+from hb.training import StepData, fit, warm_then_cosine
 from hb.world.language import DESCRIBE_REQUESTS, ask
 from hb.world.render import render, to_uint8
 from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
@@ -148,13 +148,9 @@ class DraftTraining(L.LightningModule):
     def configure_optimizers(self):
         groups = split_parameters(self.draft, muon_lr=self.lr, adamw_lr=self.lr / 10)
         optimizer = MuonAdamW(groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _warm_then_cosine(i, self.total))
+        # RMSNorm at exactly zero input has a slope of a thousand: begin slowly (method.md 4.3.3)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warm_then_cosine(i, self.total))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-
-def _warm_then_cosine(step: int, total: int, warmup: int = 50) -> float:
-    # RMSNorm at exactly zero input has a slope of a thousand: begin slowly (method.md 4.3.3)
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + float(np.cos(np.pi * min(step / max(total, 1), 1.0))))
 
 
 def train_draft(

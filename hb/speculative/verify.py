@@ -37,8 +37,8 @@ class NodeLaw:
 
     @property
     def none(self) -> Float[Tensor, ""]:
-        """The probability that no candidate stays."""
-        return (1 - self.accept.sum()).clamp_min(0)
+        """The probability that no candidate stays. Where nothing is left over it is 0, whatever rounding says."""
+        return (1 - self.accept.sum()).clamp_min(0) * (self.rest.sum() > 0)
 
 
 def normalised(weights: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
