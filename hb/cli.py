@@ -225,6 +225,7 @@ def _ask(verbs):
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="0, the default, always gives the likeliest words"
     )
+    parser.add_argument("--plain", action="store_true", help="one token at a time, without the draft model: the same words, slower")
     parser.add_argument(
         "--max-tokens", type=_at_least_one, default=128, metavar="N", help="longest answer (default: %(default)s)"
     )
@@ -244,8 +245,9 @@ def _lab(verbs):
 
 def _train(verbs):
     parser = verbs.add_parser(
-        "train", help="train the tokenizer, the autoencoder, the teacher, the draft", formatter_class=_Plain,
-        description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, teacher, draft.\n"
+        "train", help="train the autoencoder, the eyes, the teacher, the draft", formatter_class=_Plain,
+        description="Train a part of the model from scratch. In order: tokenizer (shipped), autoencoder, eyes, teacher,\n"
+        "draft. "
         "Everything is made from seeds; nothing is downloaded. A stopped run goes on when the command is given again.",
         epilog="examples:\n  hb train autoencoder && hb train teacher      nano, into runs/nano; a night on two cores\n"
         "  hb demo --model runs/nano/model              what came of it",
@@ -265,6 +267,13 @@ def _train(verbs):
     )  # fmt: skip
     autoencoder.add_argument("--decoder-only", action="store_true",
                              help="with --start-from: sharpen the decoder, and leave latents as they are")  # fmt: skip
+    _stage(
+        stages, "eyes", "optional: the vision tower, schooled before it has to talk (minutes)",
+        "School the vision tower: what lies under every patch, of what shape, color, size and texture, and where its centre\n"
+        "is. BAGEL begins with SigLIP's eyes; ours have to be made. Writes FOLDER/eyes/eyes.safetensors.",
+        "hb train eyes && hb train teacher --eyes runs/nano/eyes\nhb train eyes --start-from nano --minutes 20",
+        batch="pictures in a step",
+    )  # fmt: skip
     teacher = _stage(
         stages, "teacher", "the unified model (a night for nano on two cores)",
         "Train the unified model on the latents of FOLDER/autoencoder. At the end, and when --minutes are over,\n"
@@ -277,6 +286,8 @@ def _train(verbs):
     teacher.add_argument(
         "--autoencoder", metavar="FOLDER", help="folder with its ae.safetensors (default: FOLDER/autoencoder)"
     )
+    teacher.add_argument("--eyes", metavar="FOLDER",
+                         help="schooled eyes to begin with, and to learn drawing from (hb train eyes)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")

@@ -30,8 +30,8 @@ from hb.world import bench
 from hb.world.language import DESCRIBE_REQUEST
 from hb.world.render import render
 
-CHAIN = Plan(depth=10, width=1, budget=10, start_after=0)  # the paper's setting
-TREE = Plan(depth=6, width=3, budget=16, start_after=0)
+CHAIN = Plan(depth=10, width=1, budget=10, start_after=0, pauses=False)  # the paper's setting
+TREE = Plan(depth=6, width=3, budget=16, start_after=0, pauses=False)
 
 
 # ---- losslessness ---------------------------------------------------------------------------------------------------

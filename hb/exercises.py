@@ -445,3 +445,78 @@ def _expected_tokens(answer):
              ((1 - a) ** (g + 1) / (1 - a), "1 - a^(g + 1), not (1 - a)^(g + 1)")],
             "the i-th guess stays with chance a^i, and one token always comes from the target: sum them",
         )  # fmt: skip
+
+
+# ---- 06 dynamic draft trees -----------------------------------------------------------------------------------------
+
+_TREE_PARENTS = [-1, 0, 0, 1, 1, 2, 3]  # two children of the root; node 6 stands three levels deep
+
+
+def _seen(parents: Sequence[int], most: int = 99) -> Tensor:
+    """Each node and those above it, at most so many levels up."""
+    seen = torch.eye(len(parents), dtype=torch.bool)
+    for i in range(1, len(parents)):
+        node, up = i, 0
+        while node and up < most:
+            node, up = parents[node], up + 1
+            seen[i, node] = True
+    return seen
+
+
+@exercise("6.1")
+def _ancestors(answer):
+    """ancestors(parents) -> bool [n, n]: row i marks node i and every node above it. parents[0] = -1 is the root's."""
+    parents, right = list(_TREE_PARENTS), _seen(_TREE_PARENTS)
+    n = len(parents)
+    eye = torch.eye(n, dtype=torch.bool)
+    wrapped = right | (torch.arange(n) == n - 1)
+    _compare(
+        torch.as_tensor(_call(answer, parents)).bool(), right,
+        [(right.T, "rows are the nodes that look, columns those that are seen: yours is transposed"),
+         (right & ~eye, "a node sees itself too, or its row may be empty"),
+         (_seen(parents, 1), "not only the parent: its parent too, up to the root"),
+         (_seen(parents, 1) & ~eye, "not only the parent: its parent too, up to the root; and the node itself"),
+         (torch.ones(n, n, dtype=torch.bool).tril(), "that is a chain's mask: brothers and cousins must not be seen"),
+         (wrapped, "parents[0] = -1 is no node: in Python, index -1 is the last one")],
+        "parents come first: row i is its parent's row, and i itself", atol=0.1,
+    )  # fmt: skip
+
+
+@exercise("6.2")
+def _tokens_of_a_tree(answer):
+    """tree_tokens(confidence, parents): of one pass over this tree, if the draft is right about itself."""
+    parents = list(_TREE_PARENTS)
+    confidence = torch.tensor([1.0, 0.6, 0.3, 0.5, 0.4, 0.9, 0.7], dtype=torch.float64)
+    value = torch.stack([confidence[row].prod() for row in _seen(parents)])
+    leaves = [i for i in range(len(parents)) if i not in parents]
+    _compare(
+        _call(answer, confidence, parents), value.sum(),
+        [(confidence.sum(), "a guess counts only if all above it were kept: multiply along the path"),
+         (confidence.sum() - 1, "a guess counts only if all above it were kept: multiply along the path"),
+         (value.sum() - 1, "the target's own token is missing: the root counts 1"),
+         (value.sum() + 1, "the root is the target's token already: do not add it again"),
+         (value[leaves].sum(), "a path may be kept in part: every node counts, not the leaves alone"),
+         (1 + value[leaves].sum(), "a path may be kept in part: every node counts, not the leaves alone"),
+         (max(float((value * row).sum()) for row in _seen(parents)), "every branch may be the right one: add them all"),
+         (value, "one number: add the values up")],
+        "the value of a node is the product of the confidences on its path; add all values, the root's 1 included",
+    )  # fmt: skip
+
+
+@exercise("6.3")
+def _another_level(answer):
+    """another_level(tokens, cost, reach, extra) -> bool: does one more level raise tokens over cost?"""
+    cases = [(3.0, 2.0, 0.5, 0.25), (3.0, 2.0, 0.3, 0.25), (1.5, 2.0, 0.2, 0.25), (3.0, 2.0, 0.3, 0.4)]
+    cases += [(2.0, 1.0, 0.9, 0.4), (3.0, 2.0, 0.1, 0.4)]
+    given = [bool(_call(answer, *case)) for case in cases]
+    right = [r * c > t * e for t, c, r, e in cases]
+    if given == right:
+        return
+    known = {
+        tuple(r > e for _, _, r, e in cases): "a token is worth what the tree so far pays for it, not a plain step",
+        tuple(t + r > c + e for t, c, r, e in cases): "that asks whether the cycle still pays; would it pay more?",
+        tuple(r > 0 for _, _, r, _ in cases): "every level brings something; it has to bring more than it costs",
+        tuple(r * t > e * c for t, c, r, e in cases): "upside down: the rate to beat is tokens / cost",
+        tuple(not x for x in right): "the other way round",
+    }  # fmt: skip
+    raise Hint(known.get(tuple(given), "compare (tokens + reach) / (cost + extra) with tokens / cost"))

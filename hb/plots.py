@@ -561,12 +561,12 @@ def _depths(parents: Sequence[int]) -> list[int]:
     return depth
 
 
-def _rows_of_leaves(parents: Sequence[int]) -> list[float]:
+def _rows_of_leaves(parents: Sequence[int]) -> list[int]:
     """Where each node stands: leaves in a column without crossings, a parent level with its first child."""
     children: list[list[int]] = [[] for _ in parents]
     for i, parent in enumerate(parents[1:], 1):
         children[parent].append(i)
-    y, leaves, stack = [0.0] * len(parents), 0, [0]
+    y, leaves, stack = [0] * len(parents), 0, [0]
     while stack:
         node = stack.pop()
         stack += children[node][::-1]

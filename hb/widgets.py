@@ -380,14 +380,9 @@ def draft_theatre_figure(
     temperature: float = 0.0, noise: float = 0.0,
 ) -> plots.Chart:
     """Cycle number `cycle` of an answer, or the last one if there are fewer."""  # fmt: skip
-    cycles = tree_cycles(model, read, _ungoverned(depth, width, budget), temperature=temperature, noise=noise)
+    cycles = tree_cycles(model, read, Plan(depth, width, budget, pauses=False), temperature=temperature, noise=noise)
     at = min(cycle, len(cycles))
     return tree_figure(model, cycles[at - 1], f"Cycle {at} of {len(cycles)}")
-
-
-def _ungoverned(depth: int, width: int, budget: int) -> Plan:
-    """A plan whose guesses cost nothing, so that the governor never pauses them."""
-    return Plan(depth=depth, width=width, budget=budget, costs=(0.0, 0.0, 0.0))
 
 
 def draft_theatre(model: Model, read: Read) -> w.VBox:
@@ -398,7 +393,7 @@ def draft_theatre(model: Model, read: Read) -> w.VBox:
         asked = (depth, width, budget, round(temperature, 2), round(noise, 2))
         if asked not in last:  # another cycle of the same answer needs no decoding
             last.clear()
-            last[asked] = tree_cycles(model, read, _ungoverned(*asked[:3]), temperature=asked[3], noise=asked[4])
+            last[asked] = tree_cycles(model, read, Plan(*asked[:3], pauses=False), temperature=asked[3], noise=asked[4])
         cycles = last[asked]
         at = min(cycle, len(cycles))
         tokens = sum(len(c.path) for c in cycles)

@@ -41,6 +41,22 @@ def _share(weights):
     return weights / weights.sum()
 
 
+def _above(parents, first=1):
+    """Ancestors; first=0 forgets that parents[0] = -1 is no node."""
+    seen = torch.eye(len(parents), dtype=torch.bool)
+    for i in range(first, len(parents)):
+        seen[i] |= seen[parents[i]]
+    return seen
+
+
+def _parent_only(parents):
+    return torch.tensor([[j == parent for j in range(len(parents))] for parent in parents])
+
+
+def _values(confidence, parents):
+    return torch.stack([confidence[row].prod() for row in _above(parents)])
+
+
 def _says(thing, wish):
     return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
 
@@ -66,6 +82,9 @@ RIGHT = {
     "5.1": lambda p, q: torch.minimum(p, q).sum(),
     "5.2": lambda p, q: _share((p - q).clamp_min(0)),
     "5.3": lambda alpha, g: (1 - alpha ** (g + 1)) / (1 - alpha),
+    "6.1": lambda parents: _above(parents),
+    "6.2": lambda confidence, parents: _values(confidence, parents).sum(),
+    "6.3": lambda tokens, cost, reach, extra: (tokens + reach) / (cost + extra) > tokens / cost,
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -175,6 +194,31 @@ WRONG = {
         lambda alpha, g: 1 + g * alpha**g,
         lambda alpha, g: (1 - alpha) ** (g + 1) / (1 - alpha),
     ],
+    "6.1": [
+        lambda parents: _above(parents).T,
+        lambda parents: _above(parents) & ~torch.eye(len(parents), dtype=torch.bool),
+        lambda parents: torch.eye(len(parents), dtype=torch.bool) | _parent_only(parents),
+        lambda parents: torch.ones(len(parents), len(parents)).tril(),
+        lambda parents: _above(parents, first=0),
+        lambda parents: torch.eye(len(parents)),
+    ],
+    "6.2": [
+        lambda confidence, parents: confidence.sum(),
+        lambda confidence, parents: _values(confidence, parents).sum() - 1,
+        lambda confidence, parents: _values(confidence, parents).sum() + 1,
+        lambda confidence, parents: 1 + sum(v for i, v in enumerate(_values(confidence, parents)) if i not in parents),
+        lambda confidence, parents: max((_values(confidence, parents) * row).sum() for row in _above(parents)),
+        lambda confidence, parents: confidence.prod(),
+        lambda confidence, parents: _values(confidence, parents),
+    ],
+    "6.3": [
+        lambda tokens, cost, reach, extra: reach > extra,
+        lambda tokens, cost, reach, extra: tokens + reach > cost + extra,
+        lambda tokens, cost, reach, extra: reach > 0,
+        lambda tokens, cost, reach, extra: reach / extra > cost / tokens,
+        lambda tokens, cost, reach, extra: (tokens + reach) / (cost + extra) <= tokens / cost,
+        lambda tokens, cost, reach, extra: False,
+    ],
 }
 
 
@@ -232,3 +276,7 @@ def test_hints_name_the_mistake(capsys):
     assert "independent" in capsys.readouterr().out
     exercises.check("5.3", lambda alpha, g: (1 - alpha**g) / (1 - alpha))
     assert "g - 1" in capsys.readouterr().out
+    exercises.check("6.1", lambda parents: _above(parents, first=0))
+    assert "-1" in capsys.readouterr().out
+    exercises.check("6.3", lambda tokens, cost, reach, extra: reach > extra)
+    assert "plain step" in capsys.readouterr().out

@@ -19,7 +19,7 @@ OPENING = (
 )
 TWIN = dict(
     compare="compare", attention_viewer="attention", scene_maker="scene", path_walker="walk", ledger_dial="bill",
-    microscope="microscope",
+    microscope="microscope", draft_theatre="draft_theatre",
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from matplotlib.colors import to_hex
 
 from hb import plots, widgets
 from hb.exact import FiniteData
+from hb.sampling.fast import decode_fast
+from hb.speculative.drafting import Plan
 from hb.world.judge import Row
 from hb.world.scene import Scene, Thing
 
@@ -184,3 +186,80 @@ def test_compare_figure_frames_right_and_wrong():
     wrong = widgets.compare_figure(_Painter(), "a blue star", steps=(2, 1), text_scales=(4.0,))
     frame = lambda figure: to_hex(figure.axes[0].spines["top"].get_edgecolor())
     assert (frame(right), frame(wrong)) == (plots.RIGHT, plots.WRONG)
+
+
+# ---- trees of guesses -----------------------------------------------------------------------------------------------
+
+TREE = dict(words=["a", "red", "blue", "disc", "star"], parents=[0, 0, 0, 1, 2], values=[1.0, 0.6, 0.3, 0.5, 0.2])
+
+
+def _tree(**how):
+    return plots.draft_tree(**TREE, **how)
+
+
+def test_a_drawn_tree_shows_what_stayed_and_what_the_target_added():
+    texts = {t.get_text(): t for t in _tree(path=[0, 2, 4], added="at").axes[0].texts}
+    assert {word for word, t in texts.items() if t.get_fontweight() == "bold"} == {"a", "blue", "star"}
+    assert {word: t.get_position()[0] for word, t in texts.items()} == dict(a=0, red=1, blue=1, disc=2, star=2, at=3)
+
+
+def test_a_drawn_token_is_the_bluer_the_surer():
+    """Sure of this token, not of its path: 0.5 behind 0.6 is surer than 0.3."""
+    face = {t.get_text(): t.get_bbox_patch().get_facecolor()[:3] for t in _tree().axes[0].texts}
+    assert face["disc"] == pytest.approx(plots.SURE(0.5 / 0.6)[:3]) and sum(face["disc"]) < sum(face["blue"])
+
+
+def test_a_drawn_mask_is_the_trees():
+    from hb.speculative.tree import Tree
+
+    tokens = torch.zeros(1, 5, dtype=torch.long)
+    tree = Tree(tokens, torch.tensor([TREE["parents"]]), tokens, torch.zeros(1, 5))
+    picture = _tree(path=[0, 2, 4]).axes[1].images[0].get_array()
+    assert np.array_equal(picture > 0, tree.ancestors()[0].numpy())
+    assert np.argwhere(picture == 2).tolist() == [[0, 0], [2, 0], [2, 2], [4, 0], [4, 2], [4, 4]]
+
+
+@pytest.mark.parametrize("figure", [_tree, lambda: plots.plans({"ours": {"plain": (1.0, 1.0), "tree": (1.5, 3.0)}})])
+def test_figures_of_drafting_are_small_pngs(figure):
+    assert figure().png().startswith(b"\x89PNG") and len(figure().png()) < 60_000
+
+
+@pytest.fixture(scope="module")
+def drafted(tiny):
+    """A tiny model with a draft that nobody has trained, and a context."""
+    from dataclasses import asdict
+
+    from hb.engine import Model
+    from hb.parcels import Drafter, fingerprint
+    from hb.speculative.draft import DraftConfig
+    from tests.speculative.test_draft import read, shaken
+
+    config = DraftConfig(layers=1)
+    drafter = Drafter(asdict(config), {}, fingerprint(tiny.bagel), shaken(tiny, config).state_dict())
+    return Model(tiny.bagel, tiny.text, drafter=drafter), read(tiny, ["describe the picture"])
+
+
+@pytest.mark.parametrize("how", [{}, dict(noise=2.0), dict(temperature=1.0)], ids=str)
+@pytest.mark.parametrize("plan", [Plan(depth=3, width=3, budget=8), Plan(depth=3, budget=3)], ids=["tree", "chain"])
+def test_watched_cycles_add_up_to_the_answer(drafted, plan, how):
+    model, context = drafted
+    cycles = widgets.tree_cycles(model, context, plan, max_tokens=24, **how)
+    said = []
+    for cycle in cycles:
+        tokens = cycle.tree.tokens[0, cycle.path].tolist()
+        assert not said or [*cycle.before, tokens[0]] == said
+        said += [*tokens[1:], cycle.added]
+    if not how.get("temperature"):
+        assert said[:24] == decode_fast(model.fast_text(), context.context, max_tokens=24)[0][0][:24]
+
+
+def test_draft_theatre_turns_and_decodes_only_when_it_must(drafted, monkeypatch):
+    model, context = drafted
+    asked, real = [], widgets.tree_cycles
+    monkeypatch.setattr(widgets, "tree_cycles", lambda *a, **k: asked.append(1) or real(*a, max_tokens=12, **k))
+    box = widgets.draft_theatre(model, context)
+    before = box.picture.value
+    box.controls["cycle"].value = 2
+    assert box.picture.value != before and len(asked) == 1
+    box.controls["budget"].value = 4
+    assert "acceptance length" in box.note.value and len(asked) == 2

@@ -16,16 +16,19 @@ from hb.commands.output import to_json, write, write_json
 from hb.commands.use import is_shipped, open_model
 from hb.data import BatchSizes
 from hb.engine import SHIPPED, Model, Sampling
+from hb.eyes import train_eyes
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
 from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
-from hb.parcels import fingerprint
+from hb.model.vision import VisionTower
+from hb.parcels import Drafter, fingerprint
 from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
 from hb.world.corpus import corpus
 
+EYES = "eyes.safetensors"
 TOKENIZER = SHIPPED.parent / "tokenizer"
 CORPUS = 4000  # scenes that the tokenizer hears about
 
@@ -42,7 +45,9 @@ class Usual:
 USUAL = {
     ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
     ("teacher", "nano"): Usual(steps=20_000, batch=48, lr=0.02),
+    ("eyes", "nano"): Usual(steps=4000, batch=48, lr=0.01),
     # wants a GPU; a first guess, not yet trained to the end
+    ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.01),
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }
@@ -78,17 +83,36 @@ def autoencoder(args) -> None:
     _say(args, facts | dict(folder=str(folder)), f"The autoencoder is in {folder}. Next: hb train teacher{_same(args)}")
 
 
+def eyes(args) -> None:
+    config, usual, folder = _preset("eyes", args), _usual("eyes", args), _folder(args) / "eyes"
+    start = load_model(_model_folder(args.start_from))[0].vit_model if args.start_from else None
+    facts = dict(asdict(usual), start=args.start_from)
+    _claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    run = _run(args) | dict(precision=precision_of(args.precision))
+    tower = _interruptible(
+        train_eyes, folder, config.vision, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start, **run
+    )
+    if not _is_first_process():
+        return
+    write(folder / EYES, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
+    write_json(folder / "provenance.json", facts)
+    _say(args, facts | dict(folder=str(folder)), f"The eyes are in {folder}. Next: hb train teacher{_same(args)} --eyes {folder}")
+
+
 def teacher(args) -> None:
     config, usual, folder = _preset("teacher", args), _usual("teacher", args), _folder(args) / "teacher"
     start = _model_folder(args.start_from) if args.start_from else None
-    eyes = _autoencoder_for(args, start)
+    pictures = _autoencoder_for(args, start)
+    eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(eyes), start=args.start_from)
+    facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(pictures), start=args.start_from,
+                 eyes=eyes and fingerprint(eyes))  # fmt: skip
     _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch * 2 // 3))
     done = _interruptible(
-        train_teacher, folder, config, eyes, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
-        start_from=start, settings=dict(lr=usual.lr), **_run(args),
+        train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
+        start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **_run(args),
     )  # fmt: skip
     if not _is_first_process():
         return
@@ -110,13 +134,14 @@ def draft(args) -> None:
     steps, batch, lr = args.steps or USUAL_DRAFT.steps, args.batch or USUAL_DRAFT.batch, args.lr or USUAL_DRAFT.lr
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "draft"
     config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
+    start = Drafter.load(args.start_from) if args.start_from else None
     facts = dict(steps=steps, batch=batch, lr=lr, pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
-                 target=fingerprint(model.bagel))  # fmt: skip
+                 target=fingerprint(model.bagel), start=args.start_from)  # fmt: skip
     args.preset = model.name
     _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
     done = _interruptible(
         train_draft, folder, model.bagel, model.text, config, steps=steps, batch=batch, pool=args.pool, lr=lr,
-        ce_weight=args.ce_weight, **_run(args) | dict(precision=precision_of(args.precision)),
+        ce_weight=args.ce_weight, start_from=start, **_run(args) | dict(precision=precision_of(args.precision)),
     )  # fmt: skip
     if not _is_first_process():
         return
@@ -171,6 +196,16 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     check(weights, loaded.expected_shapes(), AUTOENCODER)
     loaded.load_released({k: v.float() for k, v in weights.items()})
     return loaded.eval()
+
+
+def load_eyes(folder: Path, config: BagelConfig) -> VisionTower:
+    """What `hb train eyes` leaves."""
+    if not (folder / EYES).is_file():
+        raise CheckpointError(f"there are no eyes in {folder}; school some first: hb train eyes")
+    tower, weights = VisionTower(config.vision), read_weights(folder / EYES)
+    check(weights, {k: v.shape for k, v in tower.state_dict().items()}, EYES)
+    tower.load_state_dict(weights)
+    return tower.eval()
 
 
 def _autoencoder_for(args, start: Path | None) -> Autoencoder:

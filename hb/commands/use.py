@@ -92,13 +92,17 @@ def ask(args) -> None:
     picture = open_picture(args.picture)
     asked = one_sentence(args.questions)
     questions = [plain_question(q) for q in asked] if is_tiny(model, args) else asked
-    answers = model.ask([picture], questions, max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed)
+    answers = model.ask(
+        [picture], questions, max_tokens=args.max_tokens, temperature=args.temperature, seed=args.seed,
+        speculate=not args.plain,
+    )  # fmt: skip
     if args.json:
         print(to_json(answers.to_dict() | dict(acceptance_length=answers.acceptance_length)))
         return
     for question, answer in zip(asked, answers.texts):
         print(f"{question}\n  {answer or '(nothing)'}")
-    print(f"{answers.passes} passes of the model, {seconds_by_part(answers.seconds)}")
+    each = f", {answers.acceptance_length:.1f} tokens a pass" if answers.cycles else ""
+    print(f"{answers.passes} passes of the model{each}, {seconds_by_part(answers.seconds)}")
 
 
 # ---- what comes in --------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ class Governor:
         """Draft now?"""
         if self.plan.depth == 0:
             return False
-        if self.pause:
+        if self.pause and self.plan.pauses:
             self.pause -= 1
             return False
         return True

@@ -28,6 +28,7 @@ class Plan:
                   0 turns the early stop off
     costs         (a drafting step, a cycle's fixed part beyond the target's step, one more node in the target's pass), in
                   units of a plain step
+    pauses        does drafting pause where it has not paid for a while (decode.Governor)? Off, to measure a plan as it is
     start_after   tokens said plainly before the draft is asked at all: short answers are over by then
     rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree wants "point"
     """
@@ -39,6 +40,7 @@ class Plan:
     costs: tuple[float, float, float] = (0.2, 0.4, 0.05)
     start_after: int = 1
     rule: str = "point"
+    pauses: bool = True
 
     def __post_init__(self):
         if min(self.depth, self.start_after) < 0 or min(self.width, self.budget) < 1:

@@ -27,7 +27,7 @@ from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import Drafter, fingerprint
 from hb.sampling.fast import FastText, decode_fast
 from hb.speculative.decode import Read, read_picture_and_text
-from hb.speculative.draft import Draft, DraftConfig, draft_loss
+from hb.speculative.draft import Draft, DraftConfig, draft_loss, open_draft
 from hb.speculative.drafting import Plan
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.language import DESCRIBE_REQUESTS, ask
@@ -156,21 +156,28 @@ class DraftTraining(L.LightningModule):
 def train_draft(
     folder: Path, model: Bagel, text: Text, config: DraftConfig = DraftConfig(), *, steps: int, batch: int = 16,
     pool: int = 6000, lr: float = 0.01, ce_weight: float = 0.1, depth: int = 7, seed: int = 0, own_words: bool = True,
-    plan: Plan = Plan(), **trainer,
+    plan: Plan = Plan(), start_from: Drafter | None = None, **trainer,
 ) -> Drafter:
-    """Train a draft for `model` in `folder` (resumes there). own_words: guess only words that the target ever said."""  # fmt: skip
+    """Train a draft for `model` in `folder` (resumes there). own_words: guess only words that the target ever said.
+
+    start_from: a draft to go on from; its kind, layers and words are then those of the new one.
+    """  # fmt: skip
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "answers.safetensors"
     if not path.exists():
         answered(model, text, n=pool, side=model.config.picture_side, seed=seed).save(path)
     data = Answered.load(path)
-    if own_words:
+    if start_from is not None:
+        config = DraftConfig(**start_from.config | dict(words=tuple(start_from.config["words"])))
+    elif own_words:
         config = DraftConfig(**asdict(config) | dict(words=words_of(data)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         draft = Draft(model.config.llm, config)
     draft.initialise(model)
+    if start_from is not None:
+        draft.load_state_dict(open_draft(start_from, model).state_dict())
     module = DraftTraining(draft, model, total=steps, lr=lr, depth=depth, ce_weight=ce_weight)
     source = StepData(lambda step, rank: data.batch(batch, seed, step, rank), steps)
     fit(module, source, folder, ema=None, clip=0.5, **trainer)
