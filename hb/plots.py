@@ -315,7 +315,8 @@ def response(
         ax.set_xticks([], minor=True)
     _plain(ax)
     _labels(ax, xlabel, ylabel)
-    _legend(ax, loc="best")
+    # inside, a long legend would cover lines
+    _legend(ax, **(dict(loc="best") if len(lines) <= 4 else dict(loc="upper left", bbox_to_anchor=(1.0, 1.0))))
     _titled(figure, title)
     return figure
 
@@ -508,6 +509,22 @@ def bargain(rows: Mapping[str, tuple[float, float]], *, title: str | None = None
     return figure
 
 
+def acceptance(rates: Sequence[float], alpha: float | None = None, *, title: str | None = None) -> Chart:
+    """How often the guess of each depth stays where those before it stayed. alpha: the one rate that gives as many tokens."""
+    figure, axes = _chart(6.4, 2.6)
+    ax, at = axes[0, 0], np.arange(1, len(rates) + 1)
+    ax.bar(at, rates, color=RIGHT, width=0.62)
+    if alpha is not None:
+        ax.axhline(alpha, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"one rate for all: {alpha:.2f}")
+        _legend(ax, loc="lower left")
+    _plain(ax)
+    ax.set_ylim(0, 1.02)
+    ax.set_xticks(at)
+    _labels(ax, "depth of the guess", "stays")
+    _titled(figure, title)
+    return figure
+
+
 # ---- trees of guesses -----------------------------------------------------------------------------------------------
 
 QUIET = "#c9ced4"
@@ -611,7 +628,7 @@ def plans(series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
             x = [rows[name][which] for name in names]
             ax.plot(x, range(len(names)), "o", color=colour, markersize=6, label=draft)
         ax.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.08 * max(1, *(row[which] for rows in series.values() for row in rows.values())))
         _plain(ax, "both")
         _labels(ax, label)
     axes[0, 0].set_yticks(range(len(names)), names)

@@ -37,6 +37,7 @@ FIGURES = {
     "clouds": lambda: plots.clouds({"p": torch.randn(6, 2)}),
     "field": lambda: plots.field(lambda x, t: x * t, [0.5, 1.0], points=torch.randn(9, 2)),
     "confusion": lambda: plots.confusion([Row("blur", 0.5, True, 0.9, 0.0, 9), Row("blur", 2.0, False, 0.1, 0.05, 9)]),
+    "acceptance": lambda: plots.acceptance([0.9, 0.8, 0.85], 0.86, title="t"),
     "laws": lambda: plots.laws({"color": ({"red": 0.5, "blue": 0.5}, {"red": 0.4}), "size": ({"small": 1.0}, None)}),
 }
 

@@ -125,14 +125,14 @@ def tune_tree(args) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     fast, draft = model.fast_text(), model.fast_draft()
-    reads = tuning_reads(model.bagel, model.text, model.bagel.config.picture_side, args.n or 8)
-    short = tuning_reads(model.bagel, model.text, model.bagel.config.picture_side, 5 * (args.n or 8), describe=False)
-    after = _short_answers_are_over(fast, short)
-    first = tune(fast, draft, reads, start_after=after, everything=args.grid)
+    side, n = model.bagel.config.picture_side, args.n or 8
+    told = tuning_reads(model.bagel, model.text, side, 5 * n)
+    begin, reads = _when_to_begin(fast, told, tuning_reads(model.bagel, model.text, side, 5 * n, describe=False)), told[:n]
+    first = tune(fast, draft, reads, begin=begin, everything=args.grid)
     found: dict[float, Tuned] = {0.0: first}
     for t in args.temperatures:
         if t:
-            found[t] = tune(fast, draft, reads, Law(temperature=t), start_after=after, costs=first.costs, table=first.table)
+            found[t] = tune(fast, draft, reads, Law(temperature=t), begin=begin, costs=first.costs, table=first.table)
     lines = [Number("a plain step", 1000 * first.costs.plain, unit="ms")]
     lines += [Number(f"a pass over {n} nodes", s / first.costs.plain, unit="plain steps") for n, s in first.costs.target.items()]
     lines += [Number(f"a drafting step, width {w}", s / first.costs.plain, unit="plain steps") for w, s in first.costs.step.items()]
@@ -164,10 +164,13 @@ def in_words(plan: Plan) -> str:
     return kind + (", stopping early" if plan.reward else "")
 
 
-def _short_answers_are_over(fast, reads) -> int:
-    """After how many tokens nineteen of twenty short answers have ended: before that no draft is asked."""
-    lengths = [len(decode_fast(fast, read.context, max_tokens=12)[0][0]) + 1 for read in reads]
-    return int(np.quantile(lengths, 0.95))
+def _when_to_begin(fast, told, short) -> dict:
+    """`Plan.start_after` and `Plan.long_after`: after how many tokens nineteen of twenty short answers have ended, and the
+    first words of descriptions that no short answer begins with."""  # fmt: skip
+    answer = lambda read, most: decode_fast(fast, read.context, max_tokens=most)[0][0]
+    answers = [answer(read, 12) for read in short]
+    begun = {row[0] for row in (answer(read, 1) for read in told) if row} - {row[0] for row in answers if row}
+    return dict(start_after=int(np.quantile([len(row) + 1 for row in answers], 0.95)), long_after=tuple(sorted(begun)))
 
 
 # ---- the ablation ---------------------------------------------------------------------------------------------------

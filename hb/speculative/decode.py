@@ -147,7 +147,7 @@ def speculate(
     while alive:
         left = max(max_tokens - given[i] for i in alive)
         tree, q, levels = root_only(root), None, 0
-        if left > 1 and max(given) >= plan.start_after and governor.wants():
+        if left > 1 and plan.begins([rows[i] for i in alive]) and governor.wants():
             helper.absorb(Certain.joined(waiting))
             waiting = []
             if law.is_greedy or plan.rule == "point":

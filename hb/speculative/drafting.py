@@ -29,7 +29,8 @@ class Plan:
     costs         (a drafting step, a cycle's fixed part beyond the target's step, one more node in the target's pass), in
                   units of a plain step
     pauses        does drafting pause where it has not paid for a while (decode.Governor)? Off, to measure a plan as it is
-    start_after   tokens said plainly before the draft is asked at all: short answers are over by then
+    start_after   tokens said plainly before the draft is asked at all: short answers are over by then ...
+    long_after    ... but at once after these first words (token numbers): answers that begin so are long
     rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree wants "point"
     """
 
@@ -41,6 +42,7 @@ class Plan:
     start_after: int = 1
     rule: str = "point"
     pauses: bool = True
+    long_after: tuple[int, ...] = ()
 
     def __post_init__(self):
         if min(self.depth, self.start_after) < 0 or min(self.width, self.budget) < 1:
@@ -55,11 +57,17 @@ class Plan:
 
     @staticmethod
     def from_dict(values: dict) -> Plan:
-        return Plan(**values | dict(costs=tuple(values.get("costs", Plan.costs))))
+        pairs = {name: tuple(values.get(name, getattr(Plan, name))) for name in ("costs", "long_after")}
+        return Plan(**values | pairs)
+
+    def begins(self, rows: Sequence[list[int]]) -> bool:
+        """Is any answer far enough, or of a kind, that drafting may begin?"""
+        return any(len(row) >= self.start_after or row[:1] and row[0] in self.long_after for row in rows)
 
     def is_worth(self, reach: Float[Tensor, "B"]) -> bool:
-        """Is another level worth a drafting step and a node? reach: the chance that the target gets there, in each row."""
-        return self.reward == 0 or float(reach.mean()) >= self.reward * (self.costs[0] + self.costs[2])
+        """Is another level worth a drafting step and its nodes? reach: the chance that the target gets there, in each row."""
+        nodes = 1 if self.width == 1 else self.budget / self.depth
+        return self.reward == 0 or float(reach.mean()) >= self.reward * (self.costs[0] + nodes * self.costs[2])
 
     def cost(self, depth: int, nodes: int) -> float:
         """What a cycle costs in plain steps."""

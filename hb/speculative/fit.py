@@ -114,7 +114,7 @@ class DraftTraining(L.LightningModule):
     def __init__(self, draft: Draft, target: Bagel, *, total: int, lr: float = 0.01, depth: int = 7, ce_weight: float = 0.1):
         super().__init__()
         self.draft = draft
-        self.__dict__["target"] = target.requires_grad_(False).eval()  # not a sub-module: it is not trained, nor saved
+        self.__dict__["target"] = target.eval()  # not a sub-module: it is not trained, nor saved
         self.total, self.lr, self.depth, self.ce_weight = total, lr, depth, ce_weight
 
     @torch.no_grad()
@@ -166,7 +166,8 @@ def train_draft(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "answers.safetensors"
     if not path.exists():
-        answered(model, text, n=pool, side=model.config.picture_side, seed=seed).save(path)
+        answered(model, text, n=pool, side=model.config.picture_side, seed=seed,
+                 bar=trainer.get("bar", True)).save(path)  # fmt: skip
     data = Answered.load(path)
     if start_from is not None:
         config = DraftConfig(**start_from.config | dict(words=tuple(start_from.config["words"])))

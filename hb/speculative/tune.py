@@ -192,13 +192,14 @@ class Tuned:
     table: Tensor
 
 
-def tune(fast: FastText, draft: FastDraft, reads: Sequence[Read], law: Law = GREEDY, *, finalists: int = 6, start_after: int = 1,
+def tune(fast: FastText, draft: FastDraft, reads: Sequence[Read], law: Law = GREEDY, *, finalists: int = 6, begin: dict | None = None,
          everything: bool = False, costs: Costs | None = None, table: Tensor | None = None) -> Tuned:  # fmt: skip
-    """Choose a plan for texts like these. everything: race the whole grid instead of the best by the model."""
+    """Choose a plan for texts like these. begin: when a plan's drafting starts (`start_after`, `long_after`); everything: race
+    the whole grid instead of the best by the model."""  # fmt: skip
     costs = measure_costs(fast, draft, reads[0]) if costs is None else costs
     table = acceptance_table(fast, draft, reads) if table is None else table
     predict = lambda p: expected_tokens(table, p.depth, p.width, p.budget) * costs.plain / costs.of(p.depth, p.width, p.budget)
-    plans = [replace(p, costs=costs.in_plain_steps(p.width), start_after=start_after) for p in all_plans()]
+    plans = [replace(p, costs=costs.in_plain_steps(p.width), **(begin or dict(start_after=1))) for p in all_plans()]
     plans.sort(key=predict, reverse=True)
     few = [p for width_is_one in (True, False) for p in [p for p in plans if (p.width == 1) == width_is_one][: finalists // 2]]
     chosen = plans if everything else few

@@ -38,6 +38,8 @@ def test_costs_add_up_and_come_in_plain_steps():
 def test_another_level_is_worth_it_until_its_cost_is_more():
     plan = Plan(reward=2.0, costs=(0.2, 0.4, 0.05))
     assert plan.is_worth(torch.tensor([0.51])) and not plan.is_worth(torch.tensor([0.49]))
+    tree = Plan(depth=4, width=2, budget=12, reward=2.0, costs=(0.2, 0.4, 0.05))  # three nodes a level
+    assert tree.is_worth(torch.tensor([0.71])) and not tree.is_worth(torch.tensor([0.69]))
     assert Plan(reward=0.0).is_worth(torch.tensor([0.0]))
 
 
@@ -96,3 +98,11 @@ def test_lookup_changes_no_word(tiny, parts):
     state = read(tiny, ["describe the picture", "how many?"])
     wanted, _ = decode_fast(parts[0], state.context, max_tokens=24)
     assert decode_with_lookup(parts[0], state, max_tokens=24).tokens == wanted
+
+
+def test_drafting_begins_late_or_where_long_answers_begin():
+    plan = Plan(start_after=3, long_after=(7, 9))
+    assert not plan.begins([[]]) and not plan.begins([[5, 6]]) and plan.begins([[5, 6, 5]])
+    assert plan.begins([[9]]) and not plan.begins([[5, 9]]) and plan.begins([[5], [7]])
+    assert Plan(start_after=0).begins([[]])
+    assert Plan.from_dict(dict(depth=2, costs=[1, 2, 3], long_after=[4])) == Plan(depth=2, costs=(1, 2, 3), long_after=(4,))
