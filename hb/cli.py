@@ -498,8 +498,8 @@ def _bench(verbs):
         "hb bench ask\nhb bench ask --n 5 --rounds 1\nhb bench ask --batch 8\nhb bench ask --eagle3 runs/eagle3/parcel",
         _draft_options(), _temperatures(0.0, 0.5, 1.0, 1.5), _model(), _results(), _json(),
     )  # fmt: skip
-    ask.add_argument("--n", type=_at_least_one, help="questions, or batches of them, for each task (default: 20)")
-    ask.add_argument("--rounds", type=_at_least_one, help="times that each is answered (default: 3)")
+    ask.add_argument("--n", type=_at_least_one, help="questions, or batches of them, for each task (default: 12)")
+    ask.add_argument("--rounds", type=_at_least_one, help="times that each is answered (default: 2)")
     ask.add_argument("--batch", type=_at_least_one, default=1, metavar="N", help="asked at once (default: %(default)s)")
     ask.add_argument("--eagle3", metavar="FOLDER", help="the parcel of an EAGLE-3 draft, to race it too")
     ablation = _verb(

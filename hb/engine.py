@@ -318,7 +318,8 @@ class Model:
 
     def fast_text(self) -> FastText:
         """The text path, fused; made again when weights have changed since."""
-        version = [(id(p), p._version, p.device, p.dtype) for p in self.bagel.language_model.parameters()]
+        count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
+        version = [(id(p), count(p), p.device, p.dtype) for p in self.bagel.language_model.parameters()]
         if self._fused is None or self._fused[0] != version:
             self._fused = (version, FastText(self.bagel))
         return self._fused[1]

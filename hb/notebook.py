@@ -43,7 +43,7 @@ def execute(path: Path, timeout_s: int = 600):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONHASHSEED"] = "0"
     client = nbclient.NotebookClient(
-        notebook, timeout=timeout_s, startup_timeout=300, kernel_name="python3",
+        notebook, timeout=timeout_s, startup_timeout=300, kernel_name="python3", coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}}
     )
     client.execute()

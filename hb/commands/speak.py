@@ -78,11 +78,11 @@ def ask(args) -> None:
     plans |= {f"best {kind}": Plan.from_dict(best[kind]) for kind in ("chain", "tree") if kind in best}
     eagle = FastDraft(open_draft(Drafter.load(args.eagle3), model.bagel), model.bagel) if args.eagle3 else None
     lines, result = [], {}
-    for task in evaluate_text.tasks(model, args.n or 20, args.temperatures, args.batch):
+    for task in evaluate_text.tasks(model, args.n or 12, args.temperatures, args.batch):
         shipped = Plan.of(model.drafter.plans, task.law.temperature)
         generate = task.law.is_greedy and args.batch == 1
         ways = evaluate_text.methods(model, plans | {"hb (as shipped)": shipped}, eagle, generate)
-        got = evaluate_text.race(task, ways, rounds=args.rounds or 3, bar=not args.json)
+        got = evaluate_text.race(task, ways, rounds=args.rounds or 2, bar=not args.json)
         result[task.name] = got
         for way, row in got.items():
             if way == "plain":
@@ -183,11 +183,12 @@ def draft_ablation(args) -> None:
         torch.set_num_threads(args.threads)
     scenes = bench.description_set()[: args.n or 40]
     folder, rows = Path(args.folder or "runs") / f"{model.name}-ablation", []
+    folder.mkdir(parents=True, exist_ok=True)
     for name, options in VARIANTS.items():
         for seed in range(args.seeds):
             parcel = train_draft(
-                folder / f"{name.replace(' ', '-')}-{seed}", model.bagel, model.text, seed=seed, steps=args.steps, pool=args.pool,
-                bar=not args.json, precision=precision_of("f32"), **options,
+                folder / f"{name.replace(' ', '-')}-{seed}-{args.steps}", model.bagel, model.text, seed=seed, steps=args.steps, pool=args.pool,
+                answers=folder / f"answers-{seed}.safetensors", bar=not args.json, precision=precision_of("f32"), **options,
             )  # fmt: skip
             model.drafter = parcel
             tau = _tau(model, scenes)

@@ -156,15 +156,16 @@ class DraftTraining(L.LightningModule):
 def train_draft(
     folder: Path, model: Bagel, text: Text, config: DraftConfig = DraftConfig(), *, steps: int, batch: int = 16,
     pool: int = 6000, lr: float = 0.01, ce_weight: float = 0.1, depth: int = 7, seed: int = 0, own_words: bool = True,
-    plan: Plan = Plan(), start_from: Drafter | None = None, **trainer,
+    plan: Plan = Plan(), start_from: Drafter | None = None, answers: Path | None = None, **trainer,
 ) -> Drafter:
     """Train a draft for `model` in `folder` (resumes there). own_words: guess only words that the target ever said.
 
-    start_from: a draft to go on from; its kind, layers and words are then those of the new one.
+    start_from: a draft to go on from; its kind, layers and words are then those of the new one. answers: file of the pool,
+    where several runs share one (default: in the folder).
     """  # fmt: skip
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "answers.safetensors"
+    path = answers or folder / "answers.safetensors"
     if not path.exists():
         answered(model, text, n=pool, side=model.config.picture_side, seed=seed,
                  bar=trainer.get("bar", True)).save(path)  # fmt: skip

@@ -104,18 +104,19 @@ def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *,
     ranks = torch.zeros(DEEPEST, max(WIDTHS))
     tried = torch.zeros(DEEPEST)
     start, end = fast.markers[:2]
+    ids = lambda tokens: torch.tensor([tokens], device=fast.embedding.device)
     for read in reads:
         rows, _ = decode_fast(fast, read.context, max_tokens=most)
         answer = [start, *rows[0], end]
         run, trace = TextRun(fast, read.context, len(answer)), []
-        run.read(torch.tensor([answer]), trace=trace)
+        run.read(ids(answer), trace=trace)
         states = torch.stack(trace, 2)
         helper = DraftRun(draft, 1, read.context.length + 2 * len(answer))
-        helper.absorb(_before(read, torch.tensor([start]), fast))
-        place = read.context.position + torch.arange(len(answer))[None]
+        helper.absorb(_before(read, ids([start])[0], fast))
+        place = read.context.position + ids(list(range(len(answer))))
         at = 0  # tokens absorbed
         for at_next in range(1, len(answer) - 1, every):
-            following = F.embedding(torch.tensor([answer[at + 1 : at_next + 1]]), fast.embedding)
+            following = F.embedding(ids(answer[at + 1 : at_next + 1]), fast.embedding)
             helper.absorb(Certain(states[:, at:at_next], following, place[:, at:at_next], place[:, at:at_next] + 1))
             at, kept = at_next, helper.layers.length
             a = helper.a[:, None]
@@ -125,7 +126,7 @@ def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *,
                 tried[depth] += 1
                 if token in guessed:
                     ranks[depth, guessed.index(token)] += 1
-                e = F.embedding(torch.tensor([[token]]), fast.embedding)
+                e = F.embedding(ids([token]), fast.embedding)
                 where = (helper.next + 1 + depth)[:, None]
                 a = helper._step(a, e, draft.angles(where, int(where.max()) + 1), helper.layers.mask(1))
                 helper.layers.length += 1
