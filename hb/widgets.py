@@ -345,7 +345,7 @@ def tree_cycles(
     fast, draft = model.fast_text(), model.fast_draft()
     helper = _Watched(_Noisy(draft, noise) if noise else draft, 1, read.context.length + max_tokens + 64)
     dice = torch.Generator().manual_seed(0)
-    said = speculate(fast, helper, read, plan=plan, max_tokens=max_tokens, law=Law(temperature), generator=dice)
+    said = speculate(fast, lambda: helper, read, plan=plan, max_tokens=max_tokens, law=Law(temperature), generator=dice)
     start, end = fast.markers[:2]
     answer, grown, out, at = [*said.tokens[0], end], iter(helper.trees), [], 0
     for cycle in said.cycles:

@@ -230,7 +230,7 @@ class TextRun:
         """Hidden states of new tokens before the final norm. Nothing is kept until `keep`.
 
         depth: how many tokens behind the row's next position each stands; None: 0, 1, 2 ... local: see `Columns.mask`.
-        trace collects the input and the state after each layer [B, n, D], as `Decoder.forward` does.
+        trace collects the input and the state after each layer, as `Decoder.forward` does but flat [B n, D]: see `stacked`.
         """  # fmt: skip
         batch, n = ids.shape
         if depth is None:
@@ -241,11 +241,11 @@ class TextRun:
         mask = self.columns.mask(n, local)
         x = F.embedding(ids, self.fast.embedding).view(batch * n, -1)
         if trace is not None:
-            trace.append(x.view(batch, n, -1))
+            trace.append(x)
         for layer, kv in zip(self.fast.layers, self.columns.layers(n)):
             x = layer(x, angles, mask, kv)
             if trace is not None:
-                trace.append(x.view(batch, n, -1))
+                trace.append(x)
         return x.view(batch, n, -1)
 
     def keep(self, nodes: Tensor | None, count: Int[Tensor, "B"] | int) -> None:
@@ -260,6 +260,11 @@ class TextRun:
             self.columns.keep(None if nodes is None else nodes[:, :a], present, a)
         self.position += count
         self.reach += a
+
+
+def stacked(trace: list[Tensor], batch: int) -> Float[Tensor, "B n L1 D"]:
+    """What `TextRun.read` traced, token by token."""
+    return torch.stack(trace, 1).unflatten(0, (batch, -1))
 
 
 @torch.no_grad()

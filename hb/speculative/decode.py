@@ -7,7 +7,7 @@ guesses: see `verify`. The draft decides only how many passes it takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from hb.model.bagel import Bagel
 from hb.model.context import Context
 from hb.model.law import GREEDY, Law
-from hb.sampling.fast import FastText, TextRun
+from hb.sampling.fast import FastText, TextRun, stacked
 from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
 from hb.speculative.tree import Tree, root_only
 from hb.speculative.verify import Verdict, verify, verify_greedy
@@ -124,17 +124,21 @@ def decode_speculative(
     generator: torch.Generator | None = None,
 ) -> Spoken:
     """Answer each row of the context, as `decode_fast` does, with guesses of a draft model in between."""  # fmt: skip
-    helper = DraftRun(draft, read.context.batch, read.context.length + max_tokens + plan.depth * plan.width + 64)
+    room = read.context.length + max_tokens + plan.depth * plan.width + 64
+    helper = lambda: DraftRun(draft, read.context.batch, room)
     return speculate(fast, helper, read, plan=plan, max_tokens=max_tokens, law=law, generator=generator)
 
 
 @torch.no_grad()
 def speculate(
-    fast: FastText, helper, read: Read, *, plan: Plan, max_tokens: int = 128, law: Law = GREEDY,
+    fast: FastText, make_helper: Callable[[], object], read: Read, *, plan: Plan, max_tokens: int = 128, law: Law = GREEDY,
     generator: torch.Generator | None = None,
 ) -> Spoken:
-    """The loop. helper guesses: `absorb(Certain)`, `grow(...) -> Tree`, and for plans that draw, `draw_chain`. Rows stop for
-    themselves, and a row that has ended is dragged along until the last has."""  # fmt: skip
+    """The loop. make_helper() makes who guesses, when guessing begins: `absorb(Certain)`, `grow(...) -> Tree`, and for plans
+    that draw, `draw_chain`. Rows stop for themselves, and a row that has ended is dragged along until the last has.
+
+    Until guessing begins nothing is done for it but keeping references: a short answer pays nothing.
+    """  # fmt: skip
     start, end = fast.markers[:2]
     device = fast.embedding.device
     run, watch = TextRun(fast, read.context, max_tokens + plan.budget + 1), _Watch()
@@ -142,13 +146,14 @@ def speculate(
     rows: list[list[int]] = [[] for _ in range(run.batch)]
     given = [0] * run.batch
     root = torch.full((run.batch,), start, device=device)
-    waiting = [_before(read, root, fast)]
+    helper, waiting = None, [lambda root=root: _before(read, root, fast)]  # certain, and not yet absorbed
     alive, cycles = list(range(run.batch)), []
     while alive:
         left = max(max_tokens - given[i] for i in alive)
         tree, q, levels = root_only(root), None, 0
         if left > 1 and plan.begins([rows[i] for i in alive]) and governor.wants():
-            helper.absorb(Certain.joined(waiting))
+            helper = make_helper() if helper is None else helper
+            helper.absorb(Certain.joined([sure() for sure in waiting]))
             waiting = []
             if law.is_greedy or plan.rule == "point":
                 tree = helper.grow(root, plan, law, rows, limit=left - 1)
@@ -232,28 +237,34 @@ def _paths(tokens: Sequence[int], parents: Sequence[int], said: Sequence[int]) -
     return paths
 
 
-def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Certain]:
-    """Keep the accepted nodes' keys, drop the rest. Returns the new roots and what is certain now."""
+def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Callable[[], Certain]]:
+    """Keep the accepted nodes' keys, drop the rest. Returns the new roots, and what makes the tokens that are certain now."""
     device, batch = tree.tokens.device, run.batch
     idle = Verdict([0], fast.markers[1])  # rows that have ended are dragged along
     paths = [verdicts.get(i, idle).path for i in range(batch)]
     root = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device)
-    length = [len(p) for p in paths]
-    a = max(length)
-    nodes = torch.tensor([p + [0] * (a - len(p)) for p in paths], device=device)
-    in_order = all(p == list(range(len(p))) for p in paths)
-    even = min(length) == a
-    count = torch.tensor(length, device=device)
-    place = run.position[:, None] + torch.arange(a, device=device)
-    run.keep(None if in_order else nodes, a if even else count)
-    trace = torch.stack(states, 2)
-    if in_order:
+    length, before = [len(p) for p in paths], run.position.clone()
+    a, even = max(length), min(length) == max(length)
+    nodes = None
+    if not all(p == list(range(len(p))) for p in paths):
+        nodes = torch.tensor([p + [0] * (a - len(p)) for p in paths], device=device)
+    count = a if even else torch.tensor(length, device=device)
+    run.keep(nodes, count)
+    return root, lambda: _certain(tree, nodes, count, a, root, stacked(states, batch), before, fast)
+
+
+def _certain(tree: Tree, nodes, count, a: int, root: Tensor, trace: Tensor, before: Tensor, fast) -> Certain:
+    """The nodes that were kept (the first a, or those of these numbers), as the draft wants to hear of them."""
+    device, batch = root.device, len(root)
+    if nodes is None:
         trace, tokens = trace[:, :a], tree.tokens[:, :a]
     else:
         trace = trace.gather(1, nodes[:, :, None, None].expand(-1, -1, *trace.shape[2:]))
         tokens = tree.tokens.gather(1, nodes)
-    present = None if even else torch.arange(a, device=device) < count[:, None]
     following = torch.cat([tokens[:, 1:], root[:, None]], 1)
-    if not even:
+    present = None
+    if not isinstance(count, int):
+        present = torch.arange(a, device=device) < count[:, None]
         following[torch.arange(batch, device=device), count - 1] = root
-    return root, Certain(trace, F.embedding(following, fast.embedding), place, place + 1, present)
+    place = before[:, None] + torch.arange(a, device=device)
+    return Certain(trace, F.embedding(following, fast.embedding), place, place + 1, present)

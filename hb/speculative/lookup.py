@@ -54,4 +54,4 @@ def decode_with_lookup(
     plan: Plan = Plan(depth=10, budget=10, costs=(0.0, 0.05, 0.05)),
 ) -> Spoken:
     """`decode_speculative` with a lookup for a draft."""  # fmt: skip
-    return speculate(fast, Lookup(), read, plan=plan, max_tokens=max_tokens, law=law, generator=generator)
+    return speculate(fast, Lookup, read, plan=plan, max_tokens=max_tokens, law=law, generator=generator)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hb.model.law import GREEDY, Law
-from hb.sampling.fast import FastText, TextRun, decode_fast
+from hb.sampling.fast import FastText, TextRun, decode_fast, stacked
 from hb.speculative.decode import Read, _before, decode_speculative
 from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
 from hb.speculative.tree import hide
@@ -110,7 +110,7 @@ def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *,
         answer = [start, *rows[0], end]
         run, trace = TextRun(fast, read.context, len(answer)), []
         run.read(ids(answer), trace=trace)
-        states = torch.stack(trace, 2)
+        states = stacked(trace, 1)
         helper = DraftRun(draft, 1, read.context.length + 2 * len(answer))
         helper.absorb(_before(read, ids([start])[0], fast))
         place = read.context.position + ids(list(range(len(answer))))
