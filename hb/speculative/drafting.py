@@ -84,7 +84,10 @@ class FastDraft:
         self.embedding = target.language_model.model.embed_tokens.weight.detach()
         self.layers = [FusedLayer.of(layer, config) for layer in draft.layers]
         self.mix = FusedLayer.of(draft.bridge.mix, config) if self.kind == "hyper-bagel" else None
-        self.fc1, self.fc2 = (w.detach().T.contiguous() for w in (draft.bridge.fc1.weight, draft.fc2.weight))
+        self.fc1 = draft.bridge.fc1.weight.detach().T.contiguous()
+        # fc2 in halves, for the feature and for the embedding; the second is known for every token
+        self.fc2, self.fc2_embedding = (w.T.contiguous() for w in draft.fc2.weight.detach().split(config.hidden_size, 1))
+        self.table = self.embedding @ self.fc2_embedding
         self.head = fused_head(draft.norm, draft.head.weight)
         self.words = draft.words if draft.draft.words else None
         self.angles = Angles(config, self.embedding)
@@ -192,7 +195,7 @@ class DraftRun:
             self.mix.keep(None, None if present is None else present.repeat_interleave(slots, 0), n)
             u = folded.view(batch, slots, n, -1).transpose(1, 2)
         g = u.flatten(2) @ fast.fc1
-        a = self._step(g, sure.following, fast.angles(sure.next_positions, most), self.layers.mask(n))
+        a = self._step(g, sure.following @ fast.fc2_embedding, fast.angles(sure.next_positions, most), self.layers.mask(n))
         self.layers.keep(None, present, n)
         if present is None:
             self.a, self.next = a[:, -1], sure.next_positions[:, -1]
@@ -202,9 +205,9 @@ class DraftRun:
             self.next = sure.next_positions.gather(1, last)[:, 0]
 
     def _step(self, x: Float[Tensor, "B n D"], e: Float[Tensor, "B n D"], angles, mask) -> Float[Tensor, "B n D"]:
-        """One drafting step: states behind n tokens, from the feature or state before each and its embedding."""
+        """One drafting step: states behind n tokens, from the feature or state before each, and the token's own half of fc2."""
         batch, n, width = x.shape
-        y = torch.cat([x, e], dim=-1).view(batch * n, 2 * width) @ self.fast.fc2
+        y = torch.addmm(e.reshape(batch * n, width), x.reshape(batch * n, width), self.fast.fc2)
         for layer, kv in zip(self.fast.layers, self.layers.layers(n)):
             y = layer(y, angles, mask, kv)
         return y.view(batch, n, width)
@@ -235,7 +238,7 @@ class DraftRun:
                 own = torch.cat([seen.gather(1, place[..., None].expand(-1, -1, seen.size(2))), own], dim=2)
             seen = own
             x = a.gather(1, place[..., None].expand(-1, -1, a.size(-1)))
-            a = self._step(x, F.embedding(tokens, fast.embedding), angles[level], self.layers.mask(w, hide(seen)))
+            a = self._step(x, F.embedding(tokens, fast.table), angles[level], self.layers.mask(w, hide(seen)))
             self.layers.length += w
         self.layers.length = start  # guesses are not certain: they leave no keys
         return growth.best(plan.budget, plan.reward * plan.costs[2])
@@ -252,7 +255,7 @@ class DraftRun:
             values.append(values[-1] + best)
             if level + 1 == depth or not plan.is_worth(values[-1].exp()):
                 break
-            e = F.embedding(tokens[-1], fast.embedding)[:, None]
+            e = F.embedding(tokens[-1], fast.table)[:, None]
             a = self._step(a, e, angles[level], self.layers.mask(1))
             self.layers.length += 1
         self.layers.length = start
@@ -284,7 +287,7 @@ class DraftRun:
                 path.append(token)
             if level + 1 == depth or not plan.is_worth(values[-1].exp()):
                 break
-            e = F.embedding(tokens[-1], fast.embedding)[:, None]
+            e = F.embedding(tokens[-1], fast.table)[:, None]
             a = self._step(a, e, angles[level], self.layers.mask(1))
             self.layers.length += 1
         self.layers.length = start

@@ -126,7 +126,7 @@ def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *,
                 tried[depth] += 1
                 if token in guessed:
                     ranks[depth, guessed.index(token)] += 1
-                e = F.embedding(ids([token]), fast.embedding)
+                e = F.embedding(ids([token]), draft.table)
                 where = (helper.next + 1 + depth)[:, None]
                 a = helper._step(a, e, draft.angles(where, int(where.max()) + 1), helper.layers.mask(1))
                 helper.layers.length += 1

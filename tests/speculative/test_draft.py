@@ -48,7 +48,7 @@ def test_training_sees_what_decoding_does(tiny, config):
     run.absorb(_before(state, answer[:, 0], target))
     a, guesses = run.a[:, None], [run.a]
     for j in range(1, 4):
-        e = torch.nn.functional.embedding(answer[:, j], target.embedding)[:, None]
+        e = torch.nn.functional.embedding(answer[:, j], fast.table)[:, None]
         at = (run.next + j)[:, None]
         a = run._step(a, e, fast.angles(at, 200), run.layers.mask(1))
         run.layers.length += 1
@@ -116,7 +116,7 @@ def test_a_tree_holds_what_its_paths_would_have_said_alone(tiny):
         for level, i in enumerate(path):
             value += float(fast.log_q(a, GREEDY, None)[0, 0, tokens[i]])
             at = (run.next + 1 + level)[:, None]
-            e = torch.nn.functional.embedding(torch.tensor([[tokens[i]]]), fast.embedding)
+            e = torch.nn.functional.embedding(torch.tensor([[tokens[i]]]), fast.table)
             a = run._step(a, e, fast.angles(at, 300), run.layers.mask(1))
             run.layers.length += 1
         run.layers.length = start
