@@ -22,7 +22,18 @@ from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.render import render
-from hb.world.scene import BACKGROUNDS, COLORS, MAX_THINGS, SHAPES, SIZES, TEXTURES, Request, Scenes, Wish, sample_scenes
+from hb.world.scene import (
+    BACKGROUNDS,
+    COLORS,
+    MAX_THINGS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Request,
+    Scenes,
+    Wish,
+    sample_scenes,
+)
 
 ATTRIBUTES = dict(shape=len(SHAPES), color=len(COLORS), size=len(SIZES), texture=len(TEXTURES))
 REACH = 1.25  # a patch belongs to a thing if its centre is within so many radii

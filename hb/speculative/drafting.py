@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -245,21 +245,30 @@ class DraftRun:
 
     def _grow_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int) -> Tree:
         """`grow` at width 1, without the bookkeeping of a tree."""
+        return self._chain(root, plan, law, depth, lambda log_q: log_q.argmax(-1))[0]
+
+    def _chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int, choose: Callable[[Tensor], Tensor],
+               said: Sequence[list[int]] = ()) -> tuple[Tree, list[Tensor]]:  # fmt: skip
+        """One guess behind the other, each word chosen from its log-probabilities [B, words]; and those of every step."""
         fast, start, a = self.fast, self.layers.length, self.a[:, None]
-        tokens, values = [root], [torch.zeros(len(root), device=root.device)]
+        tokens, values, laws = [root], [torch.zeros(len(root), device=root.device)], []
+        paths = [list(s) for s in said] if law.has_memory else None
         self.layers.widen(start + depth)
         angles = self._angles(depth)
         for level in range(depth):
-            best, word = fast.log_q(a, law, None)[:, 0].max(-1)
+            laws.append(fast.log_q(a, law, paths)[:, 0])
+            word = choose(laws[-1])
             tokens.append(fast.token(word))
-            values.append(values[-1] + best)
+            values.append(values[-1] + laws[-1].gather(1, word[:, None])[:, 0])
+            if paths is not None:
+                paths = [[*path, token] for path, token in zip(paths, tokens[-1].tolist())]
             if level + 1 == depth or not plan.is_worth(values[-1].exp()):
                 break
             e = F.embedding(tokens[-1], fast.table)[:, None]
             a = self._step(a, e, angles[level], self.layers.mask(1))
             self.layers.length += 1
-        self.layers.length = start
-        return chain(torch.stack(tokens, 1), torch.stack(values, 1))
+        self.layers.length = start  # guesses are not certain: they leave no keys
+        return chain(torch.stack(tokens, 1), torch.stack(values, 1)), laws
 
     def _angles(self, depth: int) -> list[tuple[Tensor, Tensor]]:
         """cos and sin for the guesses of depth 1, 2, ...: all nodes of a level stand at one position."""
@@ -271,25 +280,9 @@ class DraftRun:
         self, root: Int[Tensor, "B"], plan: Plan, law: Law, said: Sequence[list[int]], generator=None, limit: int | None = None
     ) -> tuple[Tree, Float[Tensor, "B n V"]]:
         """A chain drawn from the draft's own law (rule "drawn"), and that law at every node, on the target's vocabulary."""
-        fast, start = self.fast, self.layers.length
-        a, tokens, laws, values = self.a[:, None], [root], [], [torch.zeros(len(root), device=root.device)]
-        paths = [list(s) for s in said]
         depth = min(plan.depth, plan.budget) if limit is None else min(plan.depth, plan.budget, limit)
-        self.layers.widen(start + depth)
-        angles = self._angles(depth)
-        for level in range(depth):
-            log_q = fast.log_q(a, law, paths if law.has_memory else None)[:, 0]
-            word = torch.multinomial(log_q.exp().cpu(), 1, generator=generator).to(root.device)
-            laws.append(fast.on_all_words(log_q).exp())
-            values.append(values[-1] + log_q.gather(1, word)[:, 0])
-            tokens.append(fast.token(word[:, 0]))
-            for path, token in zip(paths, tokens[-1].tolist()):
-                path.append(token)
-            if level + 1 == depth or not plan.is_worth(values[-1].exp()):
-                break
-            e = F.embedding(tokens[-1], fast.table)[:, None]
-            a = self._step(a, e, angles[level], self.layers.mask(1))
-            self.layers.length += 1
-        self.layers.length = start
-        laws.append(torch.zeros(len(root), fast.config.vocab_size, device=root.device))  # behind the last nothing is drawn
-        return chain(torch.stack(tokens, 1), torch.stack(values, 1)), torch.stack(laws, 1)
+        draw = lambda log_q: torch.multinomial(log_q.exp().cpu(), 1, generator=generator)[:, 0].to(root.device)
+        tree, laws = self._chain(root, plan, law, depth, draw, said)
+        q = [self.fast.on_all_words(log_q).exp() for log_q in laws]
+        q.append(torch.zeros(len(root), self.fast.config.vocab_size, device=root.device))  # behind the last nothing is drawn
+        return tree, torch.stack(q, 1)

@@ -5,8 +5,8 @@ import torch
 from hb.model.law import Law
 from hb.sampling.fast import FastText, decode_fast
 from hb.speculative.decode import read_picture_and_text
-from hb.speculative.fit import Answered, DraftTraining, answered, train_draft, words_of
 from hb.speculative.draft import DraftConfig
+from hb.speculative.fit import Answered, DraftTraining, answered, train_draft, words_of
 from tests.speculative.test_draft import shaken
 
 
