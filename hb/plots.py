@@ -516,7 +516,7 @@ def acceptance(rates: Sequence[float], alpha: float | None = None, *, title: str
     ax.bar(at, rates, color=RIGHT, width=0.62)
     if alpha is not None:
         ax.axhline(alpha, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=f"one rate for all: {alpha:.2f}")
-        _legend(ax, loc="lower left")
+        _legend(ax, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     _plain(ax)
     ax.set_ylim(0, 1.02)
     ax.set_xticks(at)
