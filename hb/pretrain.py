@@ -101,7 +101,7 @@ class TeacherTraining(L.LightningModule):
 
     With schooled eyes (hb.eyes) a fourth term: the generation tokens' states after layer `aligned` must say, through a small
     projection that is thrown away later, what the eyes see in the finished picture (REPA: Yu et al. 2024, arXiv 2410.06940,
-    equation 2: minus the mean cosine). It is not in BAGEL, and makes the little training there is go further.
+    equation 2: minus the mean cosine). It is not in BAGEL; it is meant to make little training go further, not yet measured.
 
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own

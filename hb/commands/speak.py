@@ -24,10 +24,9 @@ from hb.speculative.decode import decode_speculative
 from hb.speculative.draft import DraftConfig, open_draft
 from hb.speculative.drafting import FastDraft, Plan
 from hb.speculative.fit import train_draft, tuning_reads
-from hb.speculative.tune import Tuned, tune
+from hb.speculative.tune import Tuned, shortlist, tune
 from hb.world import bench
 
-TEMPERATURES = (0.0, 0.5, 1.0, 1.5)
 VARIANTS = {
     "vanilla EAGLE-3": dict(config=DraftConfig("eagle3", zero_init=False), ce_weight=0.0),
     "Hyper-Bagel": dict(config=DraftConfig()),
@@ -145,8 +144,8 @@ def tune_tree(args) -> None:
                             headline=True))  # fmt: skip
     if args.grid:
         raced = [t for t in first.trials if not t.plan.reward]
-        by_model = sorted(raced, key=lambda t: -t.predicted)[:6]
-        chosen, best = max(t.ratio for t in by_model), max(t.ratio for t in raced)
+        listed = shortlist([t.plan for t in sorted(raced, key=lambda t: -t.predicted)])  # what is raced without --grid
+        chosen, best = max(t.ratio for t in raced if t.plan in listed), max(t.ratio for t in raced)
         lines.append(Number("choice of `hb tune tree` over the best of the grid", chosen / best, n=len(raced), target=0.95, headline=True))
     trials = {f"{t:g}": [asdict(x) for x in tuned.trials] for t, tuned in found.items()}
     plans = {f"{t:g}": asdict(tuned.plan) for t, tuned in found.items()}

@@ -223,8 +223,7 @@ class TextRun:
         for layer, (keys, values) in enumerate(context.cache):
             self.columns.cache[layer, 0, :, :, : context.length] = keys
             self.columns.cache[layer, 1, :, :, : context.length] = values
-        whole = torch.ones_like(context.visible, dtype=torch.bool)
-        self.columns.keep(None, context.visible & whole, context.length)
+        self.columns.keep(None, context.visible, context.length)
 
     @property
     def batch(self) -> int:

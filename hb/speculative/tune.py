@@ -183,6 +183,12 @@ def race(fast: FastText, draft: FastDraft, reads: Sequence[Read], plans: Sequenc
     return [(float(each[-1] / each[k]), float(tokens[k] / passes[k])) for k in range(len(plans))]
 
 
+def shortlist(plans: Sequence[Plan], finalists: int = 6) -> list[Plan]:
+    """Of plans sorted by prediction those that are raced: half of them chains, half trees, since the model is rough."""
+    chains, trees = ([p for p in plans if (p.width == 1) == chain] for chain in (True, False))
+    return chains[: finalists // 2] + trees[: finalists // 2]
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What was measured and chosen for one temperature."""
@@ -202,8 +208,7 @@ def tune(fast: FastText, draft: FastDraft, reads: Sequence[Read], law: Law = GRE
     predict = lambda p: expected_tokens(table, p.depth, p.width, p.budget) * costs.plain / costs.of(p.depth, p.width, p.budget)
     plans = [replace(p, costs=costs.in_plain_steps(p.width), **(begin or dict(start_after=1))) for p in all_plans()]
     plans.sort(key=predict, reverse=True)
-    few = [p for width_is_one in (True, False) for p in [p for p in plans if (p.width == 1) == width_is_one][: finalists // 2]]
-    chosen = plans if everything else few
+    chosen = plans if everything else shortlist(plans, finalists)
     trials = [Trial(p, ratio, tau, predict(p)) for p, (ratio, tau) in zip(chosen, race(fast, draft, reads, chosen, law))]
     best = max(trials, key=lambda t: t.ratio)
     # levels that stop where another is not worth its cost: deeper and wider may pay then
