@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hb.data import TRAINING
 from hb.model.config import VisionConfig
-from hb.model.vision import VisionTower, patchify, table_rows
+from hb.model.vision import VisionTower, patchify, sincos_table, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.render import render
@@ -65,9 +65,12 @@ def patch_truth(scenes: Scenes, side: int) -> dict[str, Tensor]:
 class EyesTraining(L.LightningModule):
     """One linear reading of each attribute from every patch's feature. loss = sum of cross-entropies + mean |offset error|."""
 
-    def __init__(self, config: VisionConfig, *, total: int, lr: float = 0.01):
+    def __init__(self, config: VisionConfig, *, total: int, lr: float = 0.03):
         super().__init__()
         self.tower = VisionTower(config)
+        with torch.no_grad():  # neighbours begin alike: places drawn at random must first find out who is next to whom
+            table = self.tower.vision_model.embeddings.position_embedding.weight
+            table.copy_(sincos_table(config.side, config.hidden_size, base=20.0))
         width = config.hidden_size
         kinds = dict(there=2, background=len(BACKGROUNDS), offset=2) | ATTRIBUTES
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in kinds.items()})
@@ -105,7 +108,7 @@ def schooling(n: int, side: int, patch: int, seed: int, step: int, rank: int = 0
 
 
 def train_eyes(
-    folder: Path, config: VisionConfig, *, steps: int, batch: int = 48, lr: float = 0.01, seed: int = 0,
+    folder: Path, config: VisionConfig, *, steps: int, batch: int = 32, lr: float = 0.03, seed: int = 0,
     start_from: VisionTower | None = None, **trainer,
 ) -> VisionTower:
     """School a vision tower in `folder` (resumes there). Takes some minutes for nano; more steps do not hurt."""  # fmt: skip

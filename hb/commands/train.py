@@ -45,9 +45,9 @@ class Usual:
 USUAL = {
     ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
     ("teacher", "nano"): Usual(steps=20_000, batch=48, lr=0.02),
-    ("eyes", "nano"): Usual(steps=4000, batch=48, lr=0.01),
+    ("eyes", "nano"): Usual(steps=4000, batch=32, lr=0.03),
     # wants a GPU; a first guess, not yet trained to the end
-    ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.01),
+    ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.03),
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }

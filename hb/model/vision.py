@@ -95,11 +95,14 @@ def table_rows(rows: int, columns: int, side: int, device=None) -> Int[Tensor, "
     return grid.flatten()
 
 
-def sincos_table(side: int, width: int) -> Float[Tensor, "places D"]:
-    """Frozen 2-D sine-cosine table [side^2, width]: column block, then row block; float64 inside, float32 out."""
+def sincos_table(side: int, width: int, base: float = 10000.0) -> Float[Tensor, "places D"]:
+    """2-D sine-cosine table [side^2, width]: column block, then row block; float64 inside, float32 out.
+
+    base: the longest wave is nearly 2 pi base places long; BAGEL's frozen tables have 10000.
+    """
     if width % 4:
         raise ValueError(f"a 2-D sine-cosine table needs a width divisible by 4, got {width}")
-    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    omega = base ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
 
     def block(coordinate):
         angle = coordinate.double()[:, None] * omega
