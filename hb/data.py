@@ -23,7 +23,7 @@ from hb.world.scene import MAX_THINGS, Request, Scenes, Wish, sample_scenes
 
 TRAINING = 1  # first key of every training seed; evaluation sets use 2
 # many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster
-DRAW_MIX = dict(single=0.08, two=0.12, counting=0.10, colors=0.08, position=0.12, attribution=0.12, rich=0.38)
+DRAW_MIX = dict(single=0.06, two=0.10, counting=0.08, colors=0.06, position=0.10, attribution=0.10, rich=0.50)
 PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the law is multi-modal
 DRAW_TOKENS, EDIT_TOKENS, TALK_TOKENS = 24, 14, 112  # text budgets, markers included
 

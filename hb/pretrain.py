@@ -319,7 +319,7 @@ def seen_by(eyes: VisionTower, pictures: Tensor, square: int) -> Tensor:
 
 def train_teacher(
     folder: Path, config: BagelConfig, autoencoder: Autoencoder, text: Text, *, steps: int, prompts: int = 40_000,
-    scenes: int = 40_000, sizes: BatchSizes = BatchSizes(), seed: int = 0, precision: str = "auto", ema: float = 0.999,
+    scenes: int = 40_000, sizes: BatchSizes = BatchSizes(), seed: int = 0, precision: str = "auto", ema: float = 0.995,
     start_from: Path | None = None, eyes: VisionTower | None = None, settings: dict | None = None, **trainer,
 ) -> Bagel:
     """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.

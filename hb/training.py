@@ -51,7 +51,7 @@ class _Steps(Dataset):
         self.data = data
 
     def __len__(self):
-        return self.data.steps - self.data.start
+        return max(0, self.data.steps - self.data.start)  # a run made shorter than it already is has nothing left to do
 
     def __getitem__(self, i):
         if i >= len(self):

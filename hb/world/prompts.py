@@ -83,7 +83,7 @@ def _with_extras(wish: Wish, rng: Generator) -> Wish:
 
 
 def _sample_rich(rng: Generator) -> Request:
-    fullness = rng.random()  # some prompts say nearly all, some nearly nothing
+    fullness = rng.random() ** 0.5  # some prompts say nearly nothing, most say much: what is said need not be guessed
     count = pick(rng, range(1, MAX_THINGS + 1))
     relation = pick(rng, RELATIONS) if count > 1 and rng.random() < 0.3 else None
     wishes: list[Wish] = []
