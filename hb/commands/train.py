@@ -109,7 +109,7 @@ def teacher(args) -> None:
     facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(pictures), start=args.start_from,
                  eyes=eyes and fingerprint(eyes))  # fmt: skip
     _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
-    sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch * 2 // 3))
+    sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch // 2))
     done = _interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
         start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **_run(args),
