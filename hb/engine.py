@@ -18,18 +18,20 @@ from hb.flow import released_grid, time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, load_model, save_model
+from hb.model.guided import GuidedBagel
 from hb.model.law import Law
 from hb.model.text import Text
-from hb.parcels import DRAFT_CONFIG, Drafter
+from hb.parcels import DRAFT_CONFIG, STUDENT_CONFIG, Drafter, Student
 from hb.preprocess import resized, to_image, to_rgb, to_tensor
 from hb.sampling.fast import FastText, decode_fast
-from hb.sampling.image import Contexts, Meter, noise, sample
+from hb.sampling.image import Contexts, Meter, noise, sample, sample_student
 from hb.sampling.text import decode
 from hb.speculative.decode import Cycle, Read, decode_speculative, read_picture_and_text
 from hb.speculative.draft import open_draft
 from hb.speculative.drafting import FastDraft, Plan
 
 FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
+STUDENTS = "students"  # folder of a model folder
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 ALIASES = {"bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"}
 
@@ -61,7 +63,8 @@ class Sampling:
 class Pictures:
     """Drawn or edited pictures and what they cost.
 
-    pixels [B, 3, H, W] in [0, 1]; nfe: metered function evaluations per picture; seconds: by part, for the whole batch
+    pixels [B, 3, H, W] in [0, 1]; nfe: metered function evaluations per picture; seconds: by part, for the whole batch;
+    student: which one drew, None for the teacher
     """
 
     pixels: Tensor = field(repr=False)
@@ -71,6 +74,7 @@ class Pictures:
     seconds: dict[str, float]
     seeds: tuple[int, ...]
     latent: Tensor = field(repr=False, default=None)
+    student: str | None = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -92,7 +96,8 @@ class Pictures:
 
     def to_dict(self) -> dict:
         """Everything but the pictures, ready for JSON."""
-        return dict(prompts=list(self.prompts), nfe=self.nfe, steps=self.steps, seconds=self.seconds, seeds=list(self.seeds))
+        return dict(prompts=list(self.prompts), nfe=self.nfe, steps=self.steps, seconds=self.seconds, seeds=list(self.seeds),
+                    student=self.student)  # fmt: skip
 
     def _repr_png_(self) -> bytes:
         side = self.pixels.shape[-1]
@@ -151,10 +156,12 @@ class Model:
 
     def __init__(
         self, bagel: Bagel, text: Text | None, sampling: Sampling = Sampling(), name: str = "model",
-        drafter: Drafter | None = None,
+        drafter: Drafter | None = None, students: dict[str, Student] | None = None,
     ):  # fmt: skip
         self.bagel, self.text, self.sampling, self.name = bagel, text, sampling, name
         self.drafter = drafter
+        self.students = dict(students or {})
+        self._opened: dict[str, tuple[Student, GuidedBagel]] = {}
         self._fused: tuple[object, FastText] | None = None
         self._drafting: tuple[Drafter, FastDraft] | None = None
 
@@ -168,12 +175,13 @@ class Model:
     def draw(
         self, prompts: str | Sequence[str], *, nfe: int | None = None, steps: int | None = None, seed: int | Sequence[int] = 0,
         text_scale: float | None = None, size: tuple[int, int] | None = None, released_steps: bool = False,
-        sampling: Sampling | None = None,
+        sampling: Sampling | None = None, student: str | None = None,
     ) -> Pictures:
         """Draw one picture for each prompt.
 
-        nfe          function evaluations a picture may cost: 100 is the teacher's 50 guided steps
+        nfe          function evaluations a picture may cost: 100 is the teacher's 50 guided steps, 6 a distilled student's
         steps        or say the steps instead, and what they cost is metered
+        student      a distilled denoiser by its name in `students`; "teacher": none. Left out, the one that serves this nfe
         text_scale   guidance, 1 is off; default: the preset's
         seed         of the first picture, the next ones count on; or one for each picture
         size         (height, width) in pixels; default: the preset's
@@ -182,7 +190,8 @@ class Model:
         prompts = _listed(prompts, "prompt")
         sampling = sampling or self.sampling
         guidance = sampling.draw if text_scale is None else replace(sampling.draw, text_scale=text_scale)
-        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "draw")
+        student = self._student(student, nfe)
+        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "draw", student)
         height, width = size or (self._side(),) * 2
         shape = self.bagel.latent_grid(height, width)
         clock, meter = _Clock(self.bagel.device), Meter()
@@ -190,16 +199,16 @@ class Model:
             _, full = self.bagel.read_text(self.bagel.empty(len(prompts)), self._encode(prompts))
             empty = self.bagel.empty(len(prompts))
             contexts = Contexts(full, no_text=empty, no_image=full)
-        return self._denoise(prompts, contexts, grid, guidance, shape, seed, clock, meter)
+        return self._denoise(prompts, contexts, grid, guidance, shape, seed, clock, meter, student)
 
     @torch.no_grad()
     def edit(
         self, pictures, instructions: str | Sequence[str], *, nfe: int | None = None, steps: int | None = None,
         seed: int | Sequence[int] = 0, text_scale: float | None = None, image_scale: float | None = None,
-        released_steps: bool = False, sampling: Sampling | None = None,
+        released_steps: bool = False, sampling: Sampling | None = None, student: str | None = None,
     ) -> Pictures:
         """Change each picture as its instruction says. Pictures: PIL images, or a tensor [B, 3, H, W] in [0, 1], or a
-        `Pictures` record. nfe=132 is the teacher's 50 steps, guided by text and picture where t > 0.4."""  # fmt: skip
+        `Pictures` record. nfe=132 is the teacher's 50 steps, guided by text and picture where t > 0.4; nfe=6 or `student` as in `draw`."""  # fmt: skip
         pixels = self._pixels(pictures)
         instructions = _listed(instructions, "instruction")
         if len(instructions) == 1:
@@ -209,7 +218,8 @@ class Model:
         sampling = sampling or self.sampling
         changes = {k: v for k, v in (("text_scale", text_scale), ("image_scale", image_scale)) if v is not None}
         guidance = replace(sampling.edit, **changes)
-        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "edit")
+        student = self._student(student, nfe)
+        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "edit", student)
         shape = self.bagel.latent_grid(*pixels.shape[-2:])
         clock, meter = _Clock(self.bagel.device), Meter()
         with clock("prefill"):
@@ -221,28 +231,64 @@ class Model:
             _, seen = self.bagel.see(seen, self._for_eyes(pixels))
             ids = self._encode(instructions)
             _, full = self.bagel.read_text(seen, ids)
-            _, no_image = self.bagel.read_text(self.bagel.empty(len(pixels)), ids)
+            no_image = None
+            if student is None:
+                _, no_image = self.bagel.read_text(self.bagel.empty(len(pixels)), ids)
             contexts = Contexts(full, no_text=seen, no_image=no_image)
-        return self._denoise(instructions, contexts, grid, guidance, shape, seed, clock, meter)
+        return self._denoise(instructions, contexts, grid, guidance, shape, seed, clock, meter, student, picture=True)
 
-    def _denoise(self, prompts, contexts, grid, guidance, shape, seed, clock, meter) -> Pictures:
+    def _denoise(
+        self, prompts, contexts, grid, guidance, shape, seed, clock, meter, student: str | None, picture: bool = False
+    ) -> Pictures:
         seeds = _seeds(seed, len(prompts))
         x = noise(len(prompts), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
         with clock("denoise"):
-            for _, x in sample(self.bagel, contexts, x, grid, guidance, meter, shape):
+            if student is None:
+                walk = sample(self.bagel, contexts, x, grid, guidance, meter, shape)
+            else:
+                walk = sample_student(self.open_student(student), contexts.full, x, grid, guidance, meter, shape, picture=picture,
+                                      sampler=self.students[student].sampler, seeds=seeds)  # fmt: skip
+            for _, x in walk:
                 pass
         with clock("decode picture"):
             pixels = (self.bagel.decode(x, shape).float() / 2 + 0.5).clamp(0, 1).cpu()
-        nfe = meter.rows / len(prompts)
-        if nfe != guidance.evaluations(grid):
-            raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {guidance.evaluations(grid)}")
-        return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu())
+        nfe, due = meter.rows / len(prompts), guidance.evaluations(grid) if student is None else len(grid) - 1
+        if nfe != due:
+            raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {due}")
+        return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu(), student)
 
-    def _grid(self, nfe, steps, guidance, sampling, released_steps, verb) -> Tensor:
+    def _student(self, name: str | None, nfe: int | None) -> str | None:
+        """Which student is meant; None: the teacher."""
+        if name == "teacher":
+            return None
+        if name is None:
+            served = [n for n, s in self.students.items() if s.default and s.steps == nfe]
+            return served[0] if served else None
+        if name not in self.students:
+            known = ", ".join(self.students) or "none (make them: hb distill six-nfe)"
+            raise ValueError(f"no student called {name!r} here; there are {known}; and 'teacher', which is none")
+        return name
+
+    def open_student(self, name: str) -> GuidedBagel:
+        """A student's denoiser, its weights in place beside the teacher's."""
+        parcel = self.students[name]
+        if name not in self._opened or self._opened[name][0] is not parcel:
+            self._opened[name] = (parcel, parcel.open(self.bagel))
+        return self._opened[name][1]
+
+    def _grid(self, nfe, steps, guidance, sampling, released_steps, verb, student: str | None = None) -> Tensor:
         """The grid that costs nfe evaluations, or has the given steps."""
         make = released_grid if released_steps else time_grid
         if steps is not None and nfe is not None:
             raise ValueError("say nfe or steps, not both: one follows from the other")
+        if student is not None:
+            parcel = self.students[student]
+            if nfe not in (None, parcel.steps) and not parcel.any_steps:
+                raise ValueError(
+                    f"the student {student!r} was made for {parcel.steps} evaluations, not {nfe}; to walk it on another grid all "
+                    f"the same, say steps={nfe}"
+                )
+            return make(steps or nfe or parcel.steps, parcel.shift)
         if nfe is None:
             return make(steps if steps is not None else sampling.steps, sampling.shift)
         costs = {}
@@ -253,9 +299,16 @@ class Model:
             near = sorted(sorted(costs, key=lambda c: abs(c - nfe))[:2])
             raise ValueError(
                 f"no number of steps makes {verb} cost {nfe} evaluations at this guidance; the nearest are "
-                f"{' and '.join(map(str, near))}. A distilled student would serve any nfe; this model has none yet."
+                f"{' and '.join(map(str, near))}. " + self._served()
             )
         return costs[nfe]
+
+    def _served(self) -> str:
+        """What students there are, in a sentence."""
+        if not self.students:
+            return "A distilled student costs one evaluation a step; this model has none yet: hb distill six-nfe."
+        listed = ", ".join(f"{n} ({s.steps})" for n, s in self.students.items())
+        return f"Or name a student, each with the evaluations it was made for: {listed}."
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
@@ -392,6 +445,8 @@ class Model:
         self.sampling.save(Path(folder))
         if self.drafter is not None:
             self.drafter.save(Path(folder) / "draft", dtype or torch.float32)
+        for name, student in self.students.items():
+            student.save(Path(folder) / STUDENTS / name, dtype or torch.float32)
 
     @staticmethod
     def from_pretrained(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:
@@ -400,7 +455,9 @@ class Model:
         bagel, text = load_model(folder, device=device, dtype=dtype)
         draft = Path(folder) / "draft"
         drafter = Drafter.load(draft) if (draft / DRAFT_CONFIG).exists() else None
-        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name, drafter)
+        found = sorted((Path(folder) / STUDENTS).glob(f"*/{STUDENT_CONFIG}"))
+        students = {file.parent.name: Student.load(file.parent) for file in found}
+        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name, drafter, students)
 
 
 def load(name: str | Path = "nano", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:

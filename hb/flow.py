@@ -76,3 +76,15 @@ def euler(
     for t, s in pairwise(grid):
         x = jump(x, velocity(x, t), t, s)
         yield s, x
+
+
+def renoise_steps(
+    velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Float[Tensor, "boundaries"],
+    fresh: Callable[[Tensor], Tensor],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sampler of consistency models (Song et al. 2023, algorithm 1) and DMD2: guess the data, add noise again, guess
+    again. `fresh(x)` draws that noise. Yields (s, x_s); the last is the data guessed."""  # fmt: skip
+    for t, s in pairwise(grid):
+        x0 = x0_from(x, velocity(x, t), t)
+        x = interpolate(x0, fresh(x0), s) if s > 0 else x0
+        yield s, x

@@ -84,6 +84,25 @@ def combine(
     return g * _shrink(v, g, (-1,) if renorm == "channel" else (-2, -1), renorm_min)
 
 
+def combine_each(
+    v: Tensor, no_text: Tensor, no_image: Tensor | None, *, text_scale: Tensor, image_scale: Tensor | None, guided: Tensor,
+    renorm: str = "global", renorm_min: float = 0.0,
+) -> Tensor:
+    """`combine` with scales of their own for each picture, as training wants it: a test holds the two together.
+
+    text_scale, image_scale [B]; guided [B]: is this picture's time within the interval? Where it is not, v stays v.
+    """  # fmt: skip
+    wide = lambda values: values.reshape(-1, 1, 1)
+    g = no_text + wide(text_scale) * (v - no_text)
+    if renorm == "text_channel":
+        g = g * _shrink(v, g, (-1,), renorm_min)
+    if no_image is not None:
+        g = no_image + wide(image_scale) * (g - no_image)
+    if renorm != "text_channel":
+        g = g * _shrink(v, g, (-1,) if renorm == "channel" else (-2, -1), renorm_min)
+    return torch.where(wide(guided & (text_scale > 1)), g, v)
+
+
 def _shrink(reference: Tensor, new: Tensor, dims: tuple[int, ...], least: float) -> Tensor:
     ratio = reference.norm(dim=dims, keepdim=True) / (new.norm(dim=dims, keepdim=True) + 1e-8)
     return torch.clamp(ratio, least, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,15 +11,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hb.model.checkpoint import CheckpointError, read_weights
+from hb.model.bagel import Bagel
+from hb.model.checkpoint import CheckpointError, check, read_weights
+from hb.model.guided import GuidedBagel, generation_weights
 
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
+STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
 
 
 def fingerprint(module: nn.Module) -> str:
     """Of all weights: two models with the same one are the same."""
+    return _digest(module.state_dict())
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
     digest = sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -45,14 +52,8 @@ class Drafter:
         return replace(self, plans=plans, best=best)
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-        """Write `draft.safetensors` and `draft.json`, aside first: an interrupted save leaves the old ones whole."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / (DRAFT + ".part"), folder / (DRAFT_CONFIG + ".part")
-        save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in self.weights.items()}, weights, {"format": "pt"})
-        config.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        weights.replace(folder / DRAFT)
-        config.replace(folder / DRAFT_CONFIG)
+        """Write `draft.safetensors` and `draft.json`."""
+        _save(Path(folder), DRAFT, self.weights, DRAFT_CONFIG, self.to_dict(), dtype)
 
     def to_dict(self) -> dict:
         """Everything but the weights."""
@@ -61,12 +62,83 @@ class Drafter:
     @staticmethod
     def load(folder: str | Path) -> Drafter:
         """Raises CheckpointError with what is wrong."""
-        folder = Path(folder)
-        if not (folder / DRAFT_CONFIG).is_file():
-            raise CheckpointError(f"{folder} holds no {DRAFT_CONFIG}; train a draft first: hb train draft")
-        try:
-            values = json.loads((folder / DRAFT_CONFIG).read_text())
-            parts = {name: values[name] for name in ("config", "plans", "best", "target")}
-        except (json.JSONDecodeError, KeyError) as error:
-            raise CheckpointError(f"{folder / DRAFT_CONFIG} is damaged ({error}); train or copy it again") from None
-        return Drafter(**parts, weights={k: v.float() for k, v in read_weights(folder / DRAFT).items()})
+        values = _load(Path(folder), DRAFT_CONFIG, ("config", "plans", "best", "target"), "a draft", "hb train draft")
+        return Drafter(**values, weights={k: v.float() for k, v in read_weights(Path(folder) / DRAFT).items()})
+
+
+@dataclass(frozen=True)
+class Student:
+    """A distilled denoiser of one teacher: its generation branch and how it is to be walked.
+
+    stage      which stage made it
+    steps      its grid is `hb.flow.time_grid(steps, shift)`: so many function evaluations
+    any_steps  it serves any number of steps as well (stage 1 does)
+    sampler    "euler", or "renoise" for those trained to guess, add noise, guess again (LCM, DMD2)
+    default    it answers to nfe=steps without being named
+    teacher    fingerprint of the model it was made from. With another one it would draw nothing
+    """
+
+    stage: str
+    steps: int
+    shift: float
+    teacher: str
+    sampler: str = "euler"
+    any_steps: bool = False
+    default: bool = False
+    provenance: dict = field(default_factory=dict, repr=False)
+    weights: dict[str, Tensor] = field(repr=False, default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Everything but the weights."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weights"}
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write `student.safetensors` and `student.json`."""
+        _save(Path(folder), STUDENT, self.weights, STUDENT_CONFIG, self.to_dict(), dtype)
+
+    @staticmethod
+    def load(folder: str | Path) -> Student:
+        """Raises CheckpointError with what is wrong."""
+        names = tuple(f.name for f in fields(Student) if f.name != "weights")
+        values = _load(Path(folder), STUDENT_CONFIG, names, "a student", "hb distill six-nfe")
+        return Student(**values, weights=read_weights(Path(folder) / STUDENT))
+
+    def fingerprint(self) -> str:
+        """Of its weights: results of one student are never taken for another's."""
+        return _digest(self.weights)
+
+    def open(self, teacher: Bagel) -> GuidedBagel:
+        """The student beside its teacher, whose understanding weights it shares. Raises CheckpointError if it is another's."""
+        model = GuidedBagel(teacher)
+        mine = generation_weights(model)
+        check(self.weights, {name: p.shape for name, p in mine.items()}, STUDENT)
+        # in half precision the fingerprint is another, and cannot be compared
+        if teacher.vae2llm.weight.dtype == torch.float32 and fingerprint(teacher) != self.teacher:
+            raise CheckpointError(
+                f"this {self.stage} student was made from another teacher (its fingerprint is {self.teacher}, this one's is "
+                f"{fingerprint(teacher)}); distil this teacher: hb distill six-nfe"
+            )
+        with torch.no_grad():
+            for name, p in mine.items():
+                p.copy_(self.weights[name])
+        return model.eval()
+
+
+def _save(folder: Path, weights_name: str, weights: dict[str, Tensor], config_name: str, config: dict, dtype: torch.dtype):
+    """Both files aside first: an interrupted save leaves the old ones whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / (weights_name + ".part"), folder / (config_name + ".part")
+    save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()}, aside[0], {"format": "pt"})
+    aside[1].write_text(json.dumps(config, indent=1) + "\n")
+    aside[0].replace(folder / weights_name)
+    aside[1].replace(folder / config_name)
+
+
+def _load(folder: Path, config_name: str, names: tuple[str, ...], what: str, made_by: str) -> dict:
+    if not (folder / config_name).is_file():
+        raise CheckpointError(f"{folder} holds no {config_name}; make {what} first: {made_by}")
+    try:
+        values = json.loads((folder / config_name).read_text())
+        return {name: values[name] for name in names}
+    except (json.JSONDecodeError, KeyError) as error:
+        raise CheckpointError(f"{folder / config_name} is damaged ({error}); make or copy it again") from None

@@ -25,15 +25,9 @@ from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import StepData, fit, generator
+from hb.training import StepData, fit, generator, warmup_constant_decay
 from hb.world.render import render
 from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
-
-
-def warmup_constant_decay(step: int, *, total: int, warmup: int = 100, decay: float = 0.3) -> float:
-    """Learning-rate factor: up to 1 in `warmup` steps, constant, then linearly to 0 over the last `decay` of the run."""
-    down = max(1, round(decay * total))
-    return min(1.0, (step + 1) / warmup, max(0.0, (total - step) / down))
 
 
 def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0) -> Tensor:

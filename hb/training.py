@@ -29,6 +29,12 @@ def warm_then_cosine(step: int, total: int, warmup: int = 50) -> float:
     return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
 
 
+def warmup_constant_decay(step: int, *, total: int, warmup: int = 100, decay: float = 0.3) -> float:
+    """Learning-rate factor: up to 1 in `warmup` steps, constant, then linearly to 0 over the last `decay` of the run."""
+    down = max(1, round(decay * total))
+    return min(1.0, (step + 1) / warmup, max(0.0, (total - step) / down))
+
+
 class StepData(L.LightningDataModule):
     """Batches by step number: `make(step, rank)` must return the same batch for the same arguments, always."""
 
@@ -169,7 +175,7 @@ def fit(
     strategy: str = "auto",
     accelerator: str = "auto",
     precision: str = "32-true",
-    clip: float = 1.0,
+    clip: float | None = 1.0,
 ) -> L.Trainer:
     """Train `module` for data.steps steps in `folder`; if the folder holds last.ckpt and resume is True, go on from it.
 

@@ -259,7 +259,7 @@ class Bagel(nn.Module):
         (_, hidden), _ = self._look(pair, context)
         return self.llm2vae(hidden)
 
-    def _look(self, pair, context: Context, trace: list | None = None):
+    def _look(self, pair, context: Context, trace: list | None = None, trace_gen: list | None = None):
         """Run a picture block that sees the whole context and all of itself."""
         n = pair[0].size(1) + pair[1].size(1)
         at = context.position[:, None].expand(-1, n)
@@ -267,7 +267,7 @@ class Bagel(nn.Module):
         if not bool(context.visible.all()):
             own = context.visible.new_ones(context.batch, n)
             mask = torch.cat([context.visible, own], 1)[:, None, None].expand(-1, -1, n, -1)
-        return self.language_model.model(pair, at, mask, context.cache, trace)
+        return self.language_model.model(pair, at, mask, context.cache, trace, trace_gen)
 
     def _grown(self, context: Context, cache, n: int) -> Context:
         own = context.visible.new_ones(context.batch, n)

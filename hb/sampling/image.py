@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from hb.flow import euler
+from hb.flow import euler, renoise_steps
 from hb.guidance import OFF, Guidance, combine
 from hb.model.bagel import Bagel
 from hb.model.context import Context, stack
+from hb.model.guided import GuidedBagel
 
 
 @dataclass
@@ -34,10 +36,10 @@ class Contexts:
 def metered(model: Bagel, meter: Meter):
     """`model.velocity`, counted: one evaluation for each row of each call."""
 
-    def velocity(x, t, context, grid=None):
+    def velocity(x, t, context, grid=None, **scales):
         meter.rows += len(x)
         meter.calls += 1
-        return model.velocity(x, t, context, grid)
+        return model.velocity(x, t, context, grid, **scales)
 
     return velocity
 
@@ -88,3 +90,27 @@ def sample(
     """Yield (t, latent tokens) after each step, from noise x [B, tokens, values] at t = 1 to data at t = 0."""  # fmt: skip
     velocity = metered(model, meter if meter is not None else Meter())
     yield from euler(guided_velocity(velocity, contexts, guidance, shape), x.to(model.device), grid)
+
+
+@torch.no_grad()
+def sample_student(
+    student: GuidedBagel, context: Context, x: Tensor, grid: Tensor, guidance: Guidance, meter: Meter | None = None,
+    shape: tuple[int, int] | None = None, *, picture: bool = False, sampler: str = "euler", seeds: list[int] = (),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `sample`, by a model that knows guidance: one evaluation a step, the scales go in. No renorm, no interval: it has
+    learnt both. picture: is one edited? sampler "renoise" draws new noise between guesses, from each picture's seed."""  # fmt: skip
+    counted = metered(student, meter if meter is not None else Meter())
+    x = x.to(student.device)
+    scale = lambda value: torch.full((len(x),), float(value), device=x.device)
+    scales = dict(text_scale=scale(guidance.text_scale), image_scale=scale(guidance.image_scale) if picture else None)
+    velocity = lambda x, t: counted(x, t.to(x.device).expand(len(x)), context, shape, **scales)
+    if sampler == "euler":
+        yield from euler(velocity, x, grid)
+        return
+    draw = count(1)
+
+    def fresh(x0: Tensor) -> Tensor:
+        number = next(draw)
+        return noise(len(x0), *x0.shape[1:], [2**41 + 64 * s + number for s in seeds]).to(x0)
+
+    yield from renoise_steps(velocity, x, grid, fresh)

@@ -1,0 +1,54 @@
+"""Real or fake? A copy of the generation branch that may learn, with many small heads on its layers (DMDX; method.md 5.2.3).
+
+DMDX (arXiv 2507.18569) freezes the backbone; Hyper-Bagel trains it, and so do we. Our grids are 4 x 4, so a head has one
+stride-2 block instead of three, and is as wide as the model, at most 256.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hb.model.context import Context
+from hb.model.guided import Branch
+
+
+class Head(nn.Module):
+    """Tokens of one layer, laid out as a picture, to one logit: convolutions until little is left, then the mean."""
+
+    def __init__(self, width: int, side: int):
+        super().__init__()
+        inner = min(256, width)
+        groups = min(32, inner // 4)
+        block = lambda a, b, **conv: [nn.Conv2d(a, b, **conv), nn.GroupNorm(groups, b), nn.SiLU()]
+        layers, at = [], width
+        for _ in range(min(3, max(1, side.bit_length() - 2))):  # 4 -> 2, 8 -> 2, 16 -> 2, 64 -> 8
+            layers += block(at, inner, kernel_size=4, stride=2, padding=1)
+            at = inner
+        self.body = nn.Sequential(*layers, *block(at, inner, kernel_size=3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.last = nn.Linear(inner, 1)
+
+    def forward(self, tokens: Float[Tensor, "B n D"], grid: tuple[int, int]) -> Float[Tensor, "B"]:
+        return self.last(self.body(tokens.mT.unflatten(-1, grid).contiguous())).squeeze(-1)
+
+
+class Discriminator(nn.Module):
+    """D(x_t, t, context): a logit from each of several layers of the backbone. Large means: looks real."""
+
+    def __init__(self, backbone: Branch, every: int = 4, side: int = 4):
+        super().__init__()
+        self.backbone = backbone
+        config = backbone.model.config.llm
+        self.layers = tuple(range(every, config.num_hidden_layers + 1, every)) or (config.num_hidden_layers,)
+        self.heads = nn.ModuleList(Head(config.hidden_size, side) for _ in self.layers)
+
+    def forward(
+        self, x: Float[Tensor, "B n values"], t: Float[Tensor, "B"], context: Context,
+        text_scale: Tensor | None = None, image_scale: Tensor | None = None,
+    ) -> Float[Tensor, "B heads"]:
+        """Gradients flow to x, and to backbone and heads alike."""  # fmt: skip
+        trace: list[Tensor] = []
+        self.backbone(x, t, context, text_scale=text_scale, image_scale=image_scale, trace_gen=trace)
+        grid = self.backbone.model.grid_of(x.size(1))
+        return torch.stack([head(trace[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)

@@ -1,0 +1,156 @@
+"""The stages in order, as data, and how one is run: from a teacher and earlier students to the next student's parcel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from hb.data import Pool
+from hb.distill.cfg import CFGDistillation
+from hb.distill.dmdo import DistributionMatching, roll_out
+from hb.distill.rounds import Round, pick_round, read_round
+from hb.distill.segments import Segments
+from hb.distill.stage import Stage
+from hb.distill.tscd import SegmentedConsistency
+from hb.flow import time_grid
+from hb.guidance import Guidance
+from hb.model.bagel import Bagel
+from hb.model.guided import Branch, guided_branch
+from hb.parcels import Student, fingerprint
+from hb.preprocess import to_image
+from hb.training import StepData, fit, generator
+
+SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a recipe.
+
+    make      the LightningModule
+    after     the student it begins with; None: the teacher
+    options   what `make` takes beside the usual
+    steps, prompts, edits, lr   of the training
+    evaluations, sampler, any_steps, default   of the parcel (see `Student`)
+    """
+
+    make: Callable[..., Stage]
+    about: str
+    after: str | None
+    steps: int
+    lr: float
+    prompts: int = 8
+    edits: int = 16
+    options: dict = field(default_factory=dict)
+    evaluations: int = 6
+    sampler: str = "euler"
+    any_steps: bool = False
+    default: bool = False
+
+
+STAGES = {
+    "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1500, 0.01,
+                     evaluations=50, any_steps=True),  # fmt: skip
+    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 1000, 2e-4),
+    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 1000, 5e-5,
+                      options=dict(renoise_fake="fresh", renoise_student="fresh"), default=True),
+    "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
+                              5e-5),
+    # baselines at equal cost
+    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 1000,
+                     0.005, options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03),
+                     sampler="renoise"),
+    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 1000, 2e-4,
+                     options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
+    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2's re-noising sampler, without its adversary", "cfg", 1000, 5e-5,
+                      options=dict(sampler="renoise", renoise_fake="fresh", renoise_student="fresh", fake_times=5),
+                      sampler="renoise"),
+}  # fmt: skip
+SIX_NFE = ("cfg", "tscd", "dmdo")
+
+
+def run_stage(
+    name: str, folder: Path, teacher: Bagel, pool: Pool, *, guidance: dict[str, Guidance], students: dict[str, Student],
+    spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None, **trainer,
+) -> Student:
+    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name.
+
+    Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
+    """  # fmt: skip
+    spec = spec or STAGES[name]
+    needed = [n for n in (spec.after, "cfg") if n and n != name and spec.after]
+    missing = [n for n in needed if n not in students]
+    if missing:
+        raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
+                         f"hb distill {missing[0]}")  # fmt: skip
+    steps = steps or spec.steps
+    start = branch_of(teacher, students.get(spec.after))
+    options = dict(spec.options, lr=spec.lr)
+    if spec.make is DistributionMatching:
+        options["real"] = branch_of(teacher, students["cfg"], trainable=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the heads of a discriminator begin at random
+        stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
+    sizes = dict(draw=spec.prompts, edit=spec.edits)
+    data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank), steps)
+    sheet = Sheet(folder, pool, sizes, guidance, time_grid(6 if spec.any_steps else spec.evaluations, SHIFT))
+    fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), **trainer)
+    weights = {n.replace("/", "."): p.detach().clone() for n, p in stage.average.named_parameters()}
+    facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
+    return Student(name, spec.evaluations, SHIFT, fingerprint(teacher), spec.sampler, spec.any_steps, spec.default, facts, weights)
+
+
+def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:
+    """A branch that begins as this student, or as the teacher."""
+    return guided_branch(teacher if student is None else student.open(teacher), trainable)
+
+
+def _plain(settings: dict) -> dict:
+    """Ready for JSON."""
+    return {k: v for k, v in settings.items() if k != "make"}
+
+
+class Sheet(Callback):
+    """Every `every` steps, pictures from the same noise for the same prompts and edits, to see a run go right or wrong."""
+
+    def __init__(self, folder: Path, pool: Pool, sizes: dict[str, int], guidance: dict[str, Guidance], grid: Tensor, every: int = 200):
+        self.folder, self.pool, self.guidance, self.grid, self.every = Path(folder), pool, guidance, grid, every
+        self.sizes = {task: min(n, 4) for task, n in sizes.items()}
+
+    def on_train_batch_end(self, trainer, stage, *_):
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if due and not trainer.global_rank:
+            self.draw(stage).save(self.folder / f"sheet-{step:06}.png")
+
+    @torch.no_grad()
+    def draw(self, stage: Stage):
+        """A row for each task the stage is trained on."""
+        rows = []
+        for task in (t for t, n in self.sizes.items() if n):
+            dice = generator(stage.seed, 99)
+            batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
+            round_ = read_round(stage.teacher, batch, self.guidance, dice, deployed=1.0)
+            rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice)[:8])
+        return tiled(rows)
+
+
+@torch.no_grad()
+def pictures_of(teacher: Bagel, branch: Branch, round_: Round, grid: Tensor, dice: torch.Generator) -> Tensor:
+    """What a branch draws for a round, walked by Euler: [B, 3, H, W] in [-1, 1]."""
+    z = torch.randn(round_.latent.shape, generator=dice).to(round_.latent)
+    walk = lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+    return teacher.decode(roll_out(walk, z, grid)[-1]).clamp(-1, 1).cpu()
+
+
+def tiled(rows: list[Tensor]):
+    """Rows of pictures as one image."""
+    wide = [torch.cat(list(row), dim=-1) for row in rows]
+    most = max(w.size(-1) for w in wide)
+    padded = [torch.nn.functional.pad(w, (0, most - w.size(-1)), value=1.0) for w in wide]
+    return to_image(torch.cat(padded, dim=-2))

@@ -1,0 +1,171 @@
+"""The rules of the game: a stage is a list of turns, each moves one network and no other (house.md, principle 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from hb.distill.rounds import Round, read_round
+from hb.guidance import Guidance, combine_each
+from hb.model.bagel import Bagel
+from hb.model.guided import Branch, guided_branch
+from hb.optim import MuonAdamW, split_parameters
+from hb.training import generator, warmup_constant_decay
+
+
+class Diverged(RuntimeError):
+    """A run that cannot be saved by going on. Its last checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One network's move: whose weights may change, what they are asked to lower, how often.
+
+    every   plays in each `every`-th step (DMD2 lets the student move once in five)
+    times   and then so many times, each time on new draws
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[object, torch.Generator], Tensor]
+    optimizer: torch.optim.Optimizer
+    every: int = 1
+    times: int = 1
+
+    @property
+    def params(self) -> tuple[nn.Parameter, ...]:
+        return tuple(p for p in self.module.parameters() if p.requires_grad)
+
+
+def muon(module: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Muon for matrices, AdamW at a tenth of the rate for the rest."""
+    return MuonAdamW(split_parameters(module, muon_lr=lr, adamw_lr=lr / 10))
+
+
+def adam(module: nn.Module, lr: float, betas: tuple[float, float] = (0.0, 0.99)) -> torch.optim.Optimizer:
+    """Adam without momentum, as games like it."""
+    return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr, betas=betas, weight_decay=0.0)
+
+
+class Stage(L.LightningModule):
+    """A student, its slow average, and turns. What a stage is differs in `play` (what a step is played on) and `turns`.
+
+    teacher   reads prompts and pictures; never trained. Hangs on the stage without being a sub-module
+    student   a generation branch; its average is what leaves the workshop
+    watched   a number that `play` puts into `facts`; above `limit` the run has diverged
+    """
+
+    watched, limit = "", float("inf")
+
+    def __init__(
+        self, teacher: Bagel, student: Branch, *, guidance: dict[str, Guidance], total: int, average: float = 0.99,
+        deployed: float = 0.5, copies: int = 2, seed: int = 0, decay: float = 0.3,
+    ):  # fmt: skip
+        super().__init__()
+        self.automatic_optimization = False
+        self.__dict__["teacher"] = teacher
+        self.student = student
+        self.average = frozen_copy(student)
+        self.guidance, self.total, self.kept = guidance, total, average
+        self.deployed, self.copies, self.seed, self.decay = deployed, copies, seed, decay
+        self.facts: dict[str, float] = {}
+
+    # ---- what a stage must say --------------------------------------------------------------------------------------
+
+    def turns(self) -> list[Turn]:
+        """Called once. Exactly one network moves in a turn; one turn at least must play in every step."""
+        raise NotImplementedError
+
+    def play(self, round_: Round, dice: torch.Generator) -> object:
+        """What all turns of a step share: a rollout, a pair to be told apart. Default: the round itself."""
+        return round_
+
+    # ---- the game ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self):
+        self.played = self.turns()
+        if not any(turn.every == 1 and turn.times == 1 for turn in self.played):
+            raise ValueError("one turn must play exactly once in every step: it is the clock")
+        return [turn.optimizer for turn in self.played]
+
+    def on_fit_start(self):
+        self.teacher.to(self.device)
+
+    def training_step(self, batch: dict, batch_idx: int) -> None:
+        step = self.global_step
+        dice = generator(self.seed, step, self.global_rank)
+        self.facts = {}
+        round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies)
+        ground = self.play(round_, dice)
+        clock = next(turn for turn in self.played if turn.every == 1 and turn.times == 1)
+        factor = warmup_constant_decay(step, total=self.total, warmup=20, decay=self.decay)
+        for turn, optimizer in zip(self.played, self._optimizers()):
+            if step % turn.every:
+                continue
+            for _ in range(turn.times):
+                loss = turn.loss(ground, dice)
+                self._check(turn.name, loss)
+                self.move(turn, optimizer, loss, factor, counts=turn is clock)
+            self.facts[turn.name] = float(loss.detach())
+        self.average.follow(self.student, self.kept)
+        self.log_dict(self.facts, prog_bar=True)
+
+    def _optimizers(self) -> list:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def move(self, turn: Turn, optimizer, loss: Tensor, factor: float, counts: bool) -> None:
+        """One step of one network: gradients land on this turn's weights and nowhere else."""
+        plain = optimizer.optimizer
+        plain.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(turn.params))
+        nn.utils.clip_grad_norm_(turn.params, 1.0)
+        for group in plain.param_groups:
+            group.setdefault("usual_lr", group["lr"])
+            group["lr"] = group["usual_lr"] * factor
+        # Lightning counts each step of each of its optimisers; a step of the game shall count once
+        (optimizer if counts else plain).step()
+        plain.zero_grad(set_to_none=True)
+
+    def _check(self, name: str, loss: Tensor) -> None:
+        watched = self.facts.get(self.watched, 0.0)
+        if not bool(torch.isfinite(loss)):
+            what = f"the {name}'s loss is {float(loss)}"
+        elif watched > self.limit:
+            what = f"{self.watched} is {watched:.3g}, above {self.limit:g}"
+        else:
+            return
+        raise Diverged(
+            f"diverged at step {self.global_step}: {what}. The last checkpoint is kept; go on from it with a smaller --lr, "
+            "or begin again with --fresh"
+        )
+
+    # ---- what several stages need -----------------------------------------------------------------------------------
+
+    def guided(self, model: Bagel, x: Tensor, t: Tensor, round_: Round) -> Tensor:
+        """The teacher's velocity as it is deployed: two or three passes, renormed, within the interval."""
+        how = self.guidance[round_.task]
+        v, no_text = (model.velocity(x, t, c) for c in (round_.full, round_.no_text))
+        no_image = None if round_.no_image is None else model.velocity(x, t, round_.no_image)
+        low, high = how.interval
+        return combine_each(v, no_text, no_image, guided=(t > low) & (t <= high), renorm=how.renorm,
+                            renorm_min=how.renorm_min, **round_.scales)  # fmt: skip
+
+
+def frozen_copy(branch: Branch) -> Branch:
+    """A branch with the same weights, apart, without gradient."""
+    return guided_branch(branch.model, trainable=False)
+
+
+def noise_like(x: Tensor, dice: torch.Generator) -> Tensor:
+    """Standard normal numbers in the shape of x, from a generator that lives on the CPU."""
+    return torch.randn(x.shape, generator=dice).to(x)
+
+
+def uniform(n: int, dice: torch.Generator, like: Tensor) -> Tensor:
+    """n numbers in [0, 1)."""
+    return torch.rand(n, generator=dice).to(like)
