@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hb", description=WELCOME, epilog=MORE, formatter_class=_Plain)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_demo, _draw, _edit, _ask, _train, _tune, _eval, _bench, _lab):
+    for add in (_demo, _draw, _edit, _ask, _train, _distill, _tune, _eval, _bench, _lab):
         add(verbs)
     return parser
 
@@ -119,6 +119,18 @@ def _model() -> argparse.ArgumentParser:
     group.add_argument(
         "--dtype", default="f32", choices=("f32", "bf16", "f16"), help="type of the weights (default: %(default)s)"
     )
+    return options
+
+
+def _student(against: bool = False) -> argparse.ArgumentParser:
+    """--student, and for measurements --against."""
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group("student")
+    group.add_argument("--student", metavar="NAME",
+                       help='a distilled denoiser of the model, or "teacher" (default: the one that serves --nfe)')  # fmt: skip
+    if against:
+        group.add_argument("--against", metavar="NAME", help='measure "teacher" or another student too, on the same prompts and '
+                                                             "noise, and print the difference")  # fmt: skip
     return options
 
 
@@ -190,7 +202,7 @@ def _draw(verbs):
         'hb draw "a red circle left of a blue star"\n'
         'hb draw "three hearts" "two big stripy stars" --n 1 --nfe 100\n'
         'hb draw "a moon on a navy background" --steps 6 --text-scale 1 --seed 7',
-        _cost("function evaluations a picture may cost (default: the model's own setting, 100 for a teacher)"),
+        _cost("function evaluations a picture may cost (default: the model's own setting, 100 for a teacher)"), _student(),
         _scale(), _seed(), _raw(), _out("out/draw.png", "picture file to write"), _model(), _json(),
     )  # fmt: skip
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
@@ -205,7 +217,7 @@ def _edit(verbs):
         'hb edit out/draw-1.png "make the star green"\n'
         'hb edit out/draw-1.png "remove the circle" --out out/alone.png\n'
         'hb edit out/draw-1.png "change the background to black" --nfe 132',
-        _cost("function evaluations the edit may cost (default: the model's own setting, 132 for a teacher)"),
+        _cost("function evaluations the edit may cost (default: the model's own setting, 132 for a teacher)"), _student(),
         _scale(picture_too=True), _seed(), _raw(), _out("out/edit.png", "picture file to write"), _model(), _json(),
     )  # fmt: skip
     parser.add_argument("picture", metavar="PICTURE", help="a picture file")
@@ -330,6 +342,11 @@ def _stage(stages, name: str, short: str, about: str, examples: str, *parents, b
         "--fresh", action="store_true", help="throw away what the folder holds of this stage, and begin again"
     )
     run.add_argument("--start-from", metavar="FOLDER", help="weights to begin with")
+    _machine(parser)
+    return parser
+
+
+def _machine(parser) -> None:
     host = parser.add_argument_group("machine")
     host.add_argument(
         "--threads", type=_at_least_one, metavar="N", help="of the processor; 1 is best beside other work"
@@ -344,7 +361,42 @@ def _stage(stages, name: str, short: str, about: str, examples: str, *parents, b
     )
     host.add_argument("--precision", default="auto", choices=("auto", "bf16", "f32"),
                       help="auto takes bf16 where the processor is fast at it (default: %(default)s)")  # fmt: skip
-    return parser
+
+
+def _distill(verbs):
+    parser = _verb(
+        verbs, "distill", "distill:distill", "make a student that draws in 6 evaluations instead of 100 or 132",
+        "Distil a model: one stage, or the whole six-evaluation recipe of Hyper-Bagel.\n\n"
+        "  cfg            stage 1: guidance in one pass, 50 evaluations; the scale stays a knob\n"
+        "  tscd           stage 2: three segments, an adversary, 6 evaluations\n"
+        "  dmdo           stage 3: distribution matching along the ODE, 6 evaluations\n"
+        "  six-nfe        the three, one after another\n"
+        "  dmdo-literal, lcm, pcm, dmd2    as printed, and baselines at equal cost\n\n"
+        "Every student is kept in FOLDER/students/STAGE. A stopped run goes on when the command is given again.",
+        "hb distill six-nfe\nhb distill cfg --minutes 10\nhb distill dmdo --renoise-fake mixed --renoise-student fresh\n"
+        "hb distill six-nfe --model runs/nano/model --install runs/nano/model",
+        _seed(), _model(), _json(), stopped=GOES_ON + "the last checkpoint",
+    )  # fmt: skip
+    parser.add_argument("stage", metavar="STAGE",
+                        choices=("six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2"), help="see above")  # fmt: skip
+    run = parser.add_argument_group("run")
+    run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
+    run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
+    run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
+    run.add_argument("--prompts", type=_at_least_one, metavar="N", help="in a step that draws, four pictures each (default: 8)")
+    run.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step that edits, two noises each (default: 16)")
+    run.add_argument("--lr", type=float, help="learning rate of the student (default: the stage's own)")
+    run.add_argument("--pool", type=_at_least_one, default=4000, metavar="N",
+                     help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
+    run.add_argument("--fresh", action="store_true", help="throw away what the folder holds of a stage, and begin it again")
+    run.add_argument("--install", metavar="MODEL", help="a model folder to put the students into, where they are found by name")
+    knobs = parser.add_argument_group("knobs of a stage")
+    knobs.add_argument("--mse", type=float, metavar="W", help="tscd: weight of the mean square beside the adversary (printed: 0)")
+    for turn in ("fake", "student"):
+        knobs.add_argument(f"--renoise-{turn}", choices=("coupled", "fresh", "mixed"),
+                           help=f"dmdo: how the {turn}'s samples are noised (printed: coupled)")  # fmt: skip
+    knobs.add_argument("--fake-times", type=_at_least_one, metavar="N", help="dmdo: moves of the fake score for one of the student")
+    _machine(parser)
 
 
 def _draft_options() -> argparse.ArgumentParser:
@@ -417,7 +469,8 @@ def _eval(verbs):
         "SceneEval (GenEval's twin): six tasks of 100 prompts, each drawing judged.",
         "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --ladder\n"
         "hb eval scene --limit 5 --pictures 1",
-        _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _seed(),
+        _cost("function evaluations a picture may cost (default: 100, or what the student was made for)"), _scale(), _seed(),
+        _student(against=True),
         _limit("prompts of each task"), _model(),
     )  # fmt: skip
     scene.add_argument(
@@ -429,7 +482,8 @@ def _eval(verbs):
         "edit", "EditEval: are edits done, and is all else kept?",
         "EditEval (GEdit's twin): seven groups of 60 edits: success, what was kept, cleanliness, drift.",
         "hb eval edit\nhb eval edit --steps 6\nhb eval edit --chains\nhb eval edit --limit 5",
-        _cost("function evaluations an edit may cost (default: %(default)s)", 132), _scale(picture_too=True), _seed(),
+        _cost("function evaluations an edit may cost (default: 132, or what the student was made for)"),
+        _scale(picture_too=True), _seed(), _student(against=True),
         _limit("edits of each group"), _model(),
     )  # fmt: skip
     edit.add_argument(
@@ -442,7 +496,8 @@ def _eval(verbs):
         "coverage", "does it draw all that a prompt allows?",
         "What a prompt leaves unsaid should vary as in the world: 1 - total variation, over what chance allows.",
         "hb eval coverage\nhb eval coverage --pictures 50",
-        _cost("function evaluations a picture may cost (default: %(default)s)", 100), _scale(), _model(),
+        _cost("function evaluations a picture may cost (default: 100, or what the student was made for)"), _scale(),
+        _student(against=True), _model(),
     )  # fmt: skip
     coverage.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 200)")
     lossless = add(

@@ -190,7 +190,7 @@ class Model:
         prompts = _listed(prompts, "prompt")
         sampling = sampling or self.sampling
         guidance = sampling.draw if text_scale is None else replace(sampling.draw, text_scale=text_scale)
-        student = self._student(student, nfe)
+        student = self.student_for(student, nfe)
         grid = self._grid(nfe, steps, guidance, sampling, released_steps, "draw", student)
         height, width = size or (self._side(),) * 2
         shape = self.bagel.latent_grid(height, width)
@@ -218,7 +218,7 @@ class Model:
         sampling = sampling or self.sampling
         changes = {k: v for k, v in (("text_scale", text_scale), ("image_scale", image_scale)) if v is not None}
         guidance = replace(sampling.edit, **changes)
-        student = self._student(student, nfe)
+        student = self.student_for(student, nfe)
         grid = self._grid(nfe, steps, guidance, sampling, released_steps, "edit", student)
         shape = self.bagel.latent_grid(*pixels.shape[-2:])
         clock, meter = _Clock(self.bagel.device), Meter()
@@ -257,8 +257,8 @@ class Model:
             raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {due}")
         return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu(), student)
 
-    def _student(self, name: str | None, nfe: int | None) -> str | None:
-        """Which student is meant; None: the teacher."""
+    def student_for(self, name: str | None, nfe: int | None = None) -> str | None:
+        """The name of the student that is meant: the one that was named, or the one that serves this nfe; None: the teacher."""
         if name == "teacher":
             return None
         if name is None:

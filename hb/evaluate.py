@@ -74,6 +74,24 @@ def _interval(groups) -> dict:
     return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=int(sum(map(len, groups))))
 
 
+def ratio(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> dict:
+    """Mean of the groups' means of `ours` over that of `theirs`, paired: the same members are drawn again for both.
+
+    Raises ValueError where theirs is 0: a share of nothing means nothing.
+    """
+    rng = np.random.default_rng([2, seed])
+    sums = np.zeros((2, draws))
+    for a, b in zip(ours, theirs, strict=True):
+        pick = rng.integers(0, len(a), (draws, len(a)))
+        sums += np.stack([np.asarray(a, float)[pick].mean(1), np.asarray(b, float)[pick].mean(1)])
+    point = [float(np.mean([np.mean(g) for g in groups])) for groups in (ours, theirs)]
+    if point[1] == 0:
+        raise ValueError("the teacher's own figure is 0, so there is nothing to be a share of; train it further first")
+    low, high = np.quantile(sums[0] / np.maximum(sums[1], 1e-12), (0.025, 0.975))
+    return dict(value=round(point[0] / point[1], 4), low=round(float(low), 4), high=round(float(high), 4),
+                n=int(sum(map(len, ours))))  # fmt: skip
+
+
 # ---- work that can be interrupted -----------------------------------------------------------------------------------
 
 
@@ -116,6 +134,12 @@ def identity(model: Model) -> str:
     return fingerprint(model.bagel)
 
 
+def _who(model: Model, options: dict) -> dict:
+    """A student's fingerprint, if one draws."""
+    name = model.student_for(options.get("student"), options.get("nfe"))
+    return {} if name is None else dict(student_weights=model.students[name].fingerprint())
+
+
 def as_seen(pictures: Pictures | Tensor) -> Tensor:
     """Pictures as a person gets them, in bytes, read back: [B, 3, H, W] in [0, 1]."""
     pixels = pictures.pixels if isinstance(pictures, Pictures) else pictures
@@ -155,7 +179,7 @@ def scene_eval(
     """  # fmt: skip
     cases = bench.scene_set() if cases is None else cases
     key = dict(what="scene", model=identity(model), pictures=pictures, seed=seed, draw=draw, n=len(cases),
-               prompts=[c.prompt for c in cases], sampling=asdict(model.sampling))  # fmt: skip
+               prompts=[c.prompt for c in cases], sampling=asdict(model.sampling)) | _who(model, draw)  # fmt: skip
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i // pictures] for i in numbers]
@@ -183,6 +207,18 @@ def _matrix(rows: list[dict]) -> dict[str, np.ndarray]:
     return {task: np.array(list(cases.values()), float) for task, cases in out.items()}
 
 
+def scene_difference(ours: SceneScore, theirs: SceneScore) -> dict:
+    """Ours minus theirs on the same prompts and noise, paired by prompt: per task and overall, with intervals.
+
+    Lossless is the lower end of the interval at -0.01 or above (product.md section 7).
+    """
+    a, b = ours.matrix(), theirs.matrix()
+    if [(t, m.shape) for t, m in a.items()] != [(t, m.shape) for t, m in b.items()]:
+        raise ValueError("the two were not measured on the same prompts and pictures, so they cannot be paired")
+    groups = {task: (a[task] - b[task]).mean(1) for task in a}
+    return dict(overall=_interval(list(groups.values())), tasks={t: _interval([g]) for t, g in groups.items()})
+
+
 def _noise_seed(seed: int, i: int) -> int:
     return (seed + 1) * 10_000_000 + i
 
@@ -192,13 +228,17 @@ LADDER_STEPS = (50, 25, 12, 6, 3, 1)
 
 def ladder(model: Model, *, pictures: int = 1, keep: Path | None = None, bar: bool = True,
            steps: Iterable[int] = LADDER_STEPS) -> list[dict]:  # fmt: skip
-    """The teacher's own few-step quality, guided and not: what every student must beat at equal cost."""
+    """The teacher's own few-step quality, guided and not, and every student's at the cost it was made for and at 6."""
     rows = []
     for guided in (True, False):
         for n in steps:
             options = dict(steps=n) if guided else dict(steps=n, text_scale=1.0)
-            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, **options)
-            rows.append(dict(guided=guided) | score.to_dict())
+            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, student="teacher", **options)
+            rows.append(dict(guided=guided, student=None) | score.to_dict())
+    for name, student in model.students.items():
+        for n in sorted({student.steps, 6} if student.any_steps else {student.steps}):
+            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, student=name, steps=n)
+            rows.append(dict(guided=True, student=name) | score.to_dict())
     return rows
 
 
@@ -213,7 +253,8 @@ def edit_eval(
     then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""  # fmt: skip
     cases = bench.edit_set() if cases is None else cases
     side = model.bagel.config.picture_side
-    key = dict(what="edit", model=identity(model), seed=seed, edit=edit, n=len(cases), sampling=asdict(model.sampling))
+    key = dict(what="edit", model=identity(model), seed=seed, edit=edit, n=len(cases),
+               sampling=asdict(model.sampling)) | _who(model, edit)  # fmt: skip
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i] for i in numbers]
@@ -264,6 +305,19 @@ def touched(source: Scene, target: Scene, reading: Reading, side: int) -> Tensor
     for thing in new:
         region |= edit_region(Scene((), source.background), Scene((thing,), source.background), side)
     return region
+
+
+def edit_ratios(ours: dict, theirs: dict) -> dict:
+    """O and drift as shares of theirs, paired by edit, with intervals. Both are what `edit_eval` gives."""
+    out = {}
+    for name in ("O", "drift"):
+        by = [defaultdict(list), defaultdict(list)]
+        for rows, into in zip((ours["rows"], theirs["rows"]), by):
+            for row in rows:
+                into[row["group"]].append(row[name])
+        groups = sorted(by[0])
+        out[name] = ratio(*([np.array(part[g]) for g in groups] for part in by))
+    return out
 
 
 def chain_eval(model: Model, *, seed: int = 0, bar: bool = True, **edit) -> list[dict]:
@@ -339,7 +393,7 @@ def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Pat
     requests = [parse(p) for p in COVERAGE_PROMPTS]
     cases = [bench.SceneCase("coverage", p, r) for p, r in zip(COVERAGE_PROMPTS, requests)]
     key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, draw=draw, prompts=COVERAGE_PROMPTS,
-               sampling=asdict(model.sampling))  # fmt: skip
+               sampling=asdict(model.sampling)) | _who(model, draw)  # fmt: skip
 
     def work(numbers):
         chosen = [cases[i // pictures] for i in numbers]
@@ -454,4 +508,37 @@ def speed(model: Model, *, batches: Sequence[int] = (1, 16), repeats: int = 5) -
                 nfe=getattr(record, "nfe", None),
                 seconds={part: round(float(np.median(v)), 5) for part, v in parts.items()},
             ))  # fmt: skip
+    return rows
+
+
+def student_speed(model: Model, student: str, *, batch: int = 16, repeats: int = 5) -> list[dict]:
+    """A student against its teacher, side by side in each repeat, everything included: the ledger of its speed-up.
+
+    rows: task, both metered costs and their ratio, the ratio of seconds (median and range over repeats), seconds by part
+    """
+    scenes = render(bench.description_set()[:batch], model.bagel.config.picture_side)
+    jobs = {
+        "draw": lambda who: model.draw(["a red circle left of a blue star"] * batch, student=who),
+        "edit": lambda who: model.edit(scenes, "change the background to black", student=who),
+    }
+    rows = []
+    for task, job in jobs.items():
+        for who in ("teacher", student):
+            job(who)
+        ratios, nfe, parts = [], {}, {who: defaultdict(list) for who in ("teacher", student)}
+        for _ in range(repeats):
+            took = {}
+            for who in ("teacher", student):
+                began = time.perf_counter()
+                record = job(who)
+                took[who], nfe[who] = time.perf_counter() - began, record.nfe
+                for part, spent in record.seconds.items():
+                    parts[who][part].append(spent)
+            ratios.append(took["teacher"] / took[student])
+        rows.append(dict(
+            task=task, student=student, batch=batch, nfe=nfe[student], nfe_teacher=nfe["teacher"],
+            nfe_ratio=round(nfe["teacher"] / nfe[student], 4), ratio=round(float(np.median(ratios)), 3),
+            low=round(min(ratios), 3), high=round(max(ratios), 3),
+            seconds={who: {part: round(float(np.median(v)), 5) for part, v in p.items()} for who, p in parts.items()},
+        ))  # fmt: skip
     return rows

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -21,6 +22,7 @@ from hb.world.judge import confusion
 
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")
+USUAL_COST = dict(scene=100, edit=132, coverage=100)  # the teacher's
 SHORTENED = ("limit", "pictures", "n", "draws", "rounds")  # options that make a measurement another one than the published
 
 
@@ -86,9 +88,32 @@ def scene(args) -> None:
         model, pictures=args.pictures or 4, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent
     )
     target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
+    against = _against(args)
+    if against is not None:
+        theirs = evaluate.scene_eval(model, pictures=args.pictures or 4, seed=args.seed, cases=cases, keep=ROWS,
+                                     bar=not args.json, **against)  # fmt: skip
     lines = [Number(task, share.value, *share.interval, share.n) for task, share in score.tasks.items()]
-    lines.append(of_interval(f"SceneEval, {score.nfe:g} NFE", score.overall, target=target, headline=True))
-    finish(args, name, model, lines, score.to_dict(), began)
+    lines.append(of_interval(f"SceneEval, {_by(args)}{score.nfe:g} NFE", score.overall, target=target, headline=True))
+    got = score.to_dict()
+    if against is not None:
+        difference = evaluate.scene_difference(score, theirs)
+        got |= dict(against=theirs.to_dict(), difference=difference)
+        who = f"{_by(args)}{score.nfe:g} NFE minus {args.against} at {theirs.nfe:g}"
+        lines.append(of_interval(f"SceneEval, {args.against} at {theirs.nfe:g} NFE, same prompts and noise", theirs.overall))
+        lines += [Number(f"{task}: {who}", d["value"], d["low"], d["high"], d["n"], target=-0.03)
+                  for task, d in difference["tasks"].items()]  # fmt: skip
+        d = difference["overall"]
+        lines.append(Number(f"{who}: lower end of the interval", d["low"], d["low"], d["high"], d["n"], target=-0.01, headline=True))
+    finish(args, name, model, lines, got, began)
+
+
+def _by(args) -> str:
+    return f"{args.student}, " if getattr(args, "student", None) else ""
+
+
+def _against(args) -> dict | None:
+    """What to draw the other side with: the teacher as it is deployed, or a student at its own cost."""
+    return None if getattr(args, "against", None) is None else dict(student=args.against)
 
 
 def _ladder(args) -> None:
@@ -97,7 +122,7 @@ def _ladder(args) -> None:
     model, began = open_model(args), time.monotonic()
     rungs = evaluate.ladder(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
     lines = [of_interval(_rung(r), r["overall"]) for r in rungs]
-    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rungs}
+    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rungs if not r["student"]}
     for steps, least in ((6, 0.10), (1, 0.50)):  # or the world is too easy, and there is nothing to distil
         lost = at[True, 50] - at[False, steps]
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
@@ -107,6 +132,8 @@ def _ladder(args) -> None:
 
 
 def _rung(r: dict) -> str:
+    if r["student"]:
+        return f"student {r['student']}, {r['nfe']:g} NFE"
     return f"{r['steps']} steps, {'guided' if r['guided'] else 'unguided'} ({r['nfe']:g} NFE)"
 
 
@@ -122,11 +149,23 @@ def edit(args) -> None:
         finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
         return
     cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
-    got = _without_rows(evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent))
+    measured = lambda how: evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how)
+    mine, against = measured(spent), _against(args)
+    got = _without_rows(mine)
     target = 9.0 if name == "edit_nfe132" and args.limit is None else None
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"]), of_interval("drift", got["drift"])]
-    lines.append(of_interval(f"EditEval O (0 to 10), {got['nfe']:g} NFE", got["O"], target=target, headline=True))
+    lines.append(of_interval(f"EditEval O (0 to 10), {_by(args)}{got['nfe']:g} NFE", got["O"], target=target, headline=True))
+    if against is not None:
+        theirs = measured(against)
+        ratios = evaluate.edit_ratios(mine, theirs)
+        got |= dict(against=_without_rows(theirs), ratios=ratios)
+        o, drift, who = ratios["O"], ratios["drift"], f"{args.against} at {theirs['nfe']:g} NFE"
+        lines.append(of_interval(f"O, {who}, same edits and noise", theirs["O"]))
+        lines.append(Number(f"O, share of {who}: upper end of the interval", o["high"], o["low"], o["high"], o["n"], target=1.0,
+                            headline=True))  # fmt: skip
+        lines.append(Number(f"drift, share of {who}", drift["value"], drift["low"], drift["high"], drift["n"], at_most=1.1,
+                            headline=True))  # fmt: skip
     finish(args, name, model, lines, got, began)
 
 
@@ -146,7 +185,14 @@ def coverage(args) -> None:
     got = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
-    lines.append(of_interval(f"coverage, {got['nfe']:g} NFE", got["value"], headline=True))
+    lines.append(of_interval(f"coverage, {_by(args)}{got['nfe']:g} NFE", got["value"], headline=True))
+    against = _against(args)
+    if against is not None:
+        theirs = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **against)
+        share = evaluate.ratio(*([np.array([p["score"] / p["ceiling"] for p in part["parts"]])] for part in (got, theirs)))
+        got |= dict(against=theirs, share=share)
+        lines.append(Number(f"coverage, share of {args.against} at {theirs['nfe']:g} NFE", share["value"], share["low"],
+                            share["high"], share["n"], target=0.95, headline=True))  # fmt: skip
     finish(args, name, model, lines, got, began)
 
 
@@ -187,6 +233,15 @@ def speed(args) -> None:
         what = f"{row['task']}, {row['batch']} at once" + (f", {row['nfe']:g} NFE" if row["nfe"] else "")
         lines.append(Number(what, row["rate"], row["low"], row["high"], args.repeats, unit=row["unit"], headline=True))
     parts = [[r["task"], r["batch"], part, f"{s:.4f}"] for r in rows for part, s in r["seconds"].items()]
+    for name in (n for n, s in model.students.items() if s.default):
+        for row in evaluate.student_speed(model, name, batch=max(args.batches), repeats=args.repeats):
+            rows.append(row)
+            task, n = row["task"], row["batch"]
+            lines.append(Number(f"{task}, {name}: metered NFE, the teacher's over it", row["nfe_ratio"], headline=True, unit="x"))
+            least = {"draw": 14.0, "edit": 18.0}[task] if n == 16 and row["nfe"] == 6 else None
+            lines.append(Number(f"{task}, {name}, {n} at once: seconds, the teacher's over its", row["ratio"], row["low"], row["high"],
+                                args.repeats, unit="x", target=least, headline=True))  # fmt: skip
+            parts += [[f"{task}, {who}", n, part, f"{s:.4f}"] for who, ps in row["seconds"].items() for part, s in ps.items()]
     notes = table(["task", "batch", "part", "seconds"], parts)
     note = "Median and range over the repeats; everything included."
     finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=f"{note}\n\n{notes}")
@@ -197,8 +252,13 @@ def speed(args) -> None:
 
 def _cost(args, name: str) -> tuple[dict, str]:
     """What goes to draw or edit, and the name of the result: scene_nfe100, scene_steps6_text1 ..."""
-    spent = dict(steps=args.steps) if args.steps else dict(nfe=args.nfe)
-    name += f"_steps{args.steps}" if args.steps else f"_nfe{args.nfe}"
+    student = getattr(args, "student", None)
+    nfe = args.nfe or (None if student else USUAL_COST[name])
+    spent = dict(steps=args.steps) if args.steps else dict(nfe=nfe)
+    name += f"_{student}" if student else ""
+    name += f"_steps{args.steps}" if args.steps else f"_nfe{nfe}" if nfe else ""
+    if student:
+        spent["student"] = student
     for option, word in (("text_scale", "text"), ("image_scale", "image")):
         if getattr(args, option, None) is not None:
             spent[option] = getattr(args, option)
@@ -238,7 +298,7 @@ def finish(args, name: str, model: Model | None, lines: list[Number], got: dict,
             name=model.name, identity=evaluate.identity(model), device=args.device, dtype=args.dtype,
             parameters=sum(p.numel() for p in model.bagel.parameters()),
         ),
-        numbers=[line.to_dict() for line in lines], result=got,
+        student=_student_of(args, model), numbers=[line.to_dict() for line in lines], result=got,
     )  # fmt: skip
     file = write_json(folder / f"{_full_name(args, model, name)}.json", record)
     if args.json:
@@ -251,6 +311,12 @@ def finish(args, name: str, model: Model | None, lines: list[Number], got: dict,
         print(f"NOT MET: {line.what} is {line.shown}, the target is {line.wanted}.")
     print(f"Written to {file}, with the command, commit and machine.")
     return folder
+
+
+def _student_of(args, model: Model | None) -> dict | None:
+    """Who drew, if it was a student."""
+    name = model and model.student_for(getattr(args, "student", None), getattr(args, "nfe", None))
+    return None if name is None else dict(name=name, identity=model.students[name].fingerprint())
 
 
 def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:

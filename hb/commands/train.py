@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from hb.commands.output import to_json, write, write_json
+from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
 from hb.commands.use import is_shipped, open_model
 from hb.data import BatchSizes
 from hb.engine import SHIPPED, Model, Sampling
@@ -60,7 +59,7 @@ USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 def tokenizer(args) -> None:
     folder = Path(args.out) if args.out else TOKENIZER
     text = Text(train_tokenizer(corpus(np.random.default_rng([3, 0]), CORPUS)))
-    _replace_folder(folder, text.save)
+    replace_folder(folder, text.save)
     print(f"{text.vocab_size} tokens, written to {folder}")
 
 
@@ -68,12 +67,12 @@ def autoencoder(args) -> None:
     config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
     facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only)
-    _claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
-    done = _interruptible(
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    done = interruptible(
         train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start,
-        decoder_only=args.decoder_only, **_run(args),
+        decoder_only=args.decoder_only, **trainer_options(args),
     )  # fmt: skip
-    if not _is_first_process():
+    if not is_first_process():
         return
     weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
     write(folder / AUTOENCODER, save(weights, {"format": "pt"}))
@@ -87,12 +86,12 @@ def eyes(args) -> None:
     config, usual, folder = _preset("eyes", args), _usual("eyes", args), _folder(args) / "eyes"
     start = load_model(_model_folder(args.start_from))[0].vit_model if args.start_from else None
     facts = dict(asdict(usual), start=args.start_from)
-    _claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
-    run = _run(args) | dict(precision=precision_of(args.precision))
-    tower = _interruptible(
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    run = trainer_options(args) | dict(precision=precision_of(args.precision))
+    tower = interruptible(
         train_eyes, folder, config.vision, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start, **run
     )
-    if not _is_first_process():
+    if not is_first_process():
         return
     write(folder / EYES, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
@@ -108,13 +107,13 @@ def teacher(args) -> None:
     text = Text.load(start or TOKENIZER)
     facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(pictures), start=args.start_from,
                  eyes=eyes and fingerprint(eyes))  # fmt: skip
-    _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch // 2))
-    done = _interruptible(
+    done = interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
-        start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **_run(args),
+        start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **trainer_options(args),
     )  # fmt: skip
-    if not _is_first_process():
+    if not is_first_process():
         return
     out = Path(args.out) if args.out else _folder(args) / "model"
     sampling = Sampling.load(start) if start else Sampling()
@@ -125,7 +124,7 @@ def teacher(args) -> None:
         model.save_pretrained(into, torch.float16)
         write_json(into / "provenance.json", facts)
 
-    _replace_folder(out, save_all)
+    replace_folder(out, save_all)
     _say(args, facts | dict(folder=str(out)), f"The model is in {out}. Try it: hb demo --model {out}")
 
 
@@ -138,12 +137,12 @@ def draft(args) -> None:
     facts = dict(steps=steps, batch=batch, lr=lr, pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
                  target=fingerprint(model.bagel), start=args.start_from)  # fmt: skip
     args.preset = model.name
-    _claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
-    done = _interruptible(
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
+    done = interruptible(
         train_draft, folder, model.bagel, model.text, config, steps=steps, batch=batch, pool=args.pool, lr=lr,
-        ce_weight=args.ce_weight, start_from=start, **_run(args) | dict(precision=precision_of(args.precision)),
+        ce_weight=args.ce_weight, start_from=start, **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )  # fmt: skip
-    if not _is_first_process():
+    if not is_first_process():
         return
     out = Path(args.out) if args.out else folder / "parcel"
     facts = provenance(folder, args.command, target=model.name, seed=args.seed, settings=facts)
@@ -152,7 +151,7 @@ def draft(args) -> None:
         done.save(into)
         write_json(into / "provenance.json", facts)
 
-    _replace_folder(out, save_all)
+    replace_folder(out, save_all)
     _say(args, facts | dict(folder=str(out)), f"The draft is in {out}. Next: hb tune tree --draft {out}")
 
 
@@ -173,16 +172,6 @@ def _usual(stage: str, args) -> Usual:
 
 def _folder(args) -> Path:
     return Path(args.folder) if args.folder else Path("runs") / args.preset
-
-
-def _run(args) -> dict:
-    """What both stages hand on to the Trainer."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return dict(
-        seed=args.seed, precision=args.precision, minutes=args.minutes, bar=not args.json, devices=args.devices,
-        num_nodes=args.num_nodes, strategy=args.strategy, accelerator=args.accelerator,
-    )  # fmt: skip
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:
@@ -220,64 +209,6 @@ def _model_folder(name: str) -> Path:
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
     return folder
-
-
-# ---- runs in folders ------------------------------------------------------------------------------------------------
-
-
-def _claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:
-    """Make sure that what the folder holds belongs to this run, or, with --fresh, throw it away.
-
-    A run may be made longer or shorter; anything else that changes makes it another run.
-    """
-    if not _is_first_process():
-        return
-    facts = dict(facts, preset=args.preset, seed=args.seed)
-    if args.fresh:
-        for name in (*leftovers, "run.json"):
-            (folder / name).unlink(missing_ok=True)
-    note = folder / "run.json"
-    if note.exists():
-        before = json.loads(note.read_text())
-        other = [k for k in facts if k != "steps" and facts[k] != before.get(k)]
-        if other:
-            k = other[0]
-            raise ValueError(
-                f"{folder} holds a run with {k} {before.get(k)}, not {facts[k]}; go on with the same settings, choose "
-                "another --folder, or begin again with --fresh"
-            )
-    write_json(note, facts)
-
-
-def _interruptible(train, *args, **options):
-    """Lightning turns Ctrl-C into an exit of its own; we want to hear of it. Its warnings do not concern us: the
-    data of a step follow from its number, so nothing has to be resumable, sharded or in an empty folder."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            return train(*args, **options)
-    except SystemExit:
-        raise KeyboardInterrupt from None
-
-
-def _is_first_process() -> bool:
-    """Of several that train together, one writes. Lightning, torchrun and SLURM say who is who in these variables."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-def _replace_folder(folder: Path, fill) -> None:
-    """Fill a folder aside, then move its files into place one by one: no file is ever half written."""
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        fill(part)
-        for file in sorted(part.iterdir()):
-            file.replace(folder / file.name)
-    finally:
-        for file in part.iterdir():
-            file.unlink()
-        part.rmdir()
 
 
 def _same(args) -> str:

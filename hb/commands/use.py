@@ -46,7 +46,7 @@ def draw(args) -> None:
     wished = [wish(p) if is_tiny(model, args) else (p, None) for p in prompts]
     flat = [w for w in wished for _ in range(args.n)]
     pictures = model.draw(
-        [said for said, _ in flat], nfe=args.nfe, steps=args.steps, text_scale=args.text_scale,
+        [said for said, _ in flat], nfe=args.nfe, steps=args.steps, text_scale=args.text_scale, student=args.student,
         seed=[args.seed + i for _ in prompts for i in range(args.n)],
     )  # fmt: skip
     verdicts = judged(pictures, [request for _, request in flat])
@@ -74,7 +74,7 @@ def edit(args) -> None:
         find(command.of, scene)  # "I see no star in this picture" is worth knowing before the wait
     done = model.edit(
         [picture], said, nfe=args.nfe, steps=args.steps, seed=args.seed, text_scale=args.text_scale,
-        image_scale=args.image_scale,
+        image_scale=args.image_scale, student=args.student,
     )  # fmt: skip
     verdict = edit_verdict(read(as_seen(done))[0], command, scene) if scene is not None else None
     file = write_picture(out, done.image)
@@ -236,6 +236,7 @@ def save_pictures(path: Path, pictures: Pictures, columns: int) -> list[Path]:
 
 def print_cost(pictures: Pictures, files: list[Path]) -> None:
     took = seconds_by_part(pictures.seconds)
-    print(f"{pictures.nfe:g} function evaluations a picture (metered, {pictures.steps} steps), {took}")
+    by = f", student {pictures.student}" if pictures.student else ""
+    print(f"{pictures.nfe:g} function evaluations a picture (metered, {pictures.steps} steps{by}), {took}")
     first, last = str(files[0]), re.sub(r".*/", "", str(files[-1]))
     print(f"saved {first}" + (f", and one by one as {files[1].name} to {last}" if len(files) > 1 else ""))

@@ -1,0 +1,95 @@
+"""`hb distill STAGE`: a stage of the six-evaluation recipe, or all of it. Students go into a folder of their own, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hb.commands.output import to_json
+from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
+from hb.commands.use import open_model
+from hb.distill.dmdo import DistributionMatching
+from hb.distill.recipe import SIX_NFE, STAGES, StageSpec, run_stage
+from hb.distill.tscd import SegmentedConsistency
+from hb.engine import STUDENTS, Model
+from hb.parcels import STUDENT_CONFIG, Student, fingerprint
+from hb.pretrain import pool_for, precision_of, provenance
+
+
+def distill(args) -> None:
+    model = open_model(args)
+    if model.bagel.config.picture_side is None:
+        raise ValueError(f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own")
+    if args.devices * args.num_nodes > 1:
+        raise ValueError("a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1")
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "distill"
+    names = SIX_NFE if args.stage == "six-nfe" else (args.stage,)
+    specs = {name: _as_asked(STAGES[name], args, name) for name in names}
+    args.preset = model.name  # whose run it is
+    students = dict(model.students) | _in(folder)
+    made = {}
+    for name in names:
+        made[name] = students[name] = _one(name, specs[name], model, folder, students, args)
+        if not is_first_process():
+            continue
+        if args.install:
+            _put(made[name], Path(args.install) / STUDENTS / name)
+    if is_first_process():
+        _say(args, made, folder)
+
+
+def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
+    home = folder / name
+    facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
+                 teacher=fingerprint(model.bagel), pool=args.pool,
+                 start=students[spec.after].fingerprint() if spec.after in students else None)  # fmt: skip
+    claim(home, args, facts, ("last.ckpt", "log.jsonl"))
+    pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,
+                    prompts=args.pool, scenes=args.pool, seed=args.seed)  # fmt: skip
+    guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
+    options = trainer_options(args) | dict(precision=precision_of(args.precision))
+    student = interruptible(run_stage, name, home, model.bagel, pool, guidance=guidance, students=students, spec=spec,
+                            steps=spec.steps, **options)  # fmt: skip
+    student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
+    if is_first_process():
+        _put(student, folder / STUDENTS / name)
+    return student
+
+
+def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
+    """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
+    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits") if getattr(args, k) is not None}
+    options = dict(spec.options)
+    for option, kind in (("renoise_fake", DistributionMatching), ("renoise_student", DistributionMatching),
+                         ("fake_times", DistributionMatching), ("mse", SegmentedConsistency)):  # fmt: skip
+        value = getattr(args, option)
+        if value is None:
+            continue
+        if spec.make is not kind and args.stage != "six-nfe":
+            raise ValueError(f"--{option.replace('_', '-')} does not go with the stage {name!r}")
+        if spec.make is kind:
+            options[option] = value
+    return replace(spec, options=options, **changes)
+
+
+def _in(folder: Path) -> dict[str, Student]:
+    """Students that earlier stages left."""
+    found = sorted((folder / STUDENTS).glob(f"*/{STUDENT_CONFIG}"))
+    return {file.parent.name: Student.load(file.parent) for file in found}
+
+
+def _put(student: Student, folder: Path) -> None:
+    replace_folder(folder, student.save)
+
+
+def _say(args, made: dict[str, Student], folder: Path) -> None:
+    if args.json:
+        print(to_json({name: student.to_dict() for name, student in made.items()}))
+        return
+    for name, student in made.items():
+        print(f"{name}: {student.provenance['steps']} steps; it serves {student.steps} evaluations. It is in {folder / STUDENTS / name}")
+    last = next(reversed(made))
+    if args.install:
+        print(f'Try it: hb draw "a red circle" --model {args.install} --student {last}')
+    else:
+        print(f"To use it by name, give --install MODEL_FOLDER, or copy {folder / STUDENTS} into the model's folder.")
