@@ -520,3 +520,68 @@ def _another_level(answer):
         tuple(not x for x in right): "the other way round",
     }  # fmt: skip
     raise Hint(known.get(tuple(given), "compare (tokens + reach) / (cost + extra) with tokens / cost"))
+
+
+# ---- 09 distribution matching ---------------------------------------------------------------------------------------
+
+
+@exercise("9.1")
+def _matching_direction(answer):
+    """direction(x0, real, fake) of samples [B, n, values]: the slope of the loss, one scale for each sample."""
+    size = torch.tensor([1.0, 3.0, 0.5])[:, None, None]
+    x0, real, fake = (size * torch.randn(3, 4, 2, generator=_dice(i)) for i in range(3))
+    far = (x0 - real).abs()
+    scale = far.mean((1, 2), keepdim=True)
+    _compare(
+        _call(answer, x0, real, fake), (fake - real) / scale,
+        [((real - fake) / scale, "that is where the samples should go; a loss falls *against* its slope, so fake - real"),
+         (fake - real, "the scale is missing: divide by the mean of |x0 - real|"),
+         ((fake - real) / far.mean(), "each sample has a scale of its own: no mean over the batch"),
+         ((fake - real) / (x0 - fake).abs().mean((1, 2), keepdim=True), "the scale is the distance to the real guess"),
+         ((fake - real) / far, "one number for a sample, or each value only keeps its sign"),
+         ((fake - real) / far.mean(2, keepdim=True), "one number for a sample: the mean over tokens and values"),
+         ((fake - real) / far.sum((1, 2), keepdim=True), "the mean of |x0 - real|, not the sum"),
+         ((fake - real) / (x0 - real).square().mean((1, 2), keepdim=True), "absolute differences, not squares"),
+         (x0 - (fake - real) / scale, "that is where the samples would be after a step: give the slope alone")],
+        "(fake - real) / mean |x0 - real|, the mean over all but the first dimension",
+    )  # fmt: skip
+
+
+@exercise("9.2")
+def _coupled_stop(answer):
+    """stops_at(s, t): where a = coupled student of N(0, s^2) stops if all re-noising goes to one time t."""
+    for s, t in ((1.0, 0.25), (0.5, 0.4), (2.0, 0.7)):
+        c = (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2)
+        _compare(
+            _call(answer, s, t), s**2 * (1 - t) / t,
+            [(s, "that is where fresh noise stops; here the noised point is ((1 - t) a + t) z"),
+             (c * t, "that solves a = c t, but the noised point holds a too: bring its (1 - t) a to the left"),
+             (c, "c is the share the real score keeps of y; where does a z equal c y?"),
+             (c * t / (1 - c), "1 - c (1 - t) below the line: a is multiplied by 1 - t when noised"),
+             (c * t / (1 + c * (1 - t)), "the sign: a - c (1 - t) a = c t"),
+             (s**2 * t / (1 - t), "upside down: the more noise, the narrower"),
+             (s * ((1 - t) / t) ** 0.5, "no root: a itself appears, not its square"),
+             (s * (1 - t) / t, "s enters as a variance, squared"),
+             ((1 - t) / t, "s is missing: it enters as a variance, squared")],
+            "the push is a - c ((1 - t) a + t) with c as in the text; set it to zero and solve for a", atol=1e-4,
+        )  # fmt: skip
+
+
+@exercise("9.3")
+def _stored_state(answer):
+    """start_of(t, grid): number j of the stored state from which the student of times t [B] begins."""
+    grid, t = time_grid(6, 3.0), torch.tensor([0.99, 0.9, 0.8, 0.65, 0.5, 0.1, 0.01])
+    right = (grid > t[:, None]).sum(1) - 1
+    even = (6 * (1 - t)).long()
+    given = torch.as_tensor(_call(answer, t, grid))
+    _compare(
+        given, right,
+        [(right + 1, "that state lies below t; the student comes from above it: grid[j] > t"),
+         (5 - right, "states are stored from noise to data: state 0 is at t = 1"),
+         (right - 1, "one too high up: grid[j + 1] <= t < grid[j]"),
+         ((grid - t[:, None]).abs().argmin(1), "not the nearest: the one just above t"),
+         (even, "the grid is shifted, so its times are not evenly spaced: compare t with them"),
+         ((6 * t).long(), "states are stored from noise to data, and the grid is shifted: compare t with its times"),
+         (grid[right], "the number of the state, not its time")],
+        "the last j with grid[j] > t: how many times of the grid lie above t?", atol=0.1,
+    )  # fmt: skip

@@ -378,6 +378,27 @@ def field(velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.
     return figure
 
 
+def arrows(
+    panels: Mapping[str, tuple[Tensor, Tensor, str]], *, data: Tensor | None = None, limit: float = 2.6, size: float = 2.5,
+    title: str | None = None,
+) -> Chart:
+    """Arrows in their true length, a panel for each name: (from [N, 2], to [N, 2], colour). A dot is where one begins.
+
+    data [M, 2]: drawn pale green behind.
+    """  # fmt: skip
+    figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
+    for ax, (name, (start, end, colour)) in zip(axes[0], panels.items()):
+        if data is not None:
+            ax.scatter(*data.T, s=10, color=RIGHT, alpha=0.16, linewidth=0, zorder=1)
+        ax.scatter(*start.T, s=7, color=colour, linewidth=0, zorder=2)
+        how = dict(angles="xy", scale_units="xy", scale=1, width=0.006, headwidth=4, minlength=0.3, zorder=3)
+        ax.quiver(*start.T, *(end - start).T, color=colour, alpha=0.8, **how)
+        _square(ax, limit)
+        ax.set_title(name, fontsize=9, color=INK, pad=4)
+    _titled(figure, title)
+    return figure
+
+
 def _square(ax, limit: float) -> None:
     ax.set_xlim(-limit, limit)
     ax.set_ylim(-limit, limit)

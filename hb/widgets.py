@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from hb import plots
-from hb.flow import euler, time_grid
+from hb.distill.losses import renoised
+from hb.exact import FiniteData, GaussianMixture
+from hb.flow import euler, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.model.law import Law
 from hb.model.sequence import MODES, may_attend
@@ -405,4 +407,61 @@ def draft_theatre(model: Model, read: Read) -> w.VBox:
         width=_slider(w.IntSlider, 3, 1, 6, 1, "width"), budget=_slider(w.IntSlider, 16, 1, 32, 1, "budget"),
         temperature=_slider(w.FloatSlider, 0.0, 0.0, 1.5, 0.1, "temperature"),
         noise=_slider(w.FloatSlider, 0.0, 0.0, 6.0, 0.5, "draft noise"),
+    )  # fmt: skip
+
+
+# ---- real score against fake score ----------------------------------------------------------------------------------
+
+# name -> how a student's points are noised for the fake score, and for the student's own turn
+WAYS = {"fresh": ("fresh", "fresh"), "coupled": ("coupled", "coupled"), "fake fresh, student coupled": ("fresh", "coupled")}
+
+
+def two_guesses(
+    law: GaussianMixture, x0: Tensor, z: Tensor, t: Tensor, way: str = "fresh", generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A student of N points x0 [N, 2], each with the noise z it was made from: its points at time t [N], and the data behind
+    them as the exact real score and the exact fake score guess it.
+
+    Noised afresh, the student's law at time t is a mixture of N Gaussians. Coupled, a noised point lies on the line of one
+    pair only, so a perfect fake score gives x0 back.
+    """
+    learnt, asked = WAYS[way]
+    y = renoised(x0, z, torch.randn(x0.shape, generator=generator), t, asked)
+    real = x0_from(y, law.velocity(y, t), t)
+    fake = x0 if learnt == "coupled" else x0_from(y, FiniteData(x0).velocity(y, t), t)
+    return y, real, fake
+
+
+def two_scores_figure(
+    law: GaussianMixture, *, t: float = 0.5, spread: float = 0.6, way: str = "fresh", count: int = 400, shown: int = 90
+) -> plots.Chart:
+    """Both guesses behind the same noised points, and their difference, which is where the student is sent.
+
+    The student is what the exact flow makes of `count` noises, made narrower or wider by `spread`: at 1 its law is right.
+    """
+    dice = torch.Generator().manual_seed(0)
+    z = torch.randn(count, 2, generator=dice)
+    *_, (_, right) = euler(law.velocity, z, time_grid(60))
+    x0 = spread * right
+    y, real, fake = two_guesses(law, x0, z, torch.full((count,), t), way, dice)
+    panels = {
+        "the real score's guess": (y, real, plots.RIGHT),
+        "the fake score's guess": (y, fake, plots.GENERATION),
+        "where the student goes": (x0, x0 + real - fake, plots.INK),
+    }
+    panels = {name: (start[:shown], end[:shown], colour) for name, (start, end, colour) in panels.items()}
+    title = f"Noised to t' = {t:g} ({way}), spread {spread:g}"
+    return plots.arrows(panels, data=law.sample(count, dice), limit=3.0, title=title)
+
+
+def two_scores(law: GaussianMixture) -> w.VBox:
+    """Turn the noise time, the student's spread and the way of re-noising: where do the arrows vanish?"""
+
+    def draw(t, spread, way):
+        return two_scores_figure(law, t=round(t, 2), spread=round(spread, 2), way=way)
+
+    return live(
+        draw, t=_slider(w.FloatSlider, 0.5, 0.05, 0.95, 0.05, "t'"),
+        spread=_slider(w.FloatSlider, 0.6, 0.2, 1.6, 0.1, "spread"),
+        way=w.Dropdown(options=list(WAYS), value="fresh", description="way"),
     )  # fmt: skip
