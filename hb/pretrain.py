@@ -49,17 +49,25 @@ class AutoencoderTraining(L.LightningModule):
     unrelated latent, which is hard to learn to draw. At 0.3 what looks alike must be coded alike, and the decoder forgives
     errors of that size. The log-variance then learns to say that noise.
 
+    halves: weight of a second errand: latents at half the scale must decode to the picture at half the scale (EQ-VAE,
+    Kouzelis et al. 2025, arXiv 2502.09509), so that what neighbouring latents share means something.
+
     decoder_only: the encoder stays as it is, so latents keep their meaning and a teacher trained on them stays good.
     """
 
     def __init__(self, config: AutoencoderConfig, *, total: int, lr: float = 0.02, kl: float = 2e-4, seed: int = 0,
-                 noise: float | None = None, decoder_only: bool = False):  # fmt: skip
+                 noise: float | None = None, halves: float = 0.0, decoder_only: bool = False):  # fmt: skip
         super().__init__()
         self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
-        self.total, self.lr, self.kl, self.seed, self.noise = total, lr, kl, seed, noise
+        self.total, self.lr, self.kl, self.seed, self.noise, self.halves = total, lr, kl, seed, noise, halves
         self.autoencoder.encoder.requires_grad_(not decoder_only)
+
+    def _unlike(self, z: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean absolute errors of what the decoder makes of z: of pixels, and of their steps to the next."""
+        error = self.autoencoder.decoder(z).float() - pictures
+        return error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
     rises = 600  # steps until divergence and noise weigh in full
 
@@ -76,10 +84,11 @@ class AutoencoderTraining(L.LightningModule):
             z = mean + added * eps
             wanted = 2 * (self.noise * mean.std().detach()).log()
             divergence = mean.std().log().square() + (logvar - wanted).square().mean()
-        back = self.autoencoder.decoder(z).float()
-        error = back - pictures
-        pixel = error.abs().mean()
-        edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        pixel, edge = self._unlike(z, pictures)
+        if self.halves:
+            some = slice(0, len(z) // 2)
+            half = self._unlike(F.avg_pool2d(z[some], 2), F.avg_pool2d(pictures[some], 2))
+            pixel, edge = pixel + self.halves * half[0], edge + self.halves * half[1]
         return pixel, edge, divergence, (0.5 * logvar).exp().mean() / mean.std()
 
     def training_step(self, batch, batch_idx):
@@ -256,7 +265,7 @@ def _has_fast_bfloat16() -> bool:
 def train_autoencoder(
     folder: Path, config: BagelConfig, *, steps: int, batch: int = 40, lr: float = 0.008, seed: int = 0,
     precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, noise: float | None = None,
-    **trainer,
+    halves: float = 0.0, **trainer,
 ) -> Autoencoder:
     """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance.
 
@@ -266,7 +275,8 @@ def train_autoencoder(
         raise ValueError("training the decoder alone needs an autoencoder to start from")
     side = config.picture_side
     plain = replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0)
-    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only, noise=noise)
+    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only, noise=noise,
+                                 halves=halves)  # fmt: skip
     if start_from is not None:
         module.autoencoder.load_state_dict(start_from.state_dict())
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
