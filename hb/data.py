@@ -24,6 +24,7 @@ from hb.world.scene import MAX_THINGS, Request, Scenes, Wish, sample_scenes
 TRAINING = 1  # first key of every training seed; evaluation sets use 2
 # many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster
 DRAW_MIX = dict(single=0.06, two=0.10, counting=0.08, colors=0.06, position=0.10, attribution=0.10, rich=0.50)
+SKEW = 0.5  # rich prompts say two thirds of what there is to say, not half
 PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the law is multi-modal
 DRAW_TOKENS, EDIT_TOKENS, TALK_TOKENS = 24, 14, 112  # text budgets, markers included
 
@@ -95,7 +96,7 @@ def _draw_part(encode, see, text, side, n, rng):
     names, law = list(DRAW_MIX), list(DRAW_MIX.values())
     requests, ids = [], []
     while len(ids) < n:
-        request = sample_request(names[rng.choice(len(names), p=law)], rng)
+        request = sample_request(names[rng.choice(len(names), p=law)], rng, SKEW)
         row = text.encode(say(request, rng))
         if len(row) + 2 <= DRAW_TOKENS:  # the few longer ones are left out: short sequences train faster
             requests.append(request)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
-from hb.guidance import combine
+from hb.guidance import combine, combine_each
 from hb.model.layers import RMSNorm
 from hb.model.sequence import MODES, may_attend
 from hb.world.scene import Thing, Wish
@@ -520,6 +520,153 @@ def _another_level(answer):
         tuple(not x for x in right): "the other way round",
     }  # fmt: skip
     raise Hint(known.get(tuple(given), "compare (tokens + reach) / (cost + extra) with tokens / cost"))
+
+
+# ---- 07 guidance in one pass ----------------------------------------------------------------------------------------
+
+
+@exercise("7.1")
+def _wanted(answer):
+    """wanted(v, no_text, scale, t, low): [B, tokens, values], a scale and a time of its own for each picture."""
+    v, no_text = torch.randn(4, 3, 5, generator=_dice()), torch.randn(4, 3, 5, generator=_dice(1))
+    scale, t, low = torch.tensor([1.0, 2.5, 4.0, 5.0]), torch.tensor([0.9, 0.4, 0.7, 0.2]), 0.4
+    wide = scale[:, None, None]
+    g, inside = no_text + wide * (v - no_text), (t > low)[:, None, None]
+    right = combine_each(v, no_text, None, text_scale=scale, image_scale=None, guided=t > low, renorm_min=1.0)
+    _compare(
+        _call(answer, v, no_text, scale, t, low), right,
+        [(g, "outside the interval the deployed sampler does not guide: there the student must say v"),
+         (torch.where(inside, v, g), "the other way round: guided where t is above low"),
+         (torch.where((t >= low)[:, None, None], g, v), "t = low is outside: low < t"),
+         (torch.where(inside, v + wide * (v - no_text), v), "the scale is 1 + w: start from no_text, not from v"),
+         (torch.where(inside, g, no_text), "outside the interval the prompt is still read: v, not no_text"),
+         (torch.where(inside, g, torch.zeros(())), "outside the interval the student must say v, not nothing")],
+        "no_text + scale * (v - no_text) where t > low, else v; scale and t as [:, None, None]",
+    )  # fmt: skip
+
+
+@exercise("7.2")
+def _spoken_scale(answer):
+    """spoken_scale(said, v, no_text): the scale at which no_text + a (v - no_text) comes closest to what was said."""
+    v, no_text = torch.randn(64, 2, generator=_dice()), torch.randn(64, 2, generator=_dice(1))
+    push = v - no_text
+    for a in (1.0, 3.0):
+        said = no_text + a * push + 0.3 * torch.randn(64, 2, generator=_dice(2))
+        dot = lambda x, y: (x * y).sum()
+        right = dot(said - no_text, push) / dot(push, push)
+        _compare(
+            _call(answer, said, v, no_text), right,
+            [(right - 1, "that is w; the scale is 1 + w: measure from no_text, or add 1"),
+             ((said - no_text).norm() / push.norm(), "a length also counts what points elsewhere: use the dot product"),
+             (dot(said - no_text, push) / push.norm(), "divide by the square of the length of v - no_text"),
+             (dot(said - no_text, push), "divide by the square of the length of v - no_text"),
+             (-right, "the sign: v - no_text is where guidance pushes"),
+             (dot(said, push) / dot(push, push), "take no_text off what was said first"),
+             (((said - no_text) / push).mean(), "a mean of ratios is ruled by the smallest divisors: a least-squares fit has one"),
+             (((said - no_text) * push).sum(1) / (push * push).sum(1), "one number for all of them together")],
+            "dot(said - no_text, v - no_text) / dot(v - no_text, v - no_text): a least-squares fit of one number", atol=1e-4,
+        )  # fmt: skip
+
+
+@exercise("7.3")
+def _untold(answer):
+    """The scale that a student speaks with who is not told it: half of the time 4, else uniform in [1, 5]."""
+    _number(answer, 3.5, {3.0: "that is the mean of the uniform half; the other half is always at 4",
+                          4.0: "only half of the pictures are at 4", 1.0: "not told is not unguided: it is asked for guided velocities",
+                          3.75: "average the two halves with equal weight: the uniform one has mean 3",
+                          2.5: "the mean of [1, 5] is not 2.5, and half of the pictures are at 4"},
+            "guidance is linear in the scale, so the mean of what is asked for is guidance at the mean scale")  # fmt: skip
+
+
+@exercise("7.4")
+def _edit_speed_up(answer):
+    """The NFE ratio of an edit, after this stage."""
+    _number(answer, 132 / 50, {3.0: "three branches, but 9 of the 50 steps are outside the interval: they pay for one",
+                               2.0: "that is the ratio for a drawing; an edit also saves the branch without the picture",
+                               50 / 132: "that is how much cost is left; a speed-up is the old cost over the new one",
+                               22.0: "that is for 6 steps; this stage leaves all 50 in place",
+                               91 / 50: "count the branch without the picture too"},
+            "132 evaluations before, one for each of 50 steps after")  # fmt: skip
+
+
+# ---- 08 segments ----------------------------------------------------------------------------------------------------
+
+
+@exercise("8.1")
+def _jump_velocity(answer):
+    """jump_velocity(x_t, x_s, t, s): the velocity with which one Euler step from x_t at t lands on x_s at s."""
+    x_t, x_s = torch.randn(4, 2, generator=_dice()), torch.randn(4, 2, generator=_dice(1))
+    t, s = torch.tensor([0.9, 0.8, 0.5, 1.0]), torch.tensor([0.3, 0.6, 0.0, 0.2])
+    right = (x_s - x_t) / (s - t)[:, None]
+    _compare(
+        _call(answer, x_t, x_s, t, s), right,
+        [(-right, "s < t, so the step s - t is negative: (x_s - x_t) / (s - t)"),
+         (x_t - x_s, "divide by the time the jump takes"), (x_s - x_t, "divide by the time the jump takes"),
+         (right * (s - t)[:, None] ** 2, "divide by s - t, do not multiply"),
+         ((x_t - x_s) / t[:, None], "the jump ends at s, not at 0: it takes t - s")],
+        "solve x_s = x_t + (s - t) v for v; t and s are [B], points are [B, 2]",
+    )  # fmt: skip
+
+
+@exercise("8.2")
+def _lower_edge(answer):
+    """lower_edge(n, fine, segments): place on the fine grid of the lower edge of the segment that a jump from place n is in."""
+    for fine, count in ((48, 3), (12, 4), (6, 1)):
+        n = torch.arange(fine)
+        size = fine // count
+        right = (n // size + 1) * size
+        _compare(
+            torch.stack([torch.as_tensor(_call(answer, int(i), fine, count)) for i in n]), right,
+            [(n // size * size, "places count down in time: that is the upper edge, where the segment begins"),
+             (-(-n // size) * size, "a start on an edge jumps down the segment below it: place 0 would jump to itself"),
+             (right - 1, "the edge is the first place of the next segment"),
+             (n // size + 1, "that is the number of the edge; its place is so many times the size of a segment"),
+             ((n // count + 1) * count, f"{fine} steps in {count} segments: a segment has {size} steps, not {count}"),
+             (torch.full_like(n, fine), "that is the end of the path: with more than one segment, jumps stop at the edge")],
+            "size = fine // segments; the segment of n begins at n // size * size and ends one size later",
+        )  # fmt: skip
+
+
+@exercise("8.3")
+def _end(answer):
+    """end_of(n, edge, share): where the jumps end, uniform over the places n + 1 ... edge; share is uniform in [0, 1)."""
+    n, edge = 17, 32
+    shares = (torch.arange(150) + 0.5) / 150
+    at = lambda low, high: [low + int(float(s) * (high - low)) for s in shares]
+    given = [float(_call(answer, n, edge, float(s))) for s in shares]
+    right = at(n + 1, edge + 1)
+    for wrong, hint in (
+        (at(n, edge), "place n itself is no end: the teacher's small step already ends at n + 1"),
+        (at(n, edge + 1), "place n itself is no end: the teacher's small step already ends at n + 1"),
+        (at(n + 1, edge), "the edge itself is never reached: there are edge - n places to choose from"),
+        ([edge] * len(shares), "that is PCM: always to the edge. TSCD draws the end"),
+        ([n + 1 + float(s) * (edge - n) for s in shares], "places are whole numbers: cut the product off"),
+        ([n + 1 + round(float(s) * (edge - n - 1)) for s in shares], "rounding gives the two ends half of their chance: cut off"),
+    ):
+        if given == wrong:
+            raise Hint(hint)
+    if given != right:
+        raise Hint("n + 1 + int(share * (edge - n)): edge - n places, the first n + 1")
+
+
+@exercise("8.4")
+def _target(answer):
+    """target(x, t, m, e, teacher, slow): the teacher's small step from t to m, then the slow student's jump from there to e."""
+    x, t, m, e = torch.randn(5, 2, generator=_dice()), torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5)
+    teacher, slow = lambda x, t: torch.sin(x) + t, lambda x, t: torch.cos(2 * x) * t
+    lower = jump(x, teacher(x, t), t, m)
+    _compare(
+        _call(answer, x, t, m, e, teacher, slow), jump(lower, slow(lower, m), m, e),
+        [(jump(lower, slow(lower, t), m, e), "the slow student jumps from the lower point, at the lower time m"),
+         (jump(lower, slow(x, t), m, e), "ask the slow student at the lower point, not at x"),
+         (jump(x, slow(lower, m), m, e), "the jump starts from the lower point"),
+         (jump(x, slow(lower, m), t, e), "the jump starts from the lower point, at time m"),
+         (jump(x, slow(x, t), t, e), "the teacher's small step is missing: nothing would be learnt"),
+         (jump(lower, teacher(lower, m), m, e), "the long jump is the slow student's: the teacher's arrow is good for a small step only"),
+         (jump(lower, slow(lower, m), t, e), "from m to e: the small step has used up t - m"),
+         (lower, "that is the small step; the jump to e is missing")],
+        "lower = x + (m - t) teacher(x, t); then lower + (e - m) slow(lower, m)",
+    )  # fmt: skip
 
 
 # ---- 09 distribution matching ---------------------------------------------------------------------------------------

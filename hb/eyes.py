@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hb.data import TRAINING
 from hb.model.config import VisionConfig
-from hb.model.vision import VisionTower, patchify, sincos_table, table_rows
+from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.render import render
@@ -68,9 +68,7 @@ class EyesTraining(L.LightningModule):
     def __init__(self, config: VisionConfig, *, total: int, lr: float = 0.03):
         super().__init__()
         self.tower = VisionTower(config)
-        with torch.no_grad():  # neighbours begin alike: places drawn at random must first find out who is next to whom
-            table = self.tower.vision_model.embeddings.position_embedding.weight
-            table.copy_(sincos_table(config.side, config.hidden_size, base=20.0))
+        self.tower.begin_places()
         width = config.hidden_size
         kinds = dict(there=2, background=len(BACKGROUNDS), offset=2) | ATTRIBUTES
         self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in kinds.items()})

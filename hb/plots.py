@@ -658,3 +658,75 @@ def plans(series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
     _legend(axes[0, 0], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
     _titled(figure, title)
     return figure
+
+
+# ---- distilling -----------------------------------------------------------------------------------------------------
+
+HEAT = LinearSegmentedColormap.from_list("heat", ["#fbfcfd", "#f3c98f", "#c9622a"])
+
+
+def cells(
+    panels: Mapping[str, Sequence[Sequence[float]] | Tensor], rows: Sequence[str], columns: Sequence[str], *,
+    xlabel: str | None = None, ylabel: str | None = None, form: str = "{:.1%}", title: str | None = None,
+) -> Chart:
+    """Tables of numbers, the darker the larger, by one scale for all panels: panels[name][row][column]."""  # fmt: skip
+    tables = {name: np.asarray(values, dtype=float) for name, values in panels.items()}
+    largest = max(table.max() for table in tables.values())
+    figure, axes = _chart(
+        len(tables) * (0.62 * len(columns) + 0.35) + 0.75, 0.34 * len(rows) + 0.8 + (0.3 if title else 0), 1, len(tables),
+        sharey=True,
+    )  # fmt: skip
+    for ax, (name, table) in zip(axes[0], tables.items()):
+        shade = np.sqrt(table / largest) if largest > 0 else table  # errors differ by orders: show the small ones too
+        ax.imshow(shade, cmap=HEAT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        for (y, x), value in np.ndenumerate(table):
+            colour = "white" if shade[y, x] > 0.75 else INK
+            ax.text(x, y, form.format(value), ha="center", va="center", fontsize=8, color=colour)
+        ax.set_xticks(range(len(columns)), list(columns))
+        ax.set_yticks(range(len(rows)), list(rows))
+        ax.tick_params(colors=FAINT, labelsize=8, length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        ax.set_title(name, fontsize=9, color=INK, pad=4)
+        _labels(ax, xlabel, ylabel if ax is axes[0, 0] else None)
+    _titled(figure, title)
+    return figure
+
+
+def segments(
+    path: Tensor, times: Tensor, marks: Tensor, walked: Tensor, at: Tensor, edges: Tensor, *, others: Tensor | None = None,
+    data: Tensor | None = None, limit: float = 2.6, title: str | None = None,
+) -> Chart:
+    """Jumps from edge to edge of segments. Left the plane, right one coordinate against time, cut into segments.
+
+    path [T, 2] at times [T]: the curve; marks [K, 2] at times `at`: places on it where jumps start and end; walked [K, 2]: the
+    same jumps along the velocity at their start; edges: of all segments; others [T, N, 2]: more paths, faint.
+    """  # fmt: skip
+    figure, axes = _chart(7.6, 3.6 + (0.25 if title else 0), 1, 2, gridspec_kw=dict(width_ratios=(1, 1.15)))
+    plane, clock = axes[0]
+    which = int((path.max(0).values - path.min(0).values).argmax())
+    if data is not None:
+        plane.scatter(*data.T, s=26, color=RIGHT, alpha=0.28, linewidth=0, zorder=1)
+    if others is not None:
+        plane.plot(others[..., 0], others[..., 1], color=FAINT, linewidth=0.5, alpha=0.35, zorder=2)
+    line = lambda values: values[:, which]
+    for x, y, ax in ((path[:, 0], path[:, 1], plane), (times, line(path), clock)):
+        ax.plot(x, y, color=INK, linewidth=1.7, zorder=3, label="the path, many steps")
+    for x, y, ax in ((walked[:, 0], walked[:, 1], plane), (at, line(walked), clock)):
+        ax.plot(x, y, color=WRONG, linewidth=1.3, linestyle=(0, (3, 2)), marker="o", markersize=4, zorder=4,
+                label="jumps along the teacher's arrow")  # fmt: skip
+    for x, y, ax in ((marks[:, 0], marks[:, 1], plane), (at, line(marks), clock)):
+        ax.plot(x, y, color=GENERATION, linewidth=1.8, marker="o", markersize=5.5, zorder=5, label="consistent jumps")
+    _square(plane, limit)
+    bounds = [float(e) for e in edges]
+    for i, (high, low) in enumerate(zip(bounds, bounds[1:])):
+        clock.axvspan(low, high, color=PALE, alpha=0.75 if i % 2 else 0.3, linewidth=0, zorder=0)
+    clock.set_xlim(1.02, -0.02)  # the way a sampler walks: noise on the left
+    _plain(clock, None)
+    clock.set_yticks([])
+    if len(bounds) <= 9:
+        clock.set_xticks(bounds, [f"{b:.2g}" for b in bounds])
+    _labels(clock, "time, with the edges of the segments", "across" if which == 0 else "up and down")
+    figure.legend(*clock.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+    _titled(figure, title)
+    return figure

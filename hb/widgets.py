@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import ipywidgets as w
@@ -464,4 +465,96 @@ def two_scores(law: GaussianMixture) -> w.VBox:
         draw, t=_slider(w.FloatSlider, 0.5, 0.05, 0.95, 0.05, "t'"),
         spread=_slider(w.FloatSlider, 0.6, 0.2, 1.6, 0.1, "spread"),
         way=w.Dropdown(options=list(WAYS), value="fresh", description="way"),
+    )  # fmt: skip
+
+
+# ---- distilled guidance ---------------------------------------------------------------------------------------------
+
+Guided = Callable[[Tensor, Tensor, float], Tensor]  # velocity(x, t, scale)
+
+
+@torch.no_grad()
+def knob_walks(laws: Sequence[Guided], scale: float, steps: int, shift: float, seed: int, count: int = 120) -> list[Tensor]:
+    """Paths [steps + 1, count, 2] of guided velocities at this scale, all from the same noise."""
+    at = lambda law: SimpleNamespace(velocity=lambda x, t: law(x, t, scale))
+    return [walk(at(law), steps, shift=shift, count=count, seed=seed) for law in laws]
+
+
+def _knob(teacher: Guided, student: Guided, data: Tensor, scale: float, steps: int, seed: int) -> tuple[plots.Chart, str]:
+    theirs, ours = knob_walks((teacher, student), scale, steps, 3.0, seed)
+    panels = {f"teacher: {2 * steps} evaluations": theirs, f"student: {steps} evaluations": ours}
+    title = f"The same noise, text scale {scale:g}"
+    chart = plots.trajectories(panels, data=data, size=2.9, limit=3.2, marked=plots.most_bent(theirs), title=title)
+    apart = (theirs[-1] - ours[-1]).norm(dim=1)
+    return chart, f"their ends lie {apart.mean():.3f} apart on average, {apart.max():.3f} at most"
+
+
+def guidance_knob_figure(
+    teacher: Guided, student: Guided, data: Tensor, *, scale: float = 4.0, steps: int = 50, seed: int = 0
+) -> plots.Chart:
+    """The guided teacher beside a student that knows the scale, from the same noise."""
+    return _knob(teacher, student, data, scale, steps, seed)[0]
+
+
+def guidance_knob(teacher: Guided, student: Guided, data: Tensor) -> w.VBox:
+    """Turn scale, steps and seed: both walk. Scales above 5 were never trained."""
+
+    def draw(scale, steps, seed):
+        return _knob(teacher, student, data, round(scale, 2), steps, seed)
+
+    return live(
+        draw, scale=_slider(w.FloatSlider, 4.0, 1.0, 8.0, 0.25, "scale"), steps=_slider(w.IntSlider, 50, 1, 50, 1, "steps"),
+        seed=_slider(w.IntSlider, 0, 0, 20, 1, "seed"),
+    )  # fmt: skip
+
+
+# ---- segments of a path ---------------------------------------------------------------------------------------------
+
+FINE, FINER = 48, 4  # teacher's steps, and steps of the exact path in each of them
+
+
+@dataclass(frozen=True)
+class Hops:
+    """Jumps from a start down the edges of segments: where a consistent student lands, and where the teacher's arrow does."""
+
+    times: Tensor  # [K]: the start, then every edge below it
+    marks: Tensor  # [K, 2], on the path
+    walked: Tensor  # [K, 2], by Euler from the first mark
+
+
+def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
+    """path [fine + 1, 2] on the segments' fine grid, from its point number `start`."""
+    size = segments.fine // segments.count
+    at = torch.tensor([start, *range((start // size + 1) * size, segments.fine + 1, size)])
+    times = time_grid(segments.fine, segments.shift)[at]
+    walked = [path[start]]
+    for t, s in zip(times, times[1:]):
+        x = walked[-1][None]
+        walked.append(jump(x, teacher.velocity(x, t), t, s)[0])
+    return Hops(times, path[at], torch.stack(walked))
+
+
+def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tuple[plots.Chart, str]:
+    paths = walk(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
+    chosen, segments = plots.most_bent(paths), Segments(count, FINE)
+    way = hops(teacher, paths[::FINER, chosen], segments, start)
+    off, jumps = (way.marks[-1] - way.walked[-1]).norm(), len(way.times) - 1
+    title = f"{count} segment{'s' * (count > 1)}, from t = {way.times[0]:.2f}: {jumps} jump{'s' * (jumps > 1)}"
+    chart = plots.segments(paths[:, chosen], time_grid(FINE * FINER, segments.shift), way.marks, way.walked, way.times,
+                           segments.edges, others=paths, data=data, title=title)  # fmt: skip
+    return chart, f"consistent jumps end on the path; the same jumps along the teacher's arrow end {off:.2f} away from it"
+
+
+def segment_figure(teacher, data: Tensor, *, count: int = 3, start: int = 0, seed: int = 0) -> plots.Chart:
+    """The most bent of some paths, cut into `count` segments, from step `start` of 48: the jumps a student must learn."""
+    return _segmented(teacher, data, count, start, seed)[0]
+
+
+def segment_viewer(teacher, data: Tensor) -> w.VBox:
+    """Turn the number of segments and the start: path, jumps, edges."""
+    counts = [n for n in range(1, FINE + 1) if FINE % n == 0]
+    return live(
+        lambda count, start, seed: _segmented(teacher, data, count, start, seed),
+        count=w.SelectionSlider(options=counts, value=3, description="segments", continuous_update=False),
+        start=_slider(w.IntSlider, 0, 0, FINE - 1, 1, "start"), seed=_slider(w.IntSlider, 0, 0, 20, 1, "seed"),
     )  # fmt: skip

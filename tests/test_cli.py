@@ -17,7 +17,7 @@ from PIL import Image
 
 from hb import evaluate
 from hb.cli import build_parser, main
-from hb.commands import output, report, train, use
+from hb.commands import output, report, runs, train, use
 from hb.commands.demo import SCENE, questions
 from hb.data import pick
 from hb.engine import load
@@ -205,9 +205,9 @@ def test_a_folder_is_replaced_file_by_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train._replace_folder(folder, fails)
+        runs.replace_folder(folder, fails)
     assert (folder / "weights").read_text() == "old" and list(tmp_path.iterdir()) == [folder]
-    train._replace_folder(folder, lambda part: (part / "weights").write_text("new"))
+    runs.replace_folder(folder, lambda part: (part / "weights").write_text("new"))
     assert (folder / "weights").read_text() == "new" and list(tmp_path.iterdir()) == [folder]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hb import exercises
+from hb.distill.losses import matching_direction
 from hb.flow import interpolate, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.model.layers import RMSNorm
@@ -57,6 +58,25 @@ def _values(confidence, parents):
     return torch.stack([confidence[row].prod() for row in _above(parents)])
 
 
+def _kept(s, t):
+    """Of a noised point, what the best guess of data N(0, s^2) keeps."""
+    return (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2)
+
+
+def _wanted(v, no_text, scale, inside, start=None, off=None):
+    g = (no_text if start is None else start) + scale[:, None, None] * (v - no_text)
+    return torch.where(inside[:, None, None], g, v if off is None else off)
+
+
+def _further(x, t, s, velocity):
+    return jump(x, velocity(x, t), t, s)
+
+
+def _jump_by(x, asked_at, t, s, velocity):
+    """The velocity of one time, for the step of another."""
+    return jump(x, velocity(x, asked_at), t, s)
+
+
 def _says(thing, wish):
     return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
 
@@ -85,6 +105,17 @@ RIGHT = {
     "6.1": lambda parents: _above(parents),
     "6.2": lambda confidence, parents: _values(confidence, parents).sum(),
     "6.3": lambda tokens, cost, reach, extra: (tokens + reach) / (cost + extra) > tokens / cost,
+    "7.1": lambda v, no_text, scale, t, low: _wanted(v, no_text, scale, t > low),
+    "7.2": lambda said, v, no_text: ((said - no_text) * (v - no_text)).sum() / (v - no_text).square().sum(),
+    "7.3": (4 + 3) / 2,
+    "7.4": 132 / 50,
+    "8.1": lambda x_t, x_s, t, s: (x_s - x_t) / (s - t)[:, None],
+    "8.2": lambda n, fine, segments: (n // (fine // segments) + 1) * (fine // segments),
+    "8.3": lambda n, edge, share: n + 1 + int(share * (edge - n)),
+    "8.4": lambda x, t, m, e, teacher, slow: _further(_further(x, t, m, teacher), m, e, slow),
+    "9.1": lambda x0, real, fake: (fake - real) / (x0 - real).abs().mean((1, 2), keepdim=True),
+    "9.2": lambda s, t: s**2 * (1 - t) / t,
+    "9.3": lambda t, grid: (grid > t[:, None]).sum(1) - 1,
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -219,6 +250,89 @@ WRONG = {
         lambda tokens, cost, reach, extra: (tokens + reach) / (cost + extra) <= tokens / cost,
         lambda tokens, cost, reach, extra: False,
     ],
+    "7.1": [
+        lambda v, n, s, t, low: _wanted(v, n, s, t > -1),
+        lambda v, n, s, t, low: _wanted(v, n, s, t <= low),
+        lambda v, n, s, t, low: _wanted(v, n, s, t >= low),
+        lambda v, n, s, t, low: _wanted(v, n, s, t > low, start=v),
+        lambda v, n, s, t, low: _wanted(v, n, s, t > low, off=n),
+        lambda v, n, s, t, low: n + s * (v - n),
+        lambda v, n, s, t, low: _wanted(v, n, s[:1].expand(4), t > low),
+        lambda v, n, s, t, low: v,
+    ],
+    "7.2": [
+        lambda said, v, n: ((said - v) * (v - n)).sum() / (v - n).square().sum(),
+        lambda said, v, n: (said - n).norm() / (v - n).norm(),
+        lambda said, v, n: ((said - n) * (v - n)).sum() / (v - n).norm(),
+        lambda said, v, n: ((said - n) * (n - v)).sum() / (v - n).square().sum(),
+        lambda said, v, n: (said * (v - n)).sum() / (v - n).square().sum(),
+        lambda said, v, n: ((said - n) / (v - n)).mean(),
+        lambda said, v, n: ((said - n) * (v - n)).sum(1) / (v - n).square().sum(1),
+    ],
+    "7.3": [3.0, 4.0, 1.0, 3.75, 2.5, 5, "3.5"],
+    "7.4": [3.0, 2.0, 50 / 132, 22.0, 91 / 50, 132],
+    "8.1": [
+        lambda x_t, x_s, t, s: (x_t - x_s) / (s - t)[:, None],
+        lambda x_t, x_s, t, s: x_t - x_s,
+        lambda x_t, x_s, t, s: (x_s - x_t) * (s - t)[:, None],
+        lambda x_t, x_s, t, s: (x_t - x_s) / t[:, None],
+        lambda x_t, x_s, t, s: (x_s - x_t) / (s - t),
+        lambda x_t, x_s, t, s: x_s,
+    ],
+    "8.2": [
+        lambda n, fine, k: n // (fine // k) * (fine // k),
+        lambda n, fine, k: -(-n // (fine // k)) * (fine // k),
+        lambda n, fine, k: (n // (fine // k) + 1) * (fine // k) - 1,
+        lambda n, fine, k: n // (fine // k) + 1,
+        lambda n, fine, k: (n // k + 1) * k,
+        lambda n, fine, k: fine,
+        lambda n, fine, k: n + fine // k,
+    ],
+    "8.3": [
+        lambda n, edge, share: n + int(share * (edge - n)),
+        lambda n, edge, share: n + int(share * (edge - n + 1)),
+        lambda n, edge, share: n + 1 + int(share * (edge - n - 1)),
+        lambda n, edge, share: edge,
+        lambda n, edge, share: n + 1 + share * (edge - n),
+        lambda n, edge, share: n + 1 + round(share * (edge - n - 1)),
+        lambda n, edge, share: int(share * edge),
+    ],
+    "8.4": [
+        lambda x, t, m, e, teacher, slow: _jump_by(_further(x, t, m, teacher), t, m, e, slow),
+        lambda x, t, m, e, teacher, slow: jump(_further(x, t, m, teacher), slow(x, t), m, e),
+        lambda x, t, m, e, teacher, slow: jump(x, slow(_further(x, t, m, teacher), m), m, e),
+        lambda x, t, m, e, teacher, slow: _further(x, t, e, slow),
+        lambda x, t, m, e, teacher, slow: _further(_further(x, t, m, teacher), m, e, teacher),
+        lambda x, t, m, e, teacher, slow: _further(_further(x, t, m, slow), m, e, teacher),
+        lambda x, t, m, e, teacher, slow: _further(x, t, m, teacher),
+    ],
+    "9.1": [
+        lambda x0, real, fake: (real - fake) / (x0 - real).abs().mean((1, 2), keepdim=True),
+        lambda x0, real, fake: fake - real,
+        lambda x0, real, fake: (fake - real) / (x0 - real).abs().mean(),
+        lambda x0, real, fake: (fake - real) / (x0 - real).abs().mean(0, keepdim=True),
+        lambda x0, real, fake: (fake - real) / (x0 - fake).abs().mean((1, 2), keepdim=True),
+        lambda x0, real, fake: (fake - real) / (x0 - real).abs(),
+        lambda x0, real, fake: (fake - real) / (x0 - real).flatten(1).norm(dim=1)[:, None, None],
+        lambda x0, real, fake: fake - x0,
+    ],
+    "9.2": [
+        lambda s, t: s,
+        lambda s, t: _kept(s, t) * t,
+        lambda s, t: _kept(s, t) * t / (1 - _kept(s, t)),
+        lambda s, t: s**2 * t / (1 - t),
+        lambda s, t: (1 - t) / t,
+        lambda s, t: s * (1 - t) / t,
+        lambda s, t: 1 - t,
+    ],
+    "9.3": [
+        lambda t, grid: (grid > t[:, None]).sum(1),
+        lambda t, grid: (grid <= t[:, None]).sum(1),
+        lambda t, grid: (grid - t[:, None]).abs().argmin(1),
+        lambda t, grid: ((len(grid) - 1) * (1 - t)).long(),
+        lambda t, grid: grid[(grid > t[:, None]).sum(1) - 1],
+        lambda t, grid: 0,
+    ],
 }
 
 
@@ -280,3 +394,25 @@ def test_hints_name_the_mistake(capsys):
     assert "-1" in capsys.readouterr().out
     exercises.check("6.3", lambda tokens, cost, reach, extra: reach > extra)
     assert "plain step" in capsys.readouterr().out
+    exercises.check("7.1", lambda v, n, s, t, low: _wanted(v, n, s, t > -1))
+    assert "interval" in capsys.readouterr().out
+    exercises.check("8.2", lambda n, fine, k: n // (fine // k) * (fine // k))
+    assert "upper edge" in capsys.readouterr().out
+    exercises.check("9.1", WRONG["9.1"][0])
+    assert "against" in capsys.readouterr().out
+    exercises.check("9.2", lambda s, t: s)
+    assert "fresh" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("9.1", matching_direction),
+        ("9.2", lambda s, t: _kept(s, t) * t / (1 - _kept(s, t) * (1 - t))),
+        ("9.3", lambda t, grid: torch.searchsorted(-grid, -t) - 1),
+        ("9.3", lambda t, grid: [max(j for j, g in enumerate(grid) if g > time) for time in t]),
+    ],
+)
+def test_other_right_answers_pass_too(name, answer, capsys):
+    exercises.check(name, answer)
+    assert capsys.readouterr().out == f"✓ {name}\n"

@@ -195,3 +195,22 @@ def test_attention_written_out_is_the_fused_one():
     assert torch.allclose(attend(q, k, v, float_mask), attend(q, k, v, mask), atol=1e-12)
     with torch.no_grad():
         assert written_out(mask, q) is mask
+
+
+def test_a_fresh_model_does_not_drown_its_words():
+    """At the start, what the layers add to a word is of the word's own size at most."""
+    fresh, trace = Bagel(CONFIG, MARKERS), []
+    initialise(fresh, torch.Generator().manual_seed(0))
+    ids = torch.arange(5, 35)[None]
+    fresh.read_ids(fresh.empty(1), ids, trace=trace)
+    size = [float(state.square().mean().sqrt()) for state in trace]
+    assert 0.8 < size[0] < 1.2 and size[-1] < 2 * size[0]
+
+
+def test_a_fresh_tower_knows_its_neighbours():
+    fresh = Bagel(CONFIG, MARKERS)
+    initialise(fresh, torch.Generator().manual_seed(0))
+    places = fresh.vit_model.vision_model.embeddings.position_embedding.weight.detach()
+    here, beside, below, far = places[0], places[1], places[CONFIG.vision.side], places[-1]
+    assert (here - beside).norm() == pytest.approx(float((here - below).norm()), rel=1e-5)
+    assert (here - beside).norm() < 0.8 * (here - far).norm()

@@ -310,7 +310,12 @@ def _self_mask(n: int, past: int, device) -> Tensor:
 
 
 def initialise(model: Bagel, generator: torch.Generator) -> None:
-    """Fresh weights: normal(0, 0.02) as Qwen2, output projections smaller by the depth, llm2vae zero as BAGEL."""
+    """Fresh weights: normal, of standard deviation 1 / sqrt(inputs), output projections smaller by the depth, llm2vae zero
+    as BAGEL; words of deviation 1; the tower's places sines and cosines of short waves, so that neighbours begin alike.
+
+    Differs from Qwen2, which begins everything at 0.02. Beside matrices that Muon moves, words that small are drowned by the
+    first layer: after 1,560 steps nano's had grown to 0.1 in a stream of 70, and what a word was could hardly be read.
+    """
     depth = model.config.llm.num_hidden_layers
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -318,9 +323,10 @@ def initialise(model: Bagel, generator: torch.Generator) -> None:
                 continue
             if p.ndim < 2:
                 p.zero_()
-            else:
-                std = 0.02 if "embed" in name else p.size(1) ** -0.5
-                if name.endswith(("o_proj.weight", "o_proj_moe_gen.weight", "down_proj.weight", "out_proj.weight")):
-                    std /= (2 * depth) ** 0.5
-                p.copy_(torch.randn(p.shape, generator=generator) * std)
+                continue
+            std = 1.0 if name.endswith("embed_tokens.weight") else p.size(1) ** -0.5
+            if name.endswith(("o_proj.weight", "o_proj_moe_gen.weight", "down_proj.weight", "out_proj.weight")):
+                std /= (2 * depth) ** 0.5
+            p.copy_(torch.randn(p.shape, generator=generator) * std)
+        model.vit_model.begin_places()
         model.llm2vae.weight.zero_()

@@ -57,6 +57,13 @@ class VisionTower(nn.Module):
         """places: row of the position table for each patch, `table_rows(rows, columns, side)`."""
         return self.vision_model(patches, places)
 
+    @torch.no_grad()
+    def begin_places(self) -> None:
+        """Places as sines and cosines of short waves: drawn at random, they must first find out who is next to whom."""
+        table = self.vision_model.embeddings.position_embedding.weight
+        if table.size(1) % 4 == 0:
+            table.copy_(sincos_table(self.config.side, table.size(1), base=20.0))
+
 
 class Connector(nn.Module):
     """Two linear layers with a tanh-GELU between: tower width to decoder width."""

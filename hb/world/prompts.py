@@ -53,16 +53,16 @@ def pick_two(rng: Generator, options: Sequence):
     return options[i], options[j + (j >= i)]
 
 
-def sample_request(task: str, rng: Generator) -> Request:
+def sample_request(task: str, rng: Generator, skew: float = 1.0) -> Request:
     """What a prompt of this task asks for.
 
     single        one shape                       colors        one colored shape
     two           two different shapes            position      two different shapes and a relation
     counting      two to four of one shape        attribution   two different shapes, each with its own color
-    rich          one to four things; anything may be said or unsaid
+    rich          one to four things; anything may be said or unsaid, and with a skew below 1 more is said
     """
     if task == "rich":
-        return _sample_rich(rng)
+        return _sample_rich(rng, skew)
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; choose from {', '.join(TASKS)}")
     if task in ("single", "counting", "colors"):
@@ -82,8 +82,8 @@ def _with_extras(wish: Wish, rng: Generator) -> Wish:
     return Wish(wish.shape, wish.color, size, texture)
 
 
-def _sample_rich(rng: Generator) -> Request:
-    fullness = rng.random() ** 0.5  # some prompts say nearly nothing, most say much: what is said need not be guessed
+def _sample_rich(rng: Generator, skew: float) -> Request:
+    fullness = rng.random() ** skew  # some prompts say nearly all, some nearly nothing
     count = pick(rng, range(1, MAX_THINGS + 1))
     relation = pick(rng, RELATIONS) if count > 1 and rng.random() < 0.3 else None
     wishes: list[Wish] = []
