@@ -279,11 +279,6 @@ def _train(verbs):
     )  # fmt: skip
     autoencoder.add_argument("--decoder-only", action="store_true",
                              help="with --start-from: sharpen the decoder, and leave latents as they are")  # fmt: skip
-    autoencoder.add_argument("--noise", type=float, metavar="SHARE",
-                             help="train with noise of this share of the latents' deviation, for a smoother code and a "
-                                  "decoder that forgives (default: a noise that is learnt, and ends near 0.04)")  # fmt: skip
-    autoencoder.add_argument("--halves", type=float, default=0.0, metavar="W",
-                             help="weight of decoding latents at half their scale, for a smoother code (default: %(default)s)")  # fmt: skip
     _stage(
         stages, "eyes", "optional: the vision tower, schooled before it has to talk (minutes)",
         "School the vision tower: what lies under every patch, of what shape, color, size and texture, and where its centre\n"

@@ -44,51 +44,28 @@ class AutoencoderTraining(L.LightningModule):
     Kullback-Leibler divergence per latent value from N(0, 1) (Kingma & Welling 2014). FLUX adds perceptual and
     adversarial losses; flat shapes do not need them.
 
-    noise: instead of a noise that is learnt, one of this share of the latents' own deviation, whatever their scale. At a few
-    hundredths (where the learnt one ends) a code is as sharp as the encoder likes, and moving a thing by three pixels gives an
-    unrelated latent, which is hard to learn to draw. At 0.3 what looks alike must be coded alike, and the decoder forgives
-    errors of that size. The log-variance then learns to say that noise.
-
-    halves: weight of a second errand: latents at half the scale must decode to the picture at half the scale (EQ-VAE,
-    Kouzelis et al. 2025, arXiv 2502.09509), so that what neighbouring latents share means something.
-
     decoder_only: the encoder stays as it is, so latents keep their meaning and a teacher trained on them stays good.
     """
 
     def __init__(self, config: AutoencoderConfig, *, total: int, lr: float = 0.02, kl: float = 2e-4, seed: int = 0,
-                 noise: float | None = None, halves: float = 0.0, decoder_only: bool = False):  # fmt: skip
+                 decoder_only: bool = False):  # fmt: skip
         super().__init__()
         self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
-        self.total, self.lr, self.kl, self.seed, self.noise, self.halves = total, lr, kl, seed, noise, halves
+        self.total, self.lr, self.kl, self.seed = total, lr, kl, seed
         self.autoencoder.encoder.requires_grad_(not decoder_only)
-
-    def _unlike(self, z: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean absolute errors of what the decoder makes of z: of pixels, and of their steps to the next."""
-        error = self.autoencoder.decoder(z).float() - pictures
-        return error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-
-    rises = 600  # steps until divergence and noise weigh in full
 
     def losses(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pixel, edge and divergence losses, and the share of noise in the latents, for the posterior's draw `eps`."""
         mean, logvar = self.autoencoder.moments(pictures)
         mean, logvar = mean.float(), logvar.float().clamp(-20, 10)
-        if self.noise is None:
-            z = mean + (0.5 * logvar).exp() * eps
-            divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        else:
-            # of the latents' own deviation, or the encoder would outgrow the noise
-            added = self.noise * min(1.0, (self.global_step + 1) / self.rises) * mean.std()
-            z = mean + added * eps
-            wanted = 2 * (self.noise * mean.std().detach()).log()
-            divergence = mean.std().log().square() + (logvar - wanted).square().mean()
-        pixel, edge = self._unlike(z, pictures)
-        if self.halves:
-            some = slice(0, len(z) // 2)
-            half = self._unlike(F.avg_pool2d(z[some], 2), F.avg_pool2d(pictures[some], 2))
-            pixel, edge = pixel + self.halves * half[0], edge + self.halves * half[1]
+        z = mean + (0.5 * logvar).exp() * eps
+        back = self.autoencoder.decoder(z).float()
+        error = back - pictures
+        pixel = error.abs().mean()
+        edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return pixel, edge, divergence, (0.5 * logvar).exp().mean() / mean.std()
 
     def training_step(self, batch, batch_idx):
@@ -100,7 +77,7 @@ class AutoencoderTraining(L.LightningModule):
         metrics = dict(pixel=pixel, edge=edge, kl=divergence, noise_share=noise_share)
         self.log_dict(metrics, prog_bar=True)
         # from the start, the divergence wins: optimisers that normalise gradients follow its steady pull into collapse
-        weight = self.kl * min(1.0, self.global_step / self.rises)
+        weight = self.kl * min(1.0, self.global_step / 600)
         return pixel + edge + weight * divergence
 
     def configure_optimizers(self):
@@ -267,8 +244,7 @@ def _has_fast_bfloat16() -> bool:
 
 def train_autoencoder(
     folder: Path, config: BagelConfig, *, steps: int, batch: int = 40, lr: float = 0.008, seed: int = 0,
-    precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, noise: float | None = None,
-    halves: float = 0.0, **trainer,
+    precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, **trainer,
 ) -> Autoencoder:
     """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance.
 
@@ -278,8 +254,7 @@ def train_autoencoder(
         raise ValueError("training the decoder alone needs an autoencoder to start from")
     side = config.picture_side
     plain = replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0)
-    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only, noise=noise,
-                                 halves=halves)  # fmt: skip
+    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only)
     if start_from is not None:
         module.autoencoder.load_state_dict(start_from.state_dict())
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)

@@ -262,34 +262,3 @@ def test_the_log_of_a_resumed_run_counts_each_step_once(text, pool, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [r["step"] for r in rows]
     assert [s for s in steps if s < 8] == list(range(1, 8)) and [r["seconds"] for r in rows] == sorted(r["seconds"] for r in rows)
-
-
-def decoded(training, pictures, eps):
-    """What the decoder is given in a step, and the latents' means."""
-    seen = []
-    handle = training.autoencoder.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-    training.losses(pictures, eps)
-    handle.remove()
-    return seen, training.autoencoder.moments(pictures)[0].detach()
-
-
-def test_the_autoencoders_noise_is_a_share_of_its_latents_whatever_their_scale():
-    pictures = random_pictures(4, 64, seed=0, step=0)
-    training = AutoencoderTraining(tiny_config(600).autoencoder, total=10, noise=0.5)
-    training.rises = 1
-    eps = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    for scale in (1.0, 7.0):
-        with torch.no_grad():
-            training.autoencoder.encoder.conv_out.weight[:4] *= scale
-        (given,), mean = decoded(training, pictures, eps)
-        assert torch.allclose((given - mean) / mean.std(), 0.5 * eps, atol=1e-5)
-
-
-def test_half_the_scale_is_a_second_errand():
-    pictures = random_pictures(4, 64, seed=0, step=0)
-    eps = torch.zeros(4, 4, 8, 8)
-    whole, both = (AutoencoderTraining(tiny_config(600).autoencoder, total=10, halves=h) for h in (0.0, 0.5))
-    both.autoencoder.load_state_dict(whole.autoencoder.state_dict())
-    (given, half), _ = decoded(both, pictures, eps)
-    assert torch.allclose(half, torch.nn.functional.avg_pool2d(given[:2], 2))
-    assert both.losses(pictures, eps)[0] > whole.losses(pictures, eps)[0]

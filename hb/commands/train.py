@@ -66,12 +66,11 @@ def tokenizer(args) -> None:
 def autoencoder(args) -> None:
     config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
-    facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only, noise=args.noise,
-                 halves=args.halves)  # fmt: skip
+    facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only)
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
         train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start,
-        decoder_only=args.decoder_only, noise=args.noise, halves=args.halves, **trainer_options(args),
+        decoder_only=args.decoder_only, **trainer_options(args),
     )  # fmt: skip
     if not is_first_process():
         return
