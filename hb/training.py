@@ -57,7 +57,8 @@ class _Steps(Dataset):
         self.data = data
 
     def __len__(self):
-        return max(0, self.data.steps - self.data.start)  # a run made shorter than it already is has nothing left to do
+        # of the whole run: Lightning counts the batches before the interruption as fetched, and would begin again too soon
+        return self.data.steps
 
     def __getitem__(self, i):
         if i >= len(self):

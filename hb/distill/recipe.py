@@ -89,12 +89,12 @@ def run_stage(
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
                          f"hb distill {missing[0]}")  # fmt: skip
     steps = steps or spec.steps
-    start = branch_of(teacher, students.get(spec.after))
     options = dict(spec.options, lr=spec.lr)
-    if spec.make is DistributionMatching:
-        options["real"] = branch_of(teacher, students["cfg"], trainable=False)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # the heads of a discriminator begin at random
+        torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random
+        start = branch_of(teacher, students.get(spec.after))
+        if spec.make is DistributionMatching:
+            options["real"] = branch_of(teacher, students["cfg"], trainable=False)
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
     sizes = dict(draw=spec.prompts, edit=spec.edits)
     data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank), steps)

@@ -90,6 +90,8 @@ class Stage(L.LightningModule):
         self.played = self.turns()
         if not any(turn.every == 1 and turn.times == 1 for turn in self.played):
             raise ValueError("one turn must play exactly once in every step: it is the clock")
+        # as asked now: a checkpoint's optimisers bring the rates of their own day along
+        self.rates = [[group["lr"] for group in turn.optimizer.param_groups] for turn in self.played]
         return [turn.optimizer for turn in self.played]
 
     def on_fit_start(self):
@@ -103,13 +105,15 @@ class Stage(L.LightningModule):
         ground = self.play(round_, dice)
         clock = next(turn for turn in self.played if turn.every == 1 and turn.times == 1)
         factor = warmup_constant_decay(step, total=self.total, warmup=20, decay=self.decay)
-        for turn, optimizer in zip(self.played, self._optimizers()):
+        for turn, optimizer, rates in zip(self.played, self._optimizers(), self.rates):
             if step % turn.every:
                 continue
+            for group, rate in zip(optimizer.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
             for _ in range(turn.times):
                 loss = turn.loss(ground, dice)
-                self._check(turn.name, loss)
-                self.move(turn, optimizer, loss, factor, counts=turn is clock)
+                self._check(turn.name, loss, step)
+                self.move(turn, optimizer, loss, counts=turn is clock)
             self.facts[turn.name] = float(loss.detach())
         self.average.follow(self.student, self.kept)
         self.log_dict(self.facts, prog_bar=True)
@@ -118,29 +122,26 @@ class Stage(L.LightningModule):
         optimizers = self.optimizers()
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def move(self, turn: Turn, optimizer, loss: Tensor, factor: float, counts: bool) -> None:
+    def move(self, turn: Turn, optimizer, loss: Tensor, counts: bool) -> None:
         """One step of one network: gradients land on this turn's weights and nowhere else."""
         plain = optimizer.optimizer
         plain.zero_grad(set_to_none=True)
         loss.backward(inputs=list(turn.params))
         nn.utils.clip_grad_norm_(turn.params, 1.0)
-        for group in plain.param_groups:
-            group.setdefault("usual_lr", group["lr"])
-            group["lr"] = group["usual_lr"] * factor
         # Lightning counts each step of each of its optimisers; a step of the game shall count once
         (optimizer if counts else plain).step()
         plain.zero_grad(set_to_none=True)
 
-    def _check(self, name: str, loss: Tensor) -> None:
+    def _check(self, name: str, loss: Tensor, step: int) -> None:
         watched = self.facts.get(self.watched, 0.0)
         if not bool(torch.isfinite(loss)):
-            what = f"the {name}'s loss is {float(loss)}"
+            what = f"the {name}'s loss is {float(loss.detach())}"
         elif watched > self.limit:
             what = f"{self.watched} is {watched:.3g}, above {self.limit:g}"
         else:
             return
         raise Diverged(
-            f"diverged at step {self.global_step}: {what}. The last checkpoint is kept; go on from it with a smaller --lr, "
+            f"diverged at step {step}: {what}. The last checkpoint is kept; go on from it with a smaller --lr, "
             "or begin again with --fresh"
         )
 

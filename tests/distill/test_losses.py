@@ -134,10 +134,12 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch):
     a = torch.tensor(a, dtype=WIDE, requires_grad=True)
     still = a.detach()
     blob = lambda std: law(GaussianMixture(torch.zeros(1, 1, dtype=WIDE), torch.as_tensor(std, dtype=WIDE).reshape(1)))
-    sees_through = lambda y, t: (1 - still) * y / ((1 - t) * still + t)[:, None]  # y = ((1 - t) a + t) z: back to z, to x0
+    # y = ((1 - t) a + t) z: back to z, and so to x0
+    sees_through = lambda y, t: (1 - still) * y / ((1 - t) * still + t)[:, None]
+    fake = law(sees_through) if way == "coupled" else blob(still)
     stage = bare(
-        DistributionMatching, student=law(lambda x, t: (1 - a) * x), real=blob(s), times=(0.02, 0.98), shift=shift,
-        fake=law(sees_through) if way == "coupled" else blob(still), renoise_student=way, weighted=False, grid=time_grid(1),
+        DistributionMatching, student=law(lambda x, t: (1 - a) * x), real=blob(s), fake=fake, times=(0.02, 0.98),
+        shift=shift, renoise_student=way, weighted=False, grid=time_grid(1),
     )  # fmt: skip
     rollout = Rollout(nothing_read(z), stage.grid, (z, still * z))
     slope = torch.autograd.grad(stage.student_loss(rollout, dice()), a)[0].item()
@@ -146,7 +148,7 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch):
 
 @pytest.mark.parametrize("shift, s, share", TABLE)
 def test_literal_stage_three_ends_where_the_table_says(shift, s, share, monkeypatch):
-    """Its slope is linear in a, rises, and vanishes at a*: below it a grows, above it shrinks, and so at the right law s."""
+    """Its slope is linear in a and vanishes at a*: below it a grows, above it shrinks, and so it does at s itself."""
     slope = lambda a: slope_of_stage_three(a, s, "coupled", shift, monkeypatch)[0]
     low, high = slope(0.0), slope(s)
     end = s * low / (low - high)
@@ -248,8 +250,10 @@ TESTS = [lambda x: torch.ones_like(x), lambda x: x, lambda x: x.square(), lambda
 @pytest.mark.parametrize("t", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("kind", ["points", "blobs"])
 def test_with_fresh_noise_the_fake_score_learns_the_exact_velocity_of_the_student(kind, t, monkeypatch):
-    """No function of x correlates with what is left, E[(wanted - v(x, t)) g(x)] = 0: so v is the expectation given x. Data and
-    noise are summed out, by weights (the three points) and Gauss-Hermite (noise, and the width of a blob)."""
+    """No function of x correlates with what is left, E[(wanted - v(x, t)) g(x)] = 0: so v is the expectation given x.
+
+    Data and noise are summed out, by weights (the three points) and Gauss-Hermite (noise, and the width of a blob).
+    """
     nodes, weights = GAUSS[0], GAUSS[1] / GAUSS[1].sum()
     chance = torch.tensor([0.5, 0.3, 0.2], dtype=WIDE)
     if kind == "points":

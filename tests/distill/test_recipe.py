@@ -1,0 +1,248 @@
+"""A stage that is interrupted goes on as if nothing had been, and what it leaves opens beside its own teacher alone."""
+
+import copy
+import json
+import signal
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, run_stage
+from hb.distill.stage import Stage
+from hb.engine import Model
+from hb.flow import time_grid
+from hb.model.checkpoint import CheckpointError
+from hb.model.guided import generation_weights
+from hb.parcels import STUDENT, Student, fingerprint
+from tests.distill.conftest import GUIDANCE, round_of
+
+STEPS = 6
+
+
+def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, **changes) -> Student:
+    """A stage as the recipe has it, but small. luck: what PyTorch's own dice stand at when it begins."""
+    spec = replace(STAGES[name], **dict(prompts=1, edits=2, lr=20 * STAGES[name].lr) | changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(luck)
+        return run_stage(name, folder, teacher, pool, guidance=GUIDANCE, students=students, spec=spec, steps=steps,
+                         bar=False, accelerator="cpu", save_every=4)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def students(teacher, pool, tmp_path_factory) -> dict[str, Student]:
+    """The recipe in one go."""
+    done = {}
+    for name in SIX_NFE:
+        done[name] = run(name, tmp_path_factory.mktemp(name), teacher, pool, done)
+    return done
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def trip(monkeypatch, at, cut):
+    """Something happens in step `at`: cut() is called."""
+    step_of = Stage.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == at:
+            cut()
+        return step_of(self, batch, batch_idx)
+
+    monkeypatch.setattr(Stage, "training_step", training_step)
+
+
+def power_cut():
+    raise RuntimeError("power cut")
+
+
+def ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+CTRL_C, POWER_CUT = (ctrl_c, KeyboardInterrupt), (power_cut, RuntimeError)
+
+
+@pytest.mark.parametrize("name, cut", [("cfg", CTRL_C), ("tscd", CTRL_C), ("dmdo", CTRL_C), ("dmdo", POWER_CUT)])
+def test_a_stage_cut_off_ends_with_the_same_student(name, cut, teacher, pool, students, tmp_path, monkeypatch):
+    """Ctrl-C ends after its step and saves; a power cut falls back to the last checkpoint."""
+    (interrupt, error), at = cut, 2 if cut is CTRL_C else 5
+    before = {n: students[n] for n in SIX_NFE[: SIX_NFE.index(name)]}
+    with monkeypatch.context() as patch:
+        trip(patch, at, interrupt)
+        with pytest.raises(error):
+            run(name, tmp_path, teacher, pool, before)
+    assert not (tmp_path / f"sheet-{STEPS:06}.png").exists()
+    resumed = run(name, tmp_path, teacher, pool, before)
+    assert same(resumed.weights, students[name].weights) and resumed.to_dict() == students[name].to_dict()
+    assert (tmp_path / f"sheet-{STEPS:06}.png").exists()
+    start = generation_weights(branch_of(teacher, before.get(STAGES[name].after)).model)
+    assert not same(start, resumed.weights)  # it was trained at all
+
+
+def test_a_stage_cut_off_before_its_half_ends_with_the_same_student(teacher, pool, students, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        trip(patch, 1, ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            run("cfg", tmp_path, teacher, pool, {})
+    assert same(run("cfg", tmp_path, teacher, pool, {}).weights, students["cfg"].weights)
+
+
+@pytest.mark.parametrize("name", ["cfg", "tscd"])
+def test_a_seed_names_a_run(name, teacher, pool, students, tmp_path):
+    """Whatever PyTorch's own dice were used for before."""
+    one, other = (run(name, tmp_path / str(luck), teacher, pool, students, steps=1, luck=luck) for luck in (0, 1))
+    assert same(one.weights, other.weights)
+
+
+def test_a_stage_that_is_finished_gives_its_student_again(teacher, pool, students, tmp_path):
+    first = run("cfg", tmp_path, teacher, pool, {}, steps=2)
+    assert same(run("cfg", tmp_path, teacher, pool, {}, steps=2).weights, first.weights)
+
+
+def test_a_run_that_goes_on_with_a_smaller_rate_learns_at_that_rate(teacher, pool, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        trip(patch, 2, ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            run("cfg", tmp_path, teacher, pool, {}, lr=0.1)
+    run("cfg", tmp_path, teacher, pool, {}, lr=0.001)
+    rate = [json.loads(line)["lr"] for line in (tmp_path / "log.jsonl").read_text().splitlines()][-1]
+    assert 0 < rate <= 0.001
+
+
+@pytest.mark.parametrize(
+    "name, there, missing",
+    [("tscd", (), "cfg"), ("dmdo", ("cfg",), "tscd"), ("lcm", (), "cfg"), ("dmdo", ("tscd",), "cfg")],
+)
+def test_a_stage_whose_beginning_is_missing_is_refused(name, there, missing, teacher, pool, students, tmp_path):
+    begins = f"'{name}' begins with the student of '{missing}', which is not there; run it first: hb distill {missing}"
+    with pytest.raises(ValueError, match=begins):
+        run(name, tmp_path, teacher, pool, {n: students[n] for n in there})
+    assert not any(tmp_path.iterdir())
+
+
+def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students, tmp_path, monkeypatch):
+    """Before its first step: the student, its average, the two scores and the stepper."""
+    met = {}
+    monkeypatch.setattr(Stage, "training_step", lambda stage, *_: met.update(stage=stage) or power_cut())
+    for name in SIX_NFE:
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(name, tmp_path / name, teacher, pool, students)
+        parts = dict(met["stage"].named_children())
+        begins = dict(cfg={}, tscd=dict(student="cfg", average="cfg", stepper="cfg"),
+                      dmdo=dict(student="tscd", average="tscd", real="cfg", fake="cfg"))[name]  # fmt: skip
+        for part, parcel in begins.items():
+            assert same(dict(generation_weights(parts[part].model)), students[parcel].weights)
+        if name == "tscd":
+            assert same(dict(generation_weights(parts["discriminator"].backbone.model)), students["cfg"].weights)
+        if name == "cfg":
+            theirs = generation_weights(teacher)
+            mine = generation_weights(parts["student"].model)
+            assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in theirs.items())
+        trains = {n.split(".")[0] for n, p in met["stage"].named_parameters() if p.requires_grad}
+        assert trains == dict(cfg={"student"}, tscd={"student", "discriminator"}, dmdo={"student", "fake"})[name]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_that_is_listed_leaves_a_student_that_draws_in_six(name, model, pool, students, tmp_path):
+    before, teacher = fingerprint(model.bagel), model.bagel
+    parcel = students[name] if name in students else run(name, tmp_path, teacher, pool, students, steps=1)
+    assert fingerprint(teacher) == before == parcel.teacher
+    json.dumps(parcel.to_dict())
+    spec = STAGES[name]
+    assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default) == (
+        spec.evaluations, spec.sampler, spec.any_steps, spec.default
+    )  # fmt: skip
+    drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=6)
+    assert drawn.nfe == 6 and bool(drawn.pixels.isfinite().all())
+
+
+def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
+    assert [name for name, spec in STAGES.items() if spec.default and spec.evaluations == 6] == ["dmdo"]
+    assert all(spec.after in (None, *STAGES) for spec in STAGES.values())
+    for spec in STAGES.values():
+        kept = json.loads(json.dumps(_plain(asdict(spec))))
+        assert kept["lr"] == spec.lr and "make" not in kept
+
+
+# ---- parcels --------------------------------------------------------------------------------------------------------
+
+
+def test_a_student_survives_its_files_in_half_precision(teacher, pool, students, tmp_path):
+    students["dmdo"].save(tmp_path)
+    back = Student.load(tmp_path)
+    assert back.to_dict() == students["dmdo"].to_dict()
+    assert same(back.weights, {k: v.half() for k, v in students["dmdo"].weights.items()})
+    round_ = round_of(teacher, pool, "edit")
+    x, t = round_.latent, torch.full((round_.size,), 0.6)
+    with torch.no_grad():
+        said, again, plain = (
+            parcel.open(teacher).velocity(x, t, round_.full, **round_.scales)
+            for parcel in (students["dmdo"], back, students["cfg"])
+        )
+    assert (said - again).abs().max() < 0.02 * said.abs().max() and not torch.allclose(said, plain, atol=1e-3)
+
+
+def test_an_opened_student_has_the_parcels_weights_beside_an_untouched_teacher(teacher, students):
+    before = fingerprint(teacher)
+    opened = students["tscd"].open(teacher)
+    assert same(dict(generation_weights(opened)), students["tscd"].weights)
+    assert opened.language_model.lm_head.weight is teacher.language_model.lm_head.weight
+    assert fingerprint(teacher) == before
+    with torch.no_grad():
+        opened.llm2vae.weight.zero_()
+    assert students["tscd"].weights["llm2vae.weight"].any()  # copied, not lent
+
+
+def test_another_teachers_student_is_refused_in_words(tiny, teacher, students):
+    with pytest.raises(CheckpointError, match=f"made from another teacher .its fingerprint is {fingerprint(teacher)}"):
+        students["cfg"].open(tiny.bagel)
+
+
+def test_in_half_precision_a_teacher_is_taken_at_its_word(teacher, students):
+    half = copy.deepcopy(teacher).half()
+    opened = students["cfg"].open(half)
+    assert opened.llm2vae.weight.dtype == torch.float16
+    assert torch.equal(opened.llm2vae.weight, students["cfg"].weights["llm2vae.weight"].half())
+
+
+def test_a_file_that_lacks_a_tensor_is_refused_in_words(teacher, students, tmp_path):
+    students["cfg"].save(tmp_path)
+    weights = load_file(tmp_path / STUDENT)
+    del weights["text_scale_embedder.mlp.2.weight"]
+    save_file(weights, tmp_path / STUDENT)
+    with pytest.raises(CheckpointError, match="does not fit its config: it lacks text_scale_embedder.mlp.2.weight"):
+        Student.load(tmp_path).open(teacher)
+
+
+def test_a_tensor_of_another_shape_or_of_the_teachers_own_side_is_refused(teacher, students):
+    weights = students["cfg"].weights
+    wide = replace(students["cfg"], weights=weights | {"llm2vae.bias": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"llm2vae.bias has shape \[3\]"):
+        wide.open(teacher)
+    reads = replace(students["cfg"], weights=weights | {"language_model.lm_head.weight": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="language_model.lm_head.weight, which this model does not have"):
+        reads.open(teacher)
+
+
+def test_a_folder_without_a_student_or_with_a_damaged_one_is_named(students, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no student.json; make a student first: hb distill six-nfe"):
+        Student.load(tmp_path)
+    students["cfg"].save(tmp_path)
+    (tmp_path / "student.json").write_text("{")
+    with pytest.raises(CheckpointError, match="student.json is damaged"):
+        Student.load(tmp_path)
+
+
+def test_a_parcel_holds_the_average_and_not_the_student(teacher, pool, students, tmp_path, monkeypatch):
+    met = {}
+    follow = Stage.on_fit_start
+    monkeypatch.setattr(Stage, "on_fit_start", lambda stage: met.update(stage=stage) or follow(stage))
+    parcel = run("cfg", tmp_path, teacher, pool, {}, steps=3)
+    stage = met["stage"]
+    assert same(dict(generation_weights(stage.average.model)), parcel.weights)
+    assert not same(dict(generation_weights(stage.student.model)), parcel.weights)
+    assert parcel.steps == 50 and len(time_grid(parcel.steps)) == 51
