@@ -562,27 +562,28 @@ def _spoken_scale(answer):
              (dot(said - no_text, push), "divide by the square of the length of v - no_text"),
              (-right, "the sign: v - no_text is where guidance pushes"),
              (dot(said, push) / dot(push, push), "take no_text off what was said first"),
-             (((said - no_text) / push).mean(), "a mean of ratios is ruled by the smallest divisors: a least-squares fit has one"),
+             (((said - no_text) / push).mean(), "a mean of ratios is ruled by its smallest divisors; sum first"),
              (((said - no_text) * push).sum(1) / (push * push).sum(1), "one number for all of them together")],
-            "dot(said - no_text, v - no_text) / dot(v - no_text, v - no_text): a least-squares fit of one number", atol=1e-4,
+            "dot(said - no_text, push) / dot(push, push) with push = v - no_text, over all points", atol=1e-4,
         )  # fmt: skip
 
 
 @exercise("7.3")
 def _untold(answer):
-    """The scale that a student speaks with who is not told it: half of the time 4, else uniform in [1, 5]."""
+    """The scale with which an untold student speaks, if half of the pictures are at 4, the others uniform in [1, 5]."""
     _number(answer, 3.5, {3.0: "that is the mean of the uniform half; the other half is always at 4",
-                          4.0: "only half of the pictures are at 4", 1.0: "not told is not unguided: it is asked for guided velocities",
+                          4.0: "only half of the pictures are at 4",
+                          1.0: "not told is not unguided: what it is shown is guided",
                           3.75: "average the two halves with equal weight: the uniform one has mean 3",
                           2.5: "the mean of [1, 5] is not 2.5, and half of the pictures are at 4"},
-            "guidance is linear in the scale, so the mean of what is asked for is guidance at the mean scale")  # fmt: skip
+            "guidance is linear in the scale, so a mean of guided velocities is guided by the mean scale")  # fmt: skip
 
 
 @exercise("7.4")
 def _edit_speed_up(answer):
     """The NFE ratio of an edit, after this stage."""
     _number(answer, 132 / 50, {3.0: "three branches, but 9 of the 50 steps are outside the interval: they pay for one",
-                               2.0: "that is the ratio for a drawing; an edit also saves the branch without the picture",
+                               2.0: "that is a drawing's ratio; an edit also saves the branch without the picture",
                                50 / 132: "that is how much cost is left; a speed-up is the old cost over the new one",
                                22.0: "that is for 6 steps; this stage leaves all 50 in place",
                                91 / 50: "count the branch without the picture too"},
@@ -610,7 +611,7 @@ def _jump_velocity(answer):
 
 @exercise("8.2")
 def _lower_edge(answer):
-    """lower_edge(n, fine, segments): place on the fine grid of the lower edge of the segment that a jump from place n is in."""
+    """lower_edge(n, fine, segments): place of the edge ahead of a jump from place n of the fine grid."""
     for fine, count in ((48, 3), (12, 4), (6, 1)):
         n = torch.arange(fine)
         size = fine // count
@@ -622,14 +623,14 @@ def _lower_edge(answer):
              (right - 1, "the edge is the first place of the next segment"),
              (n // size + 1, "that is the number of the edge; its place is so many times the size of a segment"),
              ((n // count + 1) * count, f"{fine} steps in {count} segments: a segment has {size} steps, not {count}"),
-             (torch.full_like(n, fine), "that is the end of the path: with more than one segment, jumps stop at the edge")],
+             (torch.full_like(n, fine), "that is the end of the path: jumps stop at the edge of their segment")],
             "size = fine // segments; the segment of n begins at n // size * size and ends one size later",
         )  # fmt: skip
 
 
 @exercise("8.3")
 def _end(answer):
-    """end_of(n, edge, share): where the jumps end, uniform over the places n + 1 ... edge; share is uniform in [0, 1)."""
+    """end_of(n, edge, share): where jumps end, uniform over the places n + 1 ... edge; share is uniform in [0, 1)."""
     n, edge = 17, 32
     shares = (torch.arange(150) + 0.5) / 150
     at = lambda low, high: [low + int(float(s) * (high - low)) for s in shares]
@@ -641,7 +642,7 @@ def _end(answer):
         (at(n + 1, edge), "the edge itself is never reached: there are edge - n places to choose from"),
         ([edge] * len(shares), "that is PCM: always to the edge. TSCD draws the end"),
         ([n + 1 + float(s) * (edge - n) for s in shares], "places are whole numbers: cut the product off"),
-        ([n + 1 + round(float(s) * (edge - n - 1)) for s in shares], "rounding gives the two ends half of their chance: cut off"),
+        ([n + 1 + round(float(s) * (edge - n - 1)) for s in shares], "cut off; rounding halves the chance of the ends"),
     ):
         if given == wrong:
             raise Hint(hint)
@@ -651,7 +652,7 @@ def _end(answer):
 
 @exercise("8.4")
 def _target(answer):
-    """target(x, t, m, e, teacher, slow): the teacher's small step from t to m, then the slow student's jump from there to e."""
+    """target(x, t, m, e, teacher, slow): the teacher's small step from t to m, then the slow student's jump to e."""
     x, t, m, e = torch.randn(5, 2, generator=_dice()), torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5)
     teacher, slow = lambda x, t: torch.sin(x) + t, lambda x, t: torch.cos(2 * x) * t
     lower = jump(x, teacher(x, t), t, m)
@@ -662,7 +663,7 @@ def _target(answer):
          (jump(x, slow(lower, m), m, e), "the jump starts from the lower point"),
          (jump(x, slow(lower, m), t, e), "the jump starts from the lower point, at time m"),
          (jump(x, slow(x, t), t, e), "the teacher's small step is missing: nothing would be learnt"),
-         (jump(lower, teacher(lower, m), m, e), "the long jump is the slow student's: the teacher's arrow is good for a small step only"),
+         (jump(lower, teacher(lower, m), m, e), "the long jump is the slow student's, not the teacher's"),
          (jump(lower, slow(lower, m), t, e), "from m to e: the small step has used up t - m"),
          (lower, "that is the small step; the jump to e is missing")],
         "lower = x + (m - t) teacher(x, t); then lower + (e - m) slow(lower, m)",
@@ -681,7 +682,7 @@ def _matching_direction(answer):
     scale = far.mean((1, 2), keepdim=True)
     _compare(
         _call(answer, x0, real, fake), (fake - real) / scale,
-        [((real - fake) / scale, "that is where the samples should go; a loss falls *against* its slope, so fake - real"),
+        [((real - fake) / scale, "that is where samples should go; a loss falls *against* its slope, so fake - real"),
          (fake - real, "the scale is missing: divide by the mean of |x0 - real|"),
          ((fake - real) / far.mean(), "each sample has a scale of its own: no mean over the batch"),
          ((fake - real) / (x0 - fake).abs().mean((1, 2), keepdim=True), "the scale is the distance to the real guess"),

@@ -354,6 +354,14 @@ def most_bent(paths: Tensor) -> int:
     return int((length - (paths[-1] - paths[0]).norm(dim=-1)).argmax())
 
 
+def most_arched(paths: Tensor) -> int:
+    """Which of the paths [T, N, 2] gets farthest away, sideways, from the line between its ends."""
+    along = paths[-1] - paths[0]
+    away = paths - paths[0]
+    sideways = (away[..., 0] * along[:, 1] - away[..., 1] * along[:, 0]) / along.norm(dim=-1)
+    return int(sideways.abs().amax(0).argmax())
+
+
 def clouds(panels: Mapping[str, Tensor], *, limit: float = 2.6, size: float = 2.0, title: str | None = None) -> Chart:
     """Points [N, 2], a panel for each name."""
     figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
@@ -379,8 +387,8 @@ def field(velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.
 
 
 def arrows(
-    panels: Mapping[str, tuple[Tensor, Tensor, str]], *, data: Tensor | None = None, limit: float = 2.6, size: float = 2.5,
-    title: str | None = None,
+    panels: Mapping[str, tuple[Tensor, Tensor, str]], *, data: Tensor | None = None, limit: float = 2.6,
+    size: float = 2.5, title: str | None = None,
 ) -> Chart:
     """Arrows in their true length, a panel for each name: (from [N, 2], to [N, 2], colour). A dot is where one begins.
 
@@ -694,8 +702,8 @@ def cells(
 
 
 def segments(
-    path: Tensor, times: Tensor, marks: Tensor, walked: Tensor, at: Tensor, edges: Tensor, *, others: Tensor | None = None,
-    data: Tensor | None = None, limit: float = 2.6, title: str | None = None,
+    path: Tensor, times: Tensor, marks: Tensor, walked: Tensor, at: Tensor, edges: Tensor, *,
+    others: Tensor | None = None, data: Tensor | None = None, limit: float = 2.6, title: str | None = None,
 ) -> Chart:
     """Jumps from edge to edge of segments. Left the plane, right one coordinate against time, cut into segments.
 
@@ -704,29 +712,31 @@ def segments(
     """  # fmt: skip
     figure, axes = _chart(7.6, 3.6 + (0.25 if title else 0), 1, 2, gridspec_kw=dict(width_ratios=(1, 1.15)))
     plane, clock = axes[0]
-    which = int((path.max(0).values - path.min(0).values).argmax())
+    gone = ((times[0] - times) / (times[0] - times[-1]))[:, None]
+    which = int((path - path[0] - gone * (path[-1] - path[0])).abs().amax(0).argmax())  # the coordinate that bends more
     if data is not None:
         plane.scatter(*data.T, s=26, color=RIGHT, alpha=0.28, linewidth=0, zorder=1)
     if others is not None:
-        plane.plot(others[..., 0], others[..., 1], color=FAINT, linewidth=0.5, alpha=0.35, zorder=2)
+        plane.plot(others[..., 0], others[..., 1], color=PALE, linewidth=0.7, zorder=0)
     line = lambda values: values[:, which]
     for x, y, ax in ((path[:, 0], path[:, 1], plane), (times, line(path), clock)):
         ax.plot(x, y, color=INK, linewidth=1.7, zorder=3, label="the path, many steps")
     for x, y, ax in ((walked[:, 0], walked[:, 1], plane), (at, line(walked), clock)):
-        ax.plot(x, y, color=WRONG, linewidth=1.3, linestyle=(0, (3, 2)), marker="o", markersize=4, zorder=4,
-                label="jumps along the teacher's arrow")  # fmt: skip
+        ax.plot(x, y, color=UNDERSTANDING, linewidth=1.6, linestyle=(0, (3, 1.5)), marker="o", markersize=4, zorder=4,
+                label="the same jumps, by the teacher's arrow")  # fmt: skip
     for x, y, ax in ((marks[:, 0], marks[:, 1], plane), (at, line(marks), clock)):
-        ax.plot(x, y, color=GENERATION, linewidth=1.8, marker="o", markersize=5.5, zorder=5, label="consistent jumps")
+        ax.plot(x, y, color=RIGHT, linewidth=1.8, marker="o", markersize=4.5, zorder=5, label="consistent jumps")
     _square(plane, limit)
     bounds = [float(e) for e in edges]
     for i, (high, low) in enumerate(zip(bounds, bounds[1:])):
-        clock.axvspan(low, high, color=PALE, alpha=0.75 if i % 2 else 0.3, linewidth=0, zorder=0)
+        clock.axvspan(low, high, color=PALE if i % 2 else "#f5f6f7", linewidth=0, zorder=0)
     clock.set_xlim(1.02, -0.02)  # the way a sampler walks: noise on the left
     _plain(clock, None)
     clock.set_yticks([])
-    if len(bounds) <= 9:
-        clock.set_xticks(bounds, [f"{b:.2g}" for b in bounds])
+    ticks = [b for i, b in enumerate(bounds) if i == 0 or bounds[i - 1] - b >= 0.08]
+    clock.set_xticks(ticks, [f"{b:.2g}" for b in ticks])
     _labels(clock, "time, with the edges of the segments", "across" if which == 0 else "up and down")
-    figure.legend(*clock.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+    how = dict(loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
+    figure.legend(*clock.get_legend_handles_labels(), **how)
     _titled(figure, title)
     return figure

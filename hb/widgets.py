@@ -18,8 +18,9 @@ from torch import Tensor
 
 from hb import plots
 from hb.distill.losses import renoised
+from hb.distill.segments import Segments
 from hb.exact import FiniteData, GaussianMixture
-from hb.flow import euler, time_grid, x0_from
+from hb.flow import euler, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.model.law import Law
 from hb.model.sequence import MODES, may_attend
@@ -414,18 +415,24 @@ def draft_theatre(model: Model, read: Read) -> w.VBox:
 # ---- real score against fake score ----------------------------------------------------------------------------------
 
 # name -> how a student's points are noised for the fake score, and for the student's own turn
-WAYS = {"fresh": ("fresh", "fresh"), "coupled": ("coupled", "coupled"), "fake fresh, student coupled": ("fresh", "coupled")}
+WAYS = {
+    "fresh": ("fresh", "fresh"),
+    "coupled": ("coupled", "coupled"),
+    "fake fresh, student coupled": ("fresh", "coupled"),
+}
 
 
 def two_guesses(
     law: GaussianMixture, x0: Tensor, z: Tensor, t: Tensor, way: str = "fresh", generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A student of N points x0 [N, 2], each with the noise z it was made from: its points at time t [N], and the data behind
-    them as the exact real score and the exact fake score guess it.
+    """A student of N points x0 [N, 2], each with the noise z it was made from: its points at time t [N], and the data
+    behind them as the exact real score and the exact fake score guess it.
 
-    Noised afresh, the student's law at time t is a mixture of N Gaussians. Coupled, a noised point lies on the line of one
-    pair only, so a perfect fake score gives x0 back.
+    Noised afresh, the student's law at time t is a mixture of N Gaussians. Coupled, a noised point lies on the line of
+    one pair only, so a perfect fake score gives x0 back.
     """
+    if way not in WAYS:
+        raise ValueError(f"no way to re-noise called {way!r}; choose from {', '.join(WAYS)}")
     learnt, asked = WAYS[way]
     y = renoised(x0, z, torch.randn(x0.shape, generator=generator), t, asked)
     real = x0_from(y, law.velocity(y, t), t)
@@ -434,25 +441,26 @@ def two_guesses(
 
 
 def two_scores_figure(
-    law: GaussianMixture, *, t: float = 0.5, spread: float = 0.6, way: str = "fresh", count: int = 400, shown: int = 90
+    law: GaussianMixture, *, t: float = 0.5, spread: float = 0.6, way: str = "fresh", count: int = 400, shown: int = 60
 ) -> plots.Chart:
-    """Both guesses behind the same noised points, and their difference, which is where the student is sent.
+    """Both guesses behind the same noised points; and where the student is sent: their difference, over twelve noises.
 
-    The student is what the exact flow makes of `count` noises, made narrower or wider by `spread`: at 1 its law is right.
+    The student is what the exact flow makes of `count` noises, narrowed or widened by `spread`: at 1 its law is right.
     """
     dice = torch.Generator().manual_seed(0)
     z = torch.randn(count, 2, generator=dice)
     *_, (_, right) = euler(law.velocity, z, time_grid(60))
     x0 = spread * right
-    y, real, fake = two_guesses(law, x0, z, torch.full((count,), t), way, dice)
+    drawn = [two_guesses(law, x0, z, torch.full((count,), t), way, dice) for _ in range(12)]
+    y, real, fake = drawn[0]
     panels = {
         "the real score's guess": (y, real, plots.RIGHT),
         "the fake score's guess": (y, fake, plots.GENERATION),
-        "where the student goes": (x0, x0 + real - fake, plots.INK),
+        "where the student goes": (x0, x0 + sum(real - fake for _, real, fake in drawn) / len(drawn), plots.INK),
     }
     panels = {name: (start[:shown], end[:shown], colour) for name, (start, end, colour) in panels.items()}
     title = f"Noised to t' = {t:g} ({way}), spread {spread:g}"
-    return plots.arrows(panels, data=law.sample(count, dice), limit=3.0, title=title)
+    return plots.arrows(panels, data=law.sample(200, dice), limit=3.0, title=title)
 
 
 def two_scores(law: GaussianMixture) -> w.VBox:
@@ -474,14 +482,16 @@ Guided = Callable[[Tensor, Tensor, float], Tensor]  # velocity(x, t, scale)
 
 
 @torch.no_grad()
-def knob_walks(laws: Sequence[Guided], scale: float, steps: int, shift: float, seed: int, count: int = 120) -> list[Tensor]:
-    """Paths [steps + 1, count, 2] of guided velocities at this scale, all from the same noise."""
+def knob_walks(laws: Sequence[Guided], scale: float, steps: int, seed: int = 0) -> list[Tensor]:
+    """Paths [steps + 1, 120, 2] of guided velocities at this scale, all from the same noise."""
     at = lambda law: SimpleNamespace(velocity=lambda x, t: law(x, t, scale))
-    return [walk(at(law), steps, shift=shift, count=count, seed=seed) for law in laws]
+    return [walk(at(law), steps, shift=3.0, count=120, seed=seed) for law in laws]
 
 
-def _knob(teacher: Guided, student: Guided, data: Tensor, scale: float, steps: int, seed: int) -> tuple[plots.Chart, str]:
-    theirs, ours = knob_walks((teacher, student), scale, steps, 3.0, seed)
+def _knob(
+    teacher: Guided, student: Guided, data: Tensor, scale: float, steps: int, seed: int
+) -> tuple[plots.Chart, str]:
+    theirs, ours = knob_walks((teacher, student), scale, steps, seed)
     panels = {f"teacher: {2 * steps} evaluations": theirs, f"student: {steps} evaluations": ours}
     title = f"The same noise, text scale {scale:g}"
     chart = plots.trajectories(panels, data=data, size=2.9, limit=3.2, marked=plots.most_bent(theirs), title=title)
@@ -503,8 +513,8 @@ def guidance_knob(teacher: Guided, student: Guided, data: Tensor) -> w.VBox:
         return _knob(teacher, student, data, round(scale, 2), steps, seed)
 
     return live(
-        draw, scale=_slider(w.FloatSlider, 4.0, 1.0, 8.0, 0.25, "scale"), steps=_slider(w.IntSlider, 50, 1, 50, 1, "steps"),
-        seed=_slider(w.IntSlider, 0, 0, 20, 1, "seed"),
+        draw, scale=_slider(w.FloatSlider, 4.0, 1.0, 8.0, 0.25, "scale"),
+        steps=_slider(w.IntSlider, 50, 1, 50, 1, "steps"), seed=_slider(w.IntSlider, 0, 0, 20, 1, "seed"),
     )  # fmt: skip
 
 
@@ -515,7 +525,7 @@ FINE, FINER = 48, 4  # teacher's steps, and steps of the exact path in each of t
 
 @dataclass(frozen=True)
 class Hops:
-    """Jumps from a start down the edges of segments: where a consistent student lands, and where the teacher's arrow does."""
+    """Jumps from a start down the edges of segments: where consistent ones land, and where the teacher's arrow does."""
 
     times: Tensor  # [K]: the start, then every edge below it
     marks: Tensor  # [K, 2], on the path
@@ -536,17 +546,17 @@ def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
 
 def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tuple[plots.Chart, str]:
     paths = walk(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
-    chosen, segments = plots.most_bent(paths), Segments(count, FINE)
+    chosen, segments = plots.most_arched(paths), Segments(count, FINE)
     way = hops(teacher, paths[::FINER, chosen], segments, start)
     off, jumps = (way.marks[-1] - way.walked[-1]).norm(), len(way.times) - 1
     title = f"{count} segment{'s' * (count > 1)}, from t = {way.times[0]:.2f}: {jumps} jump{'s' * (jumps > 1)}"
     chart = plots.segments(paths[:, chosen], time_grid(FINE * FINER, segments.shift), way.marks, way.walked, way.times,
                            segments.edges, others=paths, data=data, title=title)  # fmt: skip
-    return chart, f"consistent jumps end on the path; the same jumps along the teacher's arrow end {off:.2f} away from it"
+    return chart, f"consistent jumps end on the path; the same jumps along the teacher's arrow end {off:.2f} from it"
 
 
 def segment_figure(teacher, data: Tensor, *, count: int = 3, start: int = 0, seed: int = 0) -> plots.Chart:
-    """The most bent of some paths, cut into `count` segments, from step `start` of 48: the jumps a student must learn."""
+    """The most arched of some paths, cut into `count` segments, from step `start` of 48: the jumps to be learnt."""
     return _segmented(teacher, data, count, start, seed)[0]
 
 

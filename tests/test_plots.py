@@ -9,7 +9,9 @@ import torch
 from matplotlib.colors import to_hex
 
 from hb import plots, widgets
-from hb.exact import FiniteData
+from hb.distill.segments import Segments
+from hb.exact import FiniteData, GaussianMixture
+from hb.flow import time_grid
 from hb.sampling.fast import decode_fast
 from hb.speculative.drafting import Plan
 from hb.world.judge import Row
@@ -25,6 +27,7 @@ def _ladder():
     return [row(True, 100, 0.9), row(True, 12, 0.5), row(False, 50, 0.8), row(False, 1, 0.2)]
 
 
+BLOBS = GaussianMixture(torch.tensor([[1.5, 0.0], [-1.5, 1.0]]), torch.tensor([0.2, 0.2]))
 FIGURES = {
     "sheet": lambda: plots.sheet(_pictures(5), ["a red circle"] * 5, [True, False, None, True, False], columns=3),
     "strip": lambda: plots.strip({"a": _pictures(3), "b": _pictures(3)}, ["50", "6", "1"], title="t"),
@@ -36,9 +39,12 @@ FIGURES = {
     "trajectories": lambda: plots.trajectories({"p": torch.randn(4, 6, 2)}, data=torch.randn(3, 2), marked=0),
     "clouds": lambda: plots.clouds({"p": torch.randn(6, 2)}),
     "field": lambda: plots.field(lambda x, t: x * t, [0.5, 1.0], points=torch.randn(9, 2)),
+    "arrows": lambda: plots.arrows({"p": (torch.zeros(4, 2), torch.randn(4, 2), plots.INK)}, data=torch.randn(9, 2)),
     "confusion": lambda: plots.confusion([Row("blur", 0.5, True, 0.9, 0.0, 9), Row("blur", 2.0, False, 0.1, 0.05, 9)]),
     "acceptance": lambda: plots.acceptance([0.9, 0.8, 0.85], 0.86, title="t"),
     "laws": lambda: plots.laws({"color": ({"red": 0.5, "blue": 0.5}, {"red": 0.4}), "size": ({"small": 1.0}, None)}),
+    "cells": lambda: plots.cells({"a": [[0.1, 0.2]], "b": [[0.0, 0.4]]}, ["1"], ["0.9", "0.1"], xlabel="time"),
+    "segments": lambda: widgets.segment_figure(BLOBS, BLOBS.means, count=2),
 }
 
 
@@ -264,3 +270,119 @@ def test_draft_theatre_turns_and_decodes_only_when_it_must(drafted, monkeypatch)
     assert box.picture.value != before and len(asked) == 1
     box.controls["budget"].value = 4
     assert "acceptance length" in box.note.value and len(asked) == 2
+
+
+# ---- real score against fake score ----------------------------------------------------------------------------------
+
+def _walked(count=1500):
+    """A student whose law is right: noises, and where the exact flow takes them."""
+    from hb.flow import euler, time_grid
+
+    z = torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+    *_, (_, x0) = euler(BLOBS.velocity, z, time_grid(60))
+    return x0, z
+
+
+def _guessed(way, spread=1.0, time=0.6):
+    x0, z = _walked()
+    dice = torch.Generator().manual_seed(1)
+    y, real, fake = widgets.two_guesses(BLOBS, spread * x0, z, torch.full((len(z),), time), way, dice)
+    return spread * x0, real, fake
+
+
+@pytest.mark.parametrize("way", ["fresh", "fake fresh, student coupled"])
+def test_guesses_agree_where_the_laws_are_equal(way):
+    x0, real, fake = _guessed(way)
+    assert (real - fake).abs().mean() < 0.15 * (real - x0).abs().mean()
+
+
+def test_a_fake_score_that_knows_the_lines_names_the_sample_and_sends_it_inwards():
+    x0, real, fake = _guessed("coupled")
+    assert torch.equal(fake, x0)
+    assert ((real - fake) * x0).sum(1).mean() < -0.1
+
+
+@pytest.mark.parametrize("way", widgets.WAYS)
+def test_a_narrow_student_is_sent_outwards(way):
+    x0, real, fake = _guessed(way, spread=0.3)
+    assert ((real - fake) * x0).sum(1).mean() > 0.05
+
+
+def test_two_scores_turns():
+    box = widgets.two_scores(BLOBS)
+    for control, value in (("t", 0.8), ("spread", 1.0), ("way", "coupled")):
+        before = box.picture.value
+        box.controls[control].value = value
+        assert box.picture.value != before
+
+
+def test_two_scores_names_the_ways_it_knows():
+    with pytest.raises(ValueError, match="coupled"):
+        widgets.two_scores_figure(BLOBS, way="sideways")
+
+
+def test_arrows_begin_at_their_dots_and_have_their_true_length():
+    start, end = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+    ax = plots.arrows({"p": (start, end, plots.INK)}).axes[0]
+    quiver = next(c for c in ax.collections if hasattr(c, "U"))
+    assert (quiver.X[0], quiver.Y[0], quiver.U[0], quiver.V[0]) == (0.0, 1.0, 1.0, 2.0)
+    assert (quiver.scale, quiver.scale_units, quiver.angles) == (1, "xy", "xy")
+
+
+# ---- distilling -----------------------------------------------------------------------------------------------------
+
+
+def test_cells_of_all_panels_share_one_scale_and_zero_is_palest():
+    axes = plots.cells({"a": [[0.0, 0.1]], "b": [[0.4, 0.0]]}, ["1"], ["x", "y"]).axes
+    shades = [ax.images[0].get_array() for ax in axes]
+    assert shades[0].max() == pytest.approx(0.5) and shades[1].max() == 1  # by the root of the share of the largest
+    assert shades[0].min() == shades[1].min() == 0
+    assert [t.get_text() for t in axes[1].texts] == ["40.0%", "0.0%"]
+
+
+def test_cells_without_any_error_are_drawn():
+    assert plots.cells({"a": [[0.0]]}, ["1"], ["x"]).axes[0].images[0].get_array().max() == 0
+
+
+def test_hops_start_where_they_are_told_and_stop_at_every_lower_edge():
+    grid = time_grid(48, 3.0)
+    path = torch.stack([grid, 1 - grid], 1)
+    for start, lands in ((0, [0, 16, 32, 48]), (16, [16, 32, 48]), (17, [17, 32, 48]), (47, [47, 48])):
+        way = widgets.hops(BLOBS, path, Segments(3), start)
+        assert torch.equal(way.times, grid[lands]) and torch.equal(way.marks, path[lands])
+
+
+def test_hops_along_the_arrow_of_a_straight_path_stay_on_it():
+    """One point of data: every path is straight, so the teacher's own jumps are consistent."""
+    teacher = FiniteData(torch.tensor([[1.0, -0.5]]))
+    paths = widgets.walk(teacher, 48, shift=3.0, count=3)
+    for chosen in range(3):
+        way = widgets.hops(teacher, paths[:, chosen], Segments(3), 5)
+        assert torch.allclose(way.walked, way.marks, atol=1e-4)
+
+
+def test_segment_viewer_turns_and_more_segments_miss_by_less():
+    box = widgets.segment_viewer(BLOBS, BLOBS.means)
+    missed = lambda: float(box.note.value.split()[-3])
+    before, three = box.picture.value, missed()
+    box.controls["count"].value = 1
+    assert box.picture.value != before and missed() > three
+    box.controls["count"].value = 48
+    assert missed() < three
+
+
+def test_guidance_knob_says_how_far_the_student_is_off():
+    guided = lambda x, t, scale: scale * BLOBS.velocity(x, t)
+    deaf = lambda x, t, scale: BLOBS.velocity(x, t)
+    box = widgets.guidance_knob(guided, deaf, BLOBS.means)
+    apart = lambda: float(box.note.value.split()[3])
+    box.controls["scale"].value = 1.0
+    assert apart() == 0
+    before = box.picture.value
+    box.controls["scale"].value = 2.0
+    assert apart() > 0.1 and box.picture.value != before
+
+
+def test_guidance_knob_counts_two_passes_for_the_teacher_and_one_for_the_student():
+    axes = widgets.guidance_knob_figure(lambda x, t, a: x, lambda x, t, a: x, BLOBS.means, steps=20).axes
+    assert [ax.get_title() for ax in axes] == ["teacher: 40 evaluations", "student: 20 evaluations"]

@@ -164,6 +164,10 @@ def test_with_fresh_noise_stage_three_ends_at_the_right_law(shift, s, monkeypatc
     slope = lambda a: slope_of_stage_three(a, s, "fresh", shift, monkeypatch)[0]
     assert abs(slope(s)) < 1e-9
     assert all(slope(share * s) < 0 for share in (0.3, 0.9)) and all(slope(share * s) > 0 for share in (1.1, 3.0))
+    # E[x0 | y] of N(0, s^2) is c y, and fresh noise leaves E[y z] = (1 - t) a
+    t, a = shift_time(0.02 + 0.96 * SHARES, shift), 1.7 * s
+    c = lambda std: (1 - t) * std**2 / ((1 - t) ** 2 * std**2 + t**2)
+    assert slope(a) == pytest.approx(float(((c(a) - c(s)) * (1 - t) * a).mean()), rel=1e-6)
 
 
 def test_log_rho_falls_when_the_fake_score_sees_through_the_coupling(monkeypatch):

@@ -174,7 +174,7 @@ def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
 def test_a_student_survives_its_files_in_half_precision(teacher, pool, students, tmp_path):
     students["dmdo"].save(tmp_path)
     back = Student.load(tmp_path)
-    assert back.to_dict() == students["dmdo"].to_dict()
+    assert replace(back, weights={}) == replace(students["dmdo"], weights={})
     assert same(back.weights, {k: v.half() for k, v in students["dmdo"].weights.items()})
     round_ = round_of(teacher, pool, "edit")
     x, t = round_.latent, torch.full((round_.size,), 0.6)
