@@ -579,17 +579,6 @@ def _untold(answer):
             "guidance is linear in the scale, so a mean of guided velocities is guided by the mean scale")  # fmt: skip
 
 
-@exercise("7.4")
-def _edit_speed_up(answer):
-    """The NFE ratio of an edit, after this stage."""
-    _number(answer, 132 / 50, {3.0: "three branches, but 9 of the 50 steps are outside the interval: they pay for one",
-                               2.0: "that is a drawing's ratio; an edit also saves the branch without the picture",
-                               50 / 132: "that is how much cost is left; a speed-up is the old cost over the new one",
-                               22.0: "that is for 6 steps; this stage leaves all 50 in place",
-                               91 / 50: "count the branch without the picture too"},
-            "132 evaluations before, one for each of 50 steps after")  # fmt: skip
-
-
 # ---- 08 segments ----------------------------------------------------------------------------------------------------
 
 

@@ -675,17 +675,19 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#fbfcfd", "#f3c98f", "#c9622a
 
 def cells(
     panels: Mapping[str, Sequence[Sequence[float]] | Tensor], rows: Sequence[str], columns: Sequence[str], *,
-    xlabel: str | None = None, ylabel: str | None = None, form: str = "{:.1%}", title: str | None = None,
+    xlabel: str | None = None, ylabel: str | None = None, form: str = "{:.1%}", largest: float | None = None,
+    title: str | None = None,
 ) -> Chart:
-    """Tables of numbers, the darker the larger, by one scale for all panels: panels[name][row][column]."""  # fmt: skip
+    """Tables of numbers, the darker the larger, by one scale for all panels: panels[name][row][column].
+
+    largest: what is darkest, where two figures shall be compared; otherwise the largest number.
+    """  # fmt: skip
     tables = {name: np.asarray(values, dtype=float) for name, values in panels.items()}
-    largest = max(table.max() for table in tables.values())
-    figure, axes = _chart(
-        len(tables) * (0.62 * len(columns) + 0.35) + 0.75, 0.34 * len(rows) + 0.8 + (0.3 if title else 0), 1, len(tables),
-        sharey=True,
-    )  # fmt: skip
+    largest = max(table.max() for table in tables.values()) if largest is None else largest
+    width, height = len(tables) * (0.62 * len(columns) + 0.35) + 0.75, 0.34 * len(rows) + 0.8 + (0.3 if title else 0)
+    figure, axes = _chart(width, height, 1, len(tables), sharey=True)
     for ax, (name, table) in zip(axes[0], tables.items()):
-        shade = np.sqrt(table / largest) if largest > 0 else table  # errors differ by orders: show the small ones too
+        shade = np.sqrt((table / largest).clip(0, 1)) if largest > 0 else table  # a root: small errors show too
         ax.imshow(shade, cmap=HEAT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         for (y, x), value in np.ndenumerate(table):
             colour = "white" if shade[y, x] > 0.75 else INK
@@ -707,8 +709,8 @@ def segments(
 ) -> Chart:
     """Jumps from edge to edge of segments. Left the plane, right one coordinate against time, cut into segments.
 
-    path [T, 2] at times [T]: the curve; marks [K, 2] at times `at`: places on it where jumps start and end; walked [K, 2]: the
-    same jumps along the velocity at their start; edges: of all segments; others [T, N, 2]: more paths, faint.
+    path [T, 2] at times [T]: the curve; marks [K, 2] at times `at`: places on it where jumps start and end; walked
+    [K, 2]: the same jumps along the velocity at their start; edges: of all segments; others [T, N, 2]: more paths.
     """  # fmt: skip
     figure, axes = _chart(7.6, 3.6 + (0.25 if title else 0), 1, 2, gridspec_kw=dict(width_ratios=(1, 1.15)))
     plane, clock = axes[0]

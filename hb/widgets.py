@@ -551,7 +551,7 @@ def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tupl
     off, jumps = (way.marks[-1] - way.walked[-1]).norm(), len(way.times) - 1
     title = f"{count} segment{'s' * (count > 1)}, from t = {way.times[0]:.2f}: {jumps} jump{'s' * (jumps > 1)}"
     chart = plots.segments(paths[:, chosen], time_grid(FINE * FINER, segments.shift), way.marks, way.walked, way.times,
-                           segments.edges, others=paths, data=data, title=title)  # fmt: skip
+                           segments.edges, others=paths[:, :30], data=data, title=title)  # fmt: skip
     return chart, f"consistent jumps end on the path; the same jumps along the teacher's arrow end {off:.2f} from it"
 
 

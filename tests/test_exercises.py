@@ -108,7 +108,6 @@ RIGHT = {
     "7.1": lambda v, no_text, scale, t, low: _wanted(v, no_text, scale, t > low),
     "7.2": lambda said, v, no_text: ((said - no_text) * (v - no_text)).sum() / (v - no_text).square().sum(),
     "7.3": (4 + 3) / 2,
-    "7.4": 132 / 50,
     "8.1": lambda x_t, x_s, t, s: (x_s - x_t) / (s - t)[:, None],
     "8.2": lambda n, fine, segments: (n // (fine // segments) + 1) * (fine // segments),
     "8.3": lambda n, edge, share: n + 1 + int(share * (edge - n)),
@@ -270,7 +269,6 @@ WRONG = {
         lambda said, v, n: ((said - n) * (v - n)).sum(1) / (v - n).square().sum(1),
     ],
     "7.3": [3.0, 4.0, 1.0, 3.75, 2.5, 5, "3.5"],
-    "7.4": [3.0, 2.0, 50 / 132, 22.0, 91 / 50, 132],
     "8.1": [
         lambda x_t, x_s, t, s: (x_t - x_s) / (s - t)[:, None],
         lambda x_t, x_s, t, s: x_t - x_s,

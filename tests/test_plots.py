@@ -340,6 +340,11 @@ def test_cells_of_all_panels_share_one_scale_and_zero_is_palest():
     assert [t.get_text() for t in axes[1].texts] == ["40.0%", "0.0%"]
 
 
+def test_cells_of_two_figures_can_share_a_scale():
+    shade = lambda **how: plots.cells({"a": [[0.1]]}, ["1"], ["x"], **how).axes[0].images[0].get_array().max()
+    assert (shade(), shade(largest=0.4), shade(largest=0.05)) == (1, pytest.approx(0.5), 1)
+
+
 def test_cells_without_any_error_are_drawn():
     assert plots.cells({"a": [[0.0]]}, ["1"], ["x"]).axes[0].images[0].get_array().max() == 0
 
