@@ -279,6 +279,10 @@ def _train(verbs):
     )  # fmt: skip
     autoencoder.add_argument("--decoder-only", action="store_true",
                              help="with --start-from: sharpen the decoder, and leave latents as they are")  # fmt: skip
+    autoencoder.add_argument("--noise", type=float, default=0.0, metavar="SD",
+                             help="with --decoder-only: latents get noise of up to this deviation")  # fmt: skip
+    autoencoder.add_argument("--semantic", action="store_true",
+                             help="with --start-from: eight more channels that say what is where (VA-VAE)")  # fmt: skip
     _stage(
         stages, "eyes", "optional: the vision tower, schooled before it has to talk (minutes)",
         "School the vision tower: what lies under every patch, of what shape, color, size and texture, and where its centre\n"

@@ -45,11 +45,14 @@ class AutoencoderTraining(L.LightningModule):
     adversarial losses; flat shapes do not need them.
 
     decoder_only: the encoder stays as it is, so latents keep their meaning and a teacher trained on them stays good.
+    noise: the decoder gets latents with noise of a standard deviation drawn from [0, noise] for every picture: what a model
+    that draws hands it is never exact. Only with decoder_only: an encoder that learns beside it moves its codes apart.
     """
 
     def __init__(self, config: AutoencoderConfig, *, total: int, lr: float = 0.02, kl: float = 2e-4, seed: int = 0,
-                 decoder_only: bool = False):  # fmt: skip
+                 decoder_only: bool = False, noise: float = 0.0):  # fmt: skip
         super().__init__()
+        self.noise = noise
         self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
@@ -60,7 +63,9 @@ class AutoencoderTraining(L.LightningModule):
         """Pixel, edge and divergence losses, and the share of noise in the latents, for the posterior's draw `eps`."""
         mean, logvar = self.autoencoder.moments(pictures)
         mean, logvar = mean.float(), logvar.float().clamp(-20, 10)
-        z = mean + (0.5 * logvar).exp() * eps
+        # levels spread evenly over the batch: no second draw to seed
+        more = self.noise / self.autoencoder.config.scale_factor * torch.linspace(0, 1, len(mean)).to(mean)
+        z = mean + ((0.5 * logvar).exp() + more[:, None, None, None]) * eps
         back = self.autoencoder.decoder(z).float()
         error = back - pictures
         pixel = error.abs().mean()
@@ -244,17 +249,22 @@ def _has_fast_bfloat16() -> bool:
 
 def train_autoencoder(
     folder: Path, config: BagelConfig, *, steps: int, batch: int = 40, lr: float = 0.008, seed: int = 0,
-    precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, **trainer,
+    precision: str = "auto", start_from: Autoencoder | None = None, decoder_only: bool = False, noise: float = 0.0,
+    **trainer,
 ) -> Autoencoder:
     """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance.
 
-    decoder_only needs start_from, and leaves its encoder and scale alone.
+    decoder_only needs start_from, and leaves its encoder and scale alone; noise (in latents of unit variance) needs both.
     """  # fmt: skip
     if decoder_only and start_from is None:
         raise ValueError("training the decoder alone needs an autoencoder to start from")
+    if noise and not decoder_only:
+        raise ValueError("noise is for a decoder trained alone: an encoder that learns beside it moves its codes apart")
     side = config.picture_side
     plain = replace(config.autoencoder, scale_factor=1.0, shift_factor=0.0)
-    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only)
+    if decoder_only:
+        plain = start_from.config
+    module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only, noise=noise)
     if start_from is not None:
         module.autoencoder.load_state_dict(start_from.state_dict())
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
@@ -329,7 +339,8 @@ def train_teacher(
     if start_from is None:
         initialise(model, torch.Generator().manual_seed(seed))
     else:
-        model.load_state_dict(load_model(start_from)[0].state_dict())
+        begun = load_model(start_from)[0]
+        model.load_state_dict(with_channels(begun.state_dict(), begun.config, model.config))
     if eyes is not None:
         model.vit_model.load_state_dict(eyes.state_dict())
     pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
@@ -345,6 +356,20 @@ def train_teacher(
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
     fit(module, data, folder, ema=ema, precision=precision, **trainer)
     return model
+
+
+def with_channels(weights: dict[str, Tensor], before: BagelConfig, now: BagelConfig) -> dict[str, Tensor]:
+    """Weights of a model for an autoencoder that got more channels (hb.semantic): the new ones are neither read nor said yet."""
+    old, new, squares = before.autoencoder.z_channels, now.autoencoder.z_channels, now.latent_patch**2
+    if old > new:
+        raise ValueError(f"the model reads latents of {old} channels, the autoencoder gives {new}; name the one it was trained on")
+    weights = dict(weights)
+    for name in ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias"):
+        value = weights[name].mT if name == "vae2llm.weight" else weights[name]  # latent values first
+        wide = value.new_zeros(squares, new, *value.shape[1:])
+        wide[:, :old] = value.unflatten(0, (squares, old))  # in a token, channels vary fastest
+        weights[name] = wide.flatten(0, 1).mT.contiguous() if name == "vae2llm.weight" else wide.flatten(0, 1)
+    return weights
 
 
 def provenance(folder: Path, command: str, **facts) -> dict:

@@ -23,6 +23,7 @@ from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
 from hb.parcels import Drafter, fingerprint
 from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher
+from hb.semantic import train_widened
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
 from hb.world.corpus import corpus
@@ -66,12 +67,20 @@ def tokenizer(args) -> None:
 def autoencoder(args) -> None:
     config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
-    facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only)
+    facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only,
+                 semantic=args.semantic, noise=args.noise)  # fmt: skip
+    if args.semantic and (start is None or args.decoder_only or args.noise):
+        raise ValueError("--semantic widens a trained autoencoder: it needs --start-from, and no --decoder-only or --noise")
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
-    done = interruptible(
-        train_autoencoder, folder, config, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start,
-        decoder_only=args.decoder_only, **trainer_options(args),
-    )  # fmt: skip
+    numbers, run = dict(steps=usual.steps, batch=usual.batch, lr=usual.lr), trainer_options(args)
+    if args.semantic:
+        run |= dict(precision=precision_of(args.precision))
+        done = interruptible(train_widened, folder, start, side=config.picture_side, **numbers, **run)
+    else:
+        done = interruptible(
+            train_autoencoder, folder, config, **numbers, start_from=start, decoder_only=args.decoder_only,
+            noise=args.noise, **run,
+        )  # fmt: skip
     if not is_first_process():
         return
     weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
