@@ -86,7 +86,7 @@ class Student:
     any_steps: bool = False
     default: bool = False
     provenance: dict = field(default_factory=dict, repr=False)
-    weights: dict[str, Tensor] = field(repr=False, default_factory=dict)
+    weights: dict[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
 
     def to_dict(self) -> dict:
         """Everything but the weights."""

@@ -61,7 +61,7 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits") if getattr(args, k) is not None}
     options = dict(spec.options)
     for option, kind in (("renoise_fake", DistributionMatching), ("renoise_student", DistributionMatching),
-                         ("fake_times", DistributionMatching), ("mse", SegmentedConsistency)):  # fmt: skip
+                         ("fake_times", DistributionMatching), ("learns", DistributionMatching), ("mse", SegmentedConsistency)):  # fmt: skip
         value = getattr(args, option)
         if value is None:
             continue

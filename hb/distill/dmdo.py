@@ -28,12 +28,13 @@ from hb.model.guided import Branch, guided_branch
 class Rollout:
     """A walk of the student from noise to data, stored once and used by both turns.
 
-    states[j] is where it stood at grid[j]: states[0] = z, the last is its picture.
+    states[j] is where it stood at grid[j]: states[0] = z, the last is its picture. guesses[j] is the data it saw from there.
     """
 
     round: Round
     grid: Tensor
     states: tuple[Tensor, ...]
+    guesses: tuple[Tensor, ...] = ()
 
     @property
     def z(self) -> Tensor:
@@ -45,8 +46,16 @@ class Rollout:
 
     def at(self, j: Tensor) -> tuple[Tensor, Tensor]:
         """State and time of each sample's own step j [B]."""
-        rows = torch.arange(len(j), device=self.z.device)
-        return torch.stack(self.states)[j.to(self.z.device), rows], self.grid.to(self.z)[j]
+        return _each(self.states, j), self.grid.to(self.z)[j]
+
+    def guess(self, j: Tensor) -> Tensor:
+        """What each sample's own step j [B] saw."""
+        return _each(self.guesses, j)
+
+
+def _each(stored: tuple[Tensor, ...], j: Tensor) -> Tensor:
+    rows = torch.arange(len(j), device=stored[0].device)
+    return torch.stack(stored)[j.to(stored[0].device), rows]
 
 
 @torch.no_grad()
@@ -59,6 +68,9 @@ def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tens
 class DistributionMatching(Stage):
     """DMDO. renoise_fake, renoise_student: "coupled" (literal), "fresh" (DMD) or "mixed", for each turn.
 
+    learns       what the fake score learns: "end", the pictures that walks end in (literal), or "guess", what any step of a
+                 walk saw. The student's turn judges guesses, so a fake score that learns ends judges what it never met;
+                 DMD2 learns guesses, and on a toy that is steadier (notebook 09)
     fake_times   moves of the fake score for one of the student
     times        t' of the generator's step, before the shift, and of the fake's
     sampler      "euler", or "renoise": DMD2's
@@ -68,10 +80,13 @@ class DistributionMatching(Stage):
 
     def __init__(
         self, teacher: Bagel, student: Branch, real: Branch, *, steps: int = 6, shift: float = 3.0, sampler: str = "euler",
-        renoise_fake: str = "coupled", renoise_student: str = "coupled", fake_times: int = 3,
+        renoise_fake: str = "coupled", renoise_student: str = "coupled", learns: str = "end", fake_times: int = 3,
         times: tuple[float, float] = (0.02, 0.98), lr: float = 5e-5, lr_fake: float = 1e-4, weighted: bool = True, **options,
     ):  # fmt: skip
+        if learns not in ("end", "guess"):
+            raise ValueError(f"a fake score learns the 'end' or the 'guess', not {learns!r}")
         super().__init__(teacher, student, **options)
+        self.learns = learns
         self.real = real.requires_grad_(False)
         self.fake = guided_branch(real.model)
         self.grid, self.shift, self.sampler = time_grid(steps, shift), shift, sampler
@@ -84,9 +99,16 @@ class DistributionMatching(Stage):
         return [fake, Turn("student", self.student, self.student_loss, adam(self.student, self.lr, (0.0, 0.999)))]
 
     def play(self, round_: Round, dice: torch.Generator) -> Rollout:
-        walk = lambda x, t: self.student(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+        guesses: list[Tensor] = []
+
+        def walk(x: Tensor, t: Tensor) -> Tensor:
+            v = self.student(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+            guesses.append(x0_from(x, v, t.to(x).expand(len(x))))
+            return v
+
         fresh = None if self.sampler == "euler" else lambda x: noise_like(x, dice)
-        rollout = Rollout(round_, self.grid, roll_out(walk, noise_like(round_.latent, dice), self.grid, fresh))
+        states = roll_out(walk, noise_like(round_.latent, dice), self.grid, fresh)
+        rollout = Rollout(round_, self.grid, states, tuple(guesses))
         self.facts["spread"] = float(rollout.x0.std() / round_.latent.std())
         return rollout
 
@@ -97,6 +119,8 @@ class DistributionMatching(Stage):
     def fake_loss(self, rollout: Rollout, dice: torch.Generator) -> Tensor:
         """The fake score learns the velocity noise - x0 of what the student makes."""
         x0, round_ = rollout.x0, rollout.round
+        if self.learns == "guess":
+            x0 = rollout.guess(torch.randint(0, len(rollout.guesses), (len(x0),), generator=dice))
         t = self.draw_times(len(x0), dice, x0)
         x = renoised(x0, rollout.z, noise_like(x0, dice), t, self.renoise_fake, dice)
         # on the line at time t, (x - x0) / t is the noise minus the data, whichever noise it was
@@ -114,4 +138,7 @@ class DistributionMatching(Stage):
             y = renoised(x0, rollout.z, noise_like(x0, dice), again, self.renoise_student, dice)
             real, fake = (x0_from(y, v(y, again, round_.full, **round_.scales), again) for v in (self.real, self.fake))
             self.facts["log_rho"] = float(log_rho(x0, real, fake))
+            last = j == len(self.grid) - 2
+            if last.any():  # over all steps the number does not show that the fake score sees through the coupling; here it does
+                self.facts["log_rho_last"] = float(log_rho(x0[last], real[last], fake[last]))
         return distribution_matching_loss(x0, real, fake, self.weighted)

@@ -58,7 +58,7 @@ STAGES = {
                      evaluations=50, any_steps=True),  # fmt: skip
     "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 1000, 2e-4),
     "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 1000, 5e-5,
-                      options=dict(renoise_fake="fresh", renoise_student="fresh"), default=True),
+                      options=dict(renoise_fake="fresh", renoise_student="fresh", learns="guess"), default=True),
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5),
     # baselines at equal cost
@@ -68,7 +68,7 @@ STAGES = {
     "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 1000, 2e-4,
                      options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
     "dmd2": StageSpec(DistributionMatching, "baseline: DMD2's re-noising sampler, without its adversary", "cfg", 1000, 5e-5,
-                      options=dict(sampler="renoise", renoise_fake="fresh", renoise_student="fresh", fake_times=5),
+                      options=dict(sampler="renoise", renoise_fake="fresh", renoise_student="fresh", learns="guess", fake_times=5),
                       sampler="renoise"),
 }  # fmt: skip
 SIX_NFE = ("cfg", "tscd", "dmdo")

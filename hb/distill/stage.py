@@ -18,7 +18,7 @@ from hb.training import generator, warmup_constant_decay
 
 
 class Diverged(RuntimeError):
-    """A run that cannot be saved by going on. Its last checkpoint is kept."""
+    """A run that cannot be saved by going on."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ class Stage(L.LightningModule):
         watched = self.facts.get(self.watched, 0.0)
         if not bool(torch.isfinite(loss)):
             what = f"the {name}'s loss is {float(loss.detach())}"
-        elif watched > self.limit:
+        elif not watched <= self.limit:  # so written, it is true of NaN as well
             what = f"{self.watched} is {watched:.3g}, above {self.limit:g}"
         else:
             return
         raise Diverged(
-            f"diverged at step {step}: {what}. The last checkpoint is kept; go on from it with a smaller --lr, "
+            f"diverged at step {step}: {what}. Go on from the last checkpoint, if one was saved, with a smaller --lr, "
             "or begin again with --fresh"
         )
 

@@ -238,12 +238,25 @@ def test_the_fake_score_wants_the_noise_minus_the_data(way, monkeypatch):
     spy, x0, z = Spy(monkeypatch), some(50, 4, 3), some(50, 4, 3, seed=1)
     fresh = some(50, 4, 3, seed=2)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, dice: fresh)
-    stage = bare(DistributionMatching, fake=spy.look, renoise_fake=way, times=(0.02, 0.98), shift=3.0)
+    stage = bare(DistributionMatching, fake=spy.look, learns="end", renoise_fake=way, times=(0.02, 0.98), shift=3.0)
     stage.fake_loss(Rollout(nothing_read(x0), time_grid(1), (z, x0)), dice())
     of_z, of_fresh = (((spy.wanted - (noise - x0)).abs() < 1e-9).all((1, 2)) for noise in (z, fresh))
     assert of_z.all() if way == "coupled" else of_fresh.all() if way == "fresh" else (of_z ^ of_fresh).all()
     assert way != "mixed" or (of_z.any() and of_fresh.any())
     assert spy.t.min() > shift_time(torch.tensor(0.02), 3.0) and spy.t.max() < shift_time(torch.tensor(0.98), 3.0)
+
+
+def test_the_fake_score_can_learn_what_each_step_saw(monkeypatch):
+    """Steps are met equally often, each sample with its own noise."""
+    spy, z, n = Spy(monkeypatch), some(3000, 1, 1), 3000
+    fresh = some(n, 1, 1, seed=2)
+    monkeypatch.setattr(dmdo, "noise_like", lambda x, dice: fresh)
+    guesses = tuple(torch.full_like(z, float(k)) for k in range(3))
+    stage = bare(DistributionMatching, fake=spy.look, learns="guess", renoise_fake="fresh", times=(0.02, 0.98), shift=3.0)
+    stage.fake_loss(Rollout(nothing_read(z), time_grid(3), (z, z, z, torch.full_like(z, 99.0)), guesses), dice())
+    met = (fresh - spy.wanted).round().flatten()
+    assert ((fresh - spy.wanted).flatten() - met).abs().max() < 1e-6 and set(met.tolist()) == {0.0, 1.0, 2.0}
+    assert all(abs((met == k).double().mean() - 1 / 3) < 0.05 for k in range(3))
 
 
 GAUSS = [torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(80)]
@@ -270,7 +283,7 @@ def test_with_fresh_noise_the_fake_score_learns_the_exact_velocity_of_the_studen
     chance_of = (of_data[:, None] * weights).flatten()
     spy = Spy(monkeypatch)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, dice: eps.reshape(-1, 1, 1))
-    stage = bare(DistributionMatching, fake=spy.look, renoise_fake="fresh", times=(t, t), shift=1.0)
+    stage = bare(DistributionMatching, fake=spy.look, learns="end", renoise_fake="fresh", times=(t, t), shift=1.0)
     latent = x0.reshape(-1, 1, 1)
     stage.fake_loss(Rollout(nothing_read(latent), time_grid(1), (torch.sign(latent), latent)), dice())
     x = spy.x[:, 0]

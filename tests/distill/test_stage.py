@@ -199,7 +199,7 @@ def test_the_same_step_is_played_on_the_same_draws(teacher, pool, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_run_in_words_and_moves_nothing(teacher, pool, tmp_path):
     stage = Game(teacher, nan=(2,))
     diary = Diary(stage)
-    with pytest.raises(Diverged, match="diverged at step 2: the rare's loss is nan. The last checkpoint is kept"):
+    with pytest.raises(Diverged, match="diverged at step 2: the rare's loss is nan. Go on from the last checkpoint"):
         played(stage, pool, tmp_path, steps=4)
     assert {step for step, *_ in diary.lines} == {0, 1}
     assert all(p.isfinite().all() for p in stage.parameters())
@@ -224,6 +224,13 @@ def test_stages_watch_what_would_run_away(name, watched, teacher, pool, tmp_path
         stage.student.model.llm2vae.weight.mul_(1000)
     with pytest.raises(Diverged, match=f"at step 0: {watched} is .*, above {stage.limit:g}"):
         played(stage, pool, tmp_path, steps=1)
+
+
+def test_a_watched_number_that_is_none_is_too_large():
+    stage = bare(DistributionMatching)
+    stage.facts["spread"] = math.nan
+    with pytest.raises(Diverged, match="spread is nan"):
+        stage._check("student", torch.zeros(()), 7)
 
 
 # ---- what a step is played on ---------------------------------------------------------------------------------------
@@ -479,6 +486,10 @@ def test_a_student_is_trained_on_the_walk_it_will_be_sampled_with(task, sampler,
     assert torch.equal(rollout.z, z) and len(states) == len(rollout.states)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(states, rollout.states))
     assert (rollout.x0 - rollout.z).abs().mean() > 0.1
+    # a walk ends in its last guess, either way
+    assert len(rollout.guesses) == 6 and torch.allclose(rollout.guesses[-1], rollout.x0, atol=1e-5)
+    assert torch.equal(rollout.guess(torch.arange(round_.size) % 6)[1], rollout.guesses[1][1])
+    assert not any(guess.requires_grad for guess in rollout.guesses)
 
 
 def test_a_state_is_found_by_each_samples_own_step():
