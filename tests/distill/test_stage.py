@@ -206,7 +206,7 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words_and_moves_nothing(teache
 
 
 def test_a_watched_number_above_its_limit_ends_the_run_in_words(teacher, pool, tmp_path):
-    with pytest.raises(Diverged, match="diverged at step 1: odd is 5.25, above 3. The last checkpoint"):
+    with pytest.raises(Diverged, match="diverged at step 1: odd is 5.25, above 3. Go on from the last checkpoint"):
         played(Game(teacher, odd=(1,)), pool, tmp_path, steps=4)
 
 
