@@ -21,7 +21,8 @@ from hb.model.checkpoint import CheckpointError, load_model, save_model
 from hb.model.guided import GuidedBagel
 from hb.model.law import Law
 from hb.model.text import Text
-from hb.parcels import DRAFT_CONFIG, STUDENT_CONFIG, Drafter, Student
+from hb.model.tiny_decoder import TinyDecoder
+from hb.parcels import DRAFT_CONFIG, STUDENT_CONFIG, TINY_CONFIG, Drafter, Student, TinyPainter
 from hb.preprocess import resized, to_image, to_rgb, to_tensor
 from hb.sampling.fast import FastText, decode_fast
 from hb.sampling.image import Contexts, Meter, noise, sample, sample_student
@@ -31,7 +32,7 @@ from hb.speculative.draft import open_draft
 from hb.speculative.drafting import FastDraft, Plan
 
 FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
-STUDENTS = "students"  # folder of a model folder
+STUDENTS, DECODER = "students", "decoder"  # folders of a model folder
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 ALIASES = {"bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"}
 
@@ -156,11 +157,13 @@ class Model:
 
     def __init__(
         self, bagel: Bagel, text: Text | None, sampling: Sampling = Sampling(), name: str = "model",
-        drafter: Drafter | None = None, students: dict[str, Student] | None = None,
+        drafter: Drafter | None = None, students: dict[str, Student] | None = None, tiny: TinyPainter | None = None,
     ):  # fmt: skip
         self.bagel, self.text, self.sampling, self.name = bagel, text, sampling, name
         self.drafter = drafter
         self.students = dict(students or {})
+        self.tiny = tiny  # draws the pixels if it is there; set it to None for the autoencoder's own decoder
+        self._painting: tuple[TinyPainter, TinyDecoder] | None = None
         self._opened: dict[str, tuple[Student, GuidedBagel]] = {}
         self._fused: tuple[object, FastText] | None = None
         self._drafting: tuple[Drafter, FastDraft] | None = None
@@ -251,11 +254,20 @@ class Model:
             for _, x in walk:
                 pass
         with clock("decode picture"):
-            pixels = (self.bagel.decode(x, shape).float() / 2 + 0.5).clamp(0, 1).cpu()
+            pixels = self.paint(x, shape)
         nfe, due = meter.rows / len(prompts), guidance.evaluations(grid) if student is None else len(grid) - 1
         if nfe != due:
             raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {due}")
         return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu(), student)
+
+    def paint(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Latent tokens [B, n, values] to pictures [B, 3, H, W] in [0, 1], by the tiny decoder if the model has one."""
+        decoder = None
+        if self.tiny is not None:
+            if self._painting is None or self._painting[0] is not self.tiny:
+                self._painting = (self.tiny, self.tiny.open(self.bagel))
+            decoder = self._painting[1]
+        return (self.bagel.decode(tokens, grid, decoder).float() / 2 + 0.5).clamp(0, 1).cpu()
 
     def student_for(self, name: str | None, nfe: int | None = None) -> str | None:
         """The name of the student that is meant: the one that was named, or the one that serves this nfe; None: the teacher."""
@@ -445,6 +457,8 @@ class Model:
         self.sampling.save(Path(folder))
         if self.drafter is not None:
             self.drafter.save(Path(folder) / "draft", dtype or torch.float32)
+        if self.tiny is not None:
+            self.tiny.save(Path(folder) / DECODER, dtype or torch.float32)
         for name, student in self.students.items():
             student.save(Path(folder) / STUDENTS / name, dtype or torch.float32)
 
@@ -455,9 +469,10 @@ class Model:
         bagel, text = load_model(folder, device=device, dtype=dtype)
         draft = Path(folder) / "draft"
         drafter = Drafter.load(draft) if (draft / DRAFT_CONFIG).exists() else None
+        tiny = TinyPainter.load(Path(folder) / DECODER) if (Path(folder) / DECODER / TINY_CONFIG).exists() else None
         found = sorted((Path(folder) / STUDENTS).glob(f"*/{STUDENT_CONFIG}"))
         students = {file.parent.name: Student.load(file.parent) for file in found}
-        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name, drafter, students)
+        return Model(bagel, text, Sampling.load(Path(folder)), Path(folder).name, drafter, students, tiny)
 
 
 def load(name: str | Path = "nano", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Model:

@@ -471,7 +471,7 @@ def reconstruction(model: Model, n: int = 1000, seed: int = 3) -> dict:
     back = []
     for at in range(0, n, BATCH):
         latent = model.bagel.encode(pictures[at : at + BATCH] * 2 - 1, torch.Generator().manual_seed(at))
-        back.append((model.bagel.decode(latent).detach() / 2 + 0.5).clamp(0, 1))
+        back.append(model.paint(latent).detach())
     back = torch.cat(back)
     exact = lambda p: [r.clean and r.scene is not None and same_scene(r.scene, scenes.scene(i)) for i, r in enumerate(read(p))]
     return dict(rendered=Share(sum(exact(pictures)), n).to_dict(), reconstructed=Share(sum(exact(back)), n).to_dict(),

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, check, read_weights
 from hb.model.guided import GuidedBagel, generation_weights
+from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
+TINY, TINY_CONFIG = "tiny_decoder.safetensors", "tiny_decoder.json"
 STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
 
 
@@ -122,6 +124,48 @@ class Student:
             for name, p in mine.items():
                 p.copy_(self.weights[name])
         return model.eval()
+
+
+@dataclass(frozen=True)
+class TinyPainter:
+    """A tiny decoder for the latents of one encoder.
+
+    config    what `hb.model.tiny_decoder.TinyDecoderConfig` takes
+    encoder   fingerprint of the encoder whose latents it reads. Another one's would be noise to it
+    """
+
+    config: dict
+    encoder: str
+    provenance: dict = field(default_factory=dict, repr=False)
+    weights: dict[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
+
+    def to_dict(self) -> dict:
+        """Everything but the weights."""
+        return dict(config=self.config, encoder=self.encoder, provenance=self.provenance)
+
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write `tiny_decoder.safetensors` and `tiny_decoder.json`."""
+        _save(Path(folder), TINY, self.weights, TINY_CONFIG, self.to_dict(), dtype)
+
+    @staticmethod
+    def load(folder: str | Path) -> TinyPainter:
+        """Raises CheckpointError with what is wrong."""
+        names = ("config", "encoder", "provenance")
+        values = _load(Path(folder), TINY_CONFIG, names, "a tiny decoder", "hb train decoder")
+        return TinyPainter(**values, weights=read_weights(Path(folder) / TINY))
+
+    def open(self, model: Bagel) -> TinyDecoder:
+        """The decoder, ready beside the model's own. Raises CheckpointError if it reads another encoder's latents."""
+        like = next(model.autoencoder.parameters())
+        decoder = TinyDecoder(TinyDecoderConfig(**self.config | dict(widths=tuple(self.config["widths"]))))
+        check(self.weights, {name: p.shape for name, p in decoder.state_dict().items()}, TINY)
+        if like.dtype == torch.float32 and fingerprint(model.autoencoder.encoder) != self.encoder:
+            raise CheckpointError(
+                f"this tiny decoder reads the latents of another encoder (fingerprint {self.encoder}, this one's is "
+                f"{fingerprint(model.autoencoder.encoder)}); train one for it: hb train decoder"
+            )
+        decoder.load_state_dict(self.weights)
+        return decoder.to(like).eval().requires_grad_(False)
 
 
 def _save(folder: Path, weights_name: str, weights: dict[str, Tensor], config_name: str, config: dict, dtype: torch.dtype):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning as L
@@ -23,8 +23,10 @@ from hb.model.checkpoint import load_model
 from hb.model.config import BagelConfig
 from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
+from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
+from hb.parcels import TinyPainter, fingerprint
 from hb.training import StepData, fit, generator, warmup_constant_decay
 from hb.world.render import render
 from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
@@ -274,6 +276,23 @@ def train_autoencoder(
         start_from.load_state_dict(module.autoencoder.cpu().state_dict())
         return start_from.eval()
     return normalised(module.autoencoder, random_pictures(1024, side, seed, steps))
+
+
+def train_tiny_decoder(
+    folder: Path, autoencoder: Autoencoder, *, side: int, steps: int, batch: int = 32, lr: float = 0.01, noise: float = 0.3,
+    seed: int = 0, precision: str = "auto", **trainer,
+) -> TinyPainter:
+    """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there). noise: see AutoencoderTraining."""  # fmt: skip
+    module = AutoencoderTraining(autoencoder.config, total=steps, lr=lr, seed=seed, decoder_only=True, noise=noise)
+    module.autoencoder.load_state_dict(autoencoder.state_dict())
+    config = TinyDecoderConfig(autoencoder.config.z_channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module.autoencoder.decoder = TinyDecoder(config).to(memory_format=torch.channels_last)
+    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
+    fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
+    weights = {k: v.detach().cpu() for k, v in module.autoencoder.decoder.state_dict().items()}
+    return TinyPainter(asdict(config) | dict(widths=list(config.widths)), fingerprint(autoencoder.encoder), {}, weights)
 
 
 @torch.no_grad()

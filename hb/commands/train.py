@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
 from hb.parcels import Drafter, fingerprint
-from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher
+from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
 from hb.semantic import train_widened
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
@@ -51,6 +51,7 @@ USUAL = {
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }
+USUAL_DECODER = Usual(steps=3000, batch=32, lr=0.01)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
 
@@ -162,6 +163,25 @@ def draft(args) -> None:
 
     replace_folder(out, save_all)
     _say(args, facts | dict(folder=str(out)), f"The draft is in {out}. Next: hb tune tree --draft {out}")
+
+
+def decoder(args) -> None:
+    model = open_model(args)
+    usual = Usual(args.steps or USUAL_DECODER.steps, args.batch or USUAL_DECODER.batch, args.lr or USUAL_DECODER.lr)
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
+    facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder))
+    args.preset = model.name
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    done = interruptible(
+        train_tiny_decoder, folder, model.bagel.autoencoder, side=model.bagel.config.picture_side, **asdict(usual),
+        noise=args.noise, **trainer_options(args),
+    )  # fmt: skip
+    if not is_first_process():
+        return
+    out = Path(args.out) if args.out else folder / "parcel"
+    facts = provenance(folder, args.command, model=model.name, seed=args.seed, settings=facts)
+    replace_folder(out, replace(done, provenance=facts).save)
+    _say(args, facts | dict(folder=str(out)), f"The tiny decoder is in {out}. To use it, put it into the model's folder as decoder/.")
 
 
 # ---- what goes in ---------------------------------------------------------------------------------------------------

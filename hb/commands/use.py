@@ -119,7 +119,10 @@ def open_model(args) -> Model:
     kind, _, number = args.device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise ValueError(f"no device called {args.device!r}; there are cpu, cuda and cuda:1")
-    return load(args.model, device=args.device, dtype=DTYPES[args.dtype])
+    model = load(args.model, device=args.device, dtype=DTYPES[args.dtype])
+    if getattr(args, "full_decoder", False):
+        model.tiny = None
+    return model
 
 
 def is_shipped(name: str) -> bool:

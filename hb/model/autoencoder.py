@@ -75,9 +75,9 @@ class Autoencoder(nn.Module):
             mean = mean + (0.5 * logvar).exp() * eps
         return self.config.scale_factor * (mean - self.config.shift_factor)
 
-    def decode(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        """Pictures, about in [-1, 1] (not clamped: training needs the slope)."""
-        return self.decoder(z / self.config.scale_factor + self.config.shift_factor)
+    def decode(self, z: Float[Tensor, "B C h w"], decoder: nn.Module | None = None) -> Float[Tensor, "B 3 H W"]:
+        """Pictures, about in [-1, 1] (not clamped: training needs the slope). decoder: another one for the same latents."""
+        return (decoder or self.decoder)(z / self.config.scale_factor + self.config.shift_factor)
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """Weights under the released file's names."""

@@ -288,11 +288,13 @@ class Bagel(nn.Module):
             z = self.autoencoder.encode(pictures.to(self.device), generator, sample)
         return patchify(z, self.config.latent_patch)
 
-    def decode(self, tokens: Float[Tensor, "B n values"], grid: tuple[int, int] | None = None) -> Tensor:
-        """Latent tokens to pictures in [-1, 1], not clamped."""
+    def decode(
+        self, tokens: Float[Tensor, "B n values"], grid: tuple[int, int] | None = None, decoder: nn.Module | None = None
+    ) -> Tensor:
+        """Latent tokens to pictures in [-1, 1], not clamped. decoder: instead of the autoencoder's own."""
         rows, columns = grid or self.grid_of(tokens.size(1))
         z = unpatchify(tokens, self.config.latent_patch, rows, columns)
-        return self.autoencoder.decode(z.to(next(self.autoencoder.parameters()).dtype))
+        return self.autoencoder.decode(z.to(next(self.autoencoder.parameters()).dtype), decoder)
 
 
 def pad_ids(rows: Sequence[Sequence[int]], fill: int) -> tuple[Int[Tensor, "B n"], Int[Tensor, "B"]]:

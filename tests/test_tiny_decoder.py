@@ -1,0 +1,117 @@
+"""A tiny decoder reads the same latents, costs little, travels as a parcel, and is refused by another encoder's model."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hb.engine import Model
+from hb.model.autoencoder import Autoencoder
+from hb.model.checkpoint import CheckpointError
+from hb.model.config import PRESETS
+from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
+from hb.parcels import TINY_CONFIG, TinyPainter, fingerprint
+from hb.pretrain import train_tiny_decoder
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def model(tiny_folder):
+    return Model.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def painter(model):
+    torch.manual_seed(0)
+    config = TinyDecoderConfig(4, (8, 8, 8))
+    weights = {k: v.detach() for k, v in TinyDecoder(config).state_dict().items()}
+    return TinyPainter(dict(z_channels=4, widths=[8, 8, 8]), fingerprint(model.bagel.autoencoder.encoder), {}, weights)
+
+
+def operations(module, *inputs):
+    with FlopCounterMode(display=False) as count, torch.no_grad():
+        module(*inputs)
+    return count.get_total_flops()
+
+
+def test_it_costs_a_tenth_and_gives_the_same_size():
+    config = PRESETS["nano"].autoencoder
+    z = torch.zeros(1, config.z_channels, 8, 8)
+    tiny, full = TinyDecoder(TinyDecoderConfig(config.z_channels)), Autoencoder(config).decoder
+    assert tiny(z).shape == full(z).shape == (1, 3, 64, 64)
+    assert 10 * operations(tiny, z) < operations(full, z)
+
+
+def test_each_place_draws_its_own_neighbourhood():
+    """A change of one latent place changes pixels around that place only: no norm or attention carries it further."""
+    torch.manual_seed(0)
+    decoder = TinyDecoder(TinyDecoderConfig(4))
+    for block in decoder.modules():
+        if isinstance(block, torch.nn.Conv2d):
+            torch.nn.init.normal_(block.weight, std=0.1)
+    z = torch.randn(1, 4, 16, 16)
+    other = z.clone()
+    other[0, :, 4, 4] += 1
+    changed = (decoder(z) - decoder(other)).abs().amax((0, 1)) > 0
+    assert changed[32:40, 32:40].any() and not changed[96:].any() and not changed[:, 96:].any()
+
+
+def test_draw_and_edit_paint_with_it_and_the_latents_stay(model, painter):
+    before = model.draw("a red circle", steps=1, seed=3)
+    model.tiny = painter
+    after = model.draw("a red circle", steps=1, seed=3)
+    assert torch.equal(before.latent, after.latent) and not torch.allclose(before.pixels, after.pixels)
+    wanted = painter.open(model.bagel)
+    config = model.bagel.config.autoencoder
+    from hb.model.vision import unpatchify
+
+    raw = unpatchify(after.latent, 2, 4, 4) / config.scale_factor + config.shift_factor
+    assert torch.allclose(after.pixels, (wanted(raw) / 2 + 0.5).clamp(0, 1), atol=1e-6)
+    edited = model.edit(before, "make the circle blue", steps=1)
+    model.tiny = None
+    assert not torch.allclose(edited.pixels, model.edit(before, "make the circle blue", steps=1).pixels)
+
+
+def test_a_model_keeps_it(model, painter, tmp_path):
+    model.tiny = painter
+    model.save_pretrained(tmp_path / "m")
+    again = Model.from_pretrained(tmp_path / "m")
+    assert again.tiny == painter and all(torch.equal(v, again.tiny.weights[k]) for k, v in painter.weights.items())
+
+
+def test_another_encoders_model_refuses_it(model, painter):
+    with torch.no_grad():
+        model.bagel.autoencoder.encoder.conv_in.weight.add_(0.1)
+    model.tiny = painter
+    with pytest.raises(CheckpointError, match="another encoder.*hb train decoder"):
+        model.draw("a red circle", steps=1)
+
+
+def test_damage_is_named(painter, tmp_path):
+    painter.save(tmp_path)
+    (tmp_path / TINY_CONFIG).write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        TinyPainter.load(tmp_path)
+    (tmp_path / TINY_CONFIG).unlink()
+    with pytest.raises(CheckpointError, match="hb train decoder"):
+        TinyPainter.load(tmp_path)
+
+
+def test_training_leaves_the_autoencoder_alone_and_lowers_the_error(tmp_path):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(tiny_config(600).autoencoder)
+    with torch.no_grad():
+        autoencoder.encoder.conv_out.weight.mul_(20)  # untrained, it says nearly nothing
+    old = {k: v.clone() for k, v in autoencoder.state_dict().items()}
+    run = dict(side=64, batch=4, lr=0.05, bar=False, precision="f32", accelerator="cpu")
+    short = train_tiny_decoder(tmp_path / "a", autoencoder, steps=1, **run)
+    longer = train_tiny_decoder(tmp_path / "b", autoencoder, steps=60, **run)
+    assert all(torch.equal(v, old[k]) for k, v in autoencoder.state_dict().items())
+    assert short.encoder == longer.encoder == fingerprint(autoencoder.encoder)
+    from hb.model.bagel import Bagel
+    from hb.pretrain import random_pictures
+
+    bagel = Bagel(tiny_config(600), (1, 2, 3, 4), autoencoder)
+    pictures = random_pictures(8, 64, 5, 0)
+    latent = bagel.encode(pictures, torch.Generator().manual_seed(0))
+    error = [float((bagel.decode(latent, decoder=p.open(bagel)) - pictures).abs().mean()) for p in (short, longer)]
+    assert error[1] < 0.8 * error[0]
