@@ -70,7 +70,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("hb", description=WELCOME, epilog=MORE, formatter_class=_Plain)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for add in (_demo, _draw, _edit, _ask, _train, _distill, _tune, _eval, _bench, _lab):
+    for add in (_demo, _draw, _edit, _ask, _train, _distill, _recipe, _tune, _eval, _bench, _lab):
         add(verbs)
     return parser
 
@@ -415,6 +415,24 @@ def _distill(verbs):
                        help="dmdo: what the fake score learns, the ends of walks (as printed) or what each step saw")  # fmt: skip
     knobs.add_argument("--fake-times", type=_at_least_one, metavar="N", help="dmdo: moves of the fake score for one of the student")
     _machine(parser)
+
+
+def _recipe(verbs):
+    parser = _verb(
+        verbs, "recipe", "recipe:recipe", "everything from scratch, one command after another",
+        "Makes a model from nothing: autoencoder, eyes, teacher, decoder, draft, and the six-evaluation students. Prints each\n"
+        "command before it runs it; what is already there is not made again. A night for nano on two cores.",
+        "hb recipe\nhb recipe --dry-run\nhb recipe --share 0.02 --pool 500 --folder runs/rehearsal      a rehearsal\n"
+        "hb recipe --accelerator gpu",
+        stopped=GOES_ON + "where it was",
+    )  # fmt: skip
+    parser.add_argument("--preset", default="nano", help="nano or small (default: %(default)s)")
+    parser.add_argument("--folder", metavar="FOLDER", help="where all of it lives (default: runs/PRESET)")
+    parser.add_argument("--share", type=float, default=1.0, metavar="X", help="of the usual steps of each part (default: all)")
+    parser.add_argument("--pool", type=_at_least_one, metavar="N", help="examples that parts make for themselves (default: theirs)")
+    parser.add_argument("--threads", type=_at_least_one, metavar="N", help="of the processor")
+    parser.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, gpu or auto (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands only")
 
 
 def _draft_options() -> argparse.ArgumentParser:

@@ -51,6 +51,7 @@ USUAL = {
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }
+USUAL_WIDENED = Usual(steps=1000, batch=48, lr=0.02)
 USUAL_DECODER = Usual(steps=3000, batch=32, lr=0.01)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
@@ -66,7 +67,8 @@ def tokenizer(args) -> None:
 
 
 def autoencoder(args) -> None:
-    config, usual, folder = _preset("autoencoder", args), _usual("autoencoder", args), _folder(args) / "autoencoder"
+    config, folder = _preset("autoencoder", args), _folder(args) / "autoencoder"
+    usual = _asked(USUAL_WIDENED, args) if args.semantic else _usual("autoencoder", args)
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
     facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only,
                  semantic=args.semantic, noise=args.noise)  # fmt: skip
@@ -140,16 +142,16 @@ def teacher(args) -> None:
 
 def draft(args) -> None:
     model = open_model(args)
-    steps, batch, lr = args.steps or USUAL_DRAFT.steps, args.batch or USUAL_DRAFT.batch, args.lr or USUAL_DRAFT.lr
+    usual = _asked(USUAL_DRAFT, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "draft"
     config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
     start = Drafter.load(args.start_from) if args.start_from else None
-    facts = dict(steps=steps, batch=batch, lr=lr, pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
+    facts = dict(asdict(usual), pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
                  target=fingerprint(model.bagel), start=args.start_from)  # fmt: skip
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
     done = interruptible(
-        train_draft, folder, model.bagel, model.text, config, steps=steps, batch=batch, pool=args.pool, lr=lr,
+        train_draft, folder, model.bagel, model.text, config, **asdict(usual), pool=args.pool,
         ce_weight=args.ce_weight, start_from=start, **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )  # fmt: skip
     if not is_first_process():
@@ -167,7 +169,7 @@ def draft(args) -> None:
 
 def decoder(args) -> None:
     model = open_model(args)
-    usual = Usual(args.steps or USUAL_DECODER.steps, args.batch or USUAL_DECODER.batch, args.lr or USUAL_DECODER.lr)
+    usual = _asked(USUAL_DECODER, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
     facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder))
     args.preset = model.name
@@ -195,7 +197,10 @@ def _preset(stage: str, args) -> BagelConfig:
 
 
 def _usual(stage: str, args) -> Usual:
-    usual = USUAL[stage, args.preset]
+    return _asked(USUAL[stage, args.preset], args)
+
+
+def _asked(usual: Usual, args) -> Usual:
     return Usual(args.steps or usual.steps, args.batch or usual.batch, args.lr or usual.lr)
 
 

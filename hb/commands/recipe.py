@@ -1,0 +1,77 @@
+"""`hb recipe`: everything from scratch, one command after another, each of which could have been typed by hand."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_WIDENED
+from hb.distill.recipe import SIX_NFE, STAGES
+from hb.engine import DECODER
+
+SHARPEN = 1500  # steps of the decoder that learns to read the widened latents
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command of the recipe. words: after `hb`; makes: what is there when it is done; steps: the usual length."""
+
+    words: tuple[str, ...]
+    makes: Path
+    steps: int
+    why: str
+
+
+def parts(folder: Path, preset: str = "nano") -> list[Part]:
+    """The recipe in order."""
+    f, model = folder, str(folder / "model")
+    train = lambda what, *rest: ("train", what, *map(str, rest))
+    of = ("--preset", preset)
+    wide, sharp = f / "wide", f / "sharp"
+    return [
+        Part(train("autoencoder", *of, "--folder", f), f / "autoencoder" / "ae.safetensors", USUAL["autoencoder", preset].steps,
+             "pictures to latents and back"),
+        Part(train("autoencoder", *of, "--semantic", "--start-from", f / "autoencoder", "--folder", wide),
+             wide / "autoencoder" / "ae.safetensors", USUAL_WIDENED.steps, "latents that say what is where"),
+        Part(train("autoencoder", *of, "--decoder-only", "--noise", 0.3, "--start-from", wide / "autoencoder", "--folder", sharp),
+             sharp / "autoencoder" / "ae.safetensors", SHARPEN, "a decoder that reads them, also when they are not exact"),
+        Part(train("eyes", *of, "--folder", f), f / "eyes" / "eyes.safetensors", USUAL["eyes", preset].steps,
+             "the vision tower, schooled before it has to talk"),
+        Part(train("teacher", *of, "--folder", f, "--eyes", f / "eyes", "--autoencoder", sharp / "autoencoder"),
+             f / "model" / "ema.safetensors", USUAL["teacher", preset].steps, "the unified model"),
+        Part(train("decoder", "--model", model, "--folder", f / "decoder", "--out", f / "model" / DECODER),
+             f / "model" / DECODER / "tiny_decoder.safetensors", USUAL_DECODER.steps, "pixels in a sixth of the time"),
+        Part(train("draft", "--model", model, "--folder", f / "draft", "--out", f / "model" / "draft"),
+             f / "model" / "draft" / "draft.safetensors", USUAL_DRAFT.steps, "a draft that guesses answers ahead"),
+        *(Part(("distill", name, "--model", model, "--folder", str(f / "distill"), "--install", model),
+               f / "model" / "students" / name / "student.safetensors", STAGES[name].steps, STAGES[name].about)
+          for name in SIX_NFE),
+    ]  # fmt: skip
+
+
+def recipe(args) -> None:
+    folder = Path(args.folder) if args.folder else Path("runs") / args.preset
+    if ("teacher", args.preset) not in USUAL:
+        raise ValueError(f"no recipe for {args.preset!r}; there are {' and '.join(p for s, p in USUAL if s == 'teacher')}")
+    if args.share <= 0:
+        raise ValueError(f"--share is a part of the usual length, more than 0; got {args.share:g}")
+    todo = parts(folder, args.preset)
+    for number, part in enumerate(todo, 1):
+        words = [*part.words, "--steps", str(max(1, round(args.share * part.steps))), "--accelerator", args.accelerator]
+        words += ["--threads", str(args.threads)] if args.threads else []
+        words += ["--pool", str(args.pool)] if args.pool and part.words[1] in ("teacher", "draft", *SIX_NFE) else []
+        done = part.makes.exists()
+        print(f"==> {number} of {len(todo)}, {part.why}{': already there' if done else ''}\n    {shlex.join(['hb', *words])}", flush=True)
+        if done or args.dry_run:
+            continue
+        # a process of its own: what a stage held in memory goes with it, and Ctrl-C reaches it as if it had been typed
+        status = subprocess.run([sys.executable, "-m", "hb", *words]).returncode
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            raise ValueError("this part stopped; the reason is above. `hb recipe` goes on from here when it is given again")
+    if not args.dry_run:
+        print(f"All is done. Next, on a quiet machine: hb tune tree --model {folder / 'model'}; then hb demo --model {folder / 'model'}")
