@@ -24,7 +24,8 @@ from hb.engine import Model, Pictures
 from hb.parcels import fingerprint
 from hb.preprocess import to_image, to_tensor
 from hb.world import bench
-from hb.world.judge import Reading, check, edit_region, read, score_edit
+from hb.world.edit_judge import edit_region, score_edit
+from hb.world.judge import Reading, check, read
 from hb.world.language import DESCRIBE_REQUEST, described_right, parse_description, parse_edit
 from hb.world.render import render
 from hb.world.scene import Request, Scene, Scenes, Thing
@@ -464,7 +465,8 @@ def _words(thing: Thing) -> dict[str, str]:
 
 def reconstruction(model: Model, n: int = 1000, seed: int = 3) -> dict:
     """Share of random scenes that the judge reads exactly and finds clean, before and after the autoencoder."""
-    from hb.world.judge import random_scenes, same_scene
+    from hb.world.damage import random_scenes
+    from hb.world.judge import same_scene
 
     scenes: Scenes = random_scenes(n, np.random.default_rng([2, seed]))
     pictures = render(scenes, model.bagel.config.picture_side)

@@ -30,7 +30,8 @@ from hb.speculative.decode import Read, speculate
 from hb.speculative.drafting import DraftRun, FastDraft, Plan
 from hb.speculative.tree import Tree, root_only
 from hb.speculative.verify import RULES, children_of
-from hb.world.judge import DAMAGES, Reading, check, damage, read
+from hb.world.damage import DAMAGES, damage
+from hb.world.judge import Reading, check, read
 from hb.world.language import LanguageError, describe, parse, say
 from hb.world.render import render
 from hb.world.scene import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, TEXTURES, Request, Scene, Thing, Wish

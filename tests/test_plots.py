@@ -14,7 +14,7 @@ from hb.exact import FiniteData, GaussianMixture
 from hb.flow import time_grid
 from hb.sampling.fast import decode_fast
 from hb.speculative.drafting import Plan
-from hb.world.judge import Row
+from hb.world.damage import Row
 from hb.world.scene import Scene, Thing
 
 

@@ -18,7 +18,7 @@ from hb.commands.use import is_shipped, open_model
 from hb.engine import Model
 from hb.machine import commit, machine
 from hb.world import bench
-from hb.world.judge import confusion
+from hb.world.damage import confusion
 
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")

@@ -14,7 +14,8 @@ from hb.engine import SHIPPED, Model, Pictures, load
 from hb.evaluate import as_seen
 from hb.model.checkpoint import WEIGHTS, CheckpointError
 from hb.preprocess import to_rgb, to_tensor
-from hb.world.judge import EditScore, Reading, Verdict, check, read, score_edit
+from hb.world.edit_judge import EditScore, score_edit
+from hb.world.judge import Reading, Verdict, check, read
 from hb.world.language import (
     DESCRIBE_REQUESTS,
     Command,

@@ -1,26 +1,23 @@
 """The judge: reads any picture back into a scene, says what is wrong with it, and whether it is what was asked.
 
 `read` explains a picture as things on a background (hb.world.reading does the fitting), draws that explanation again
-and compares: what is left over are flaws. `check` holds a reading against a `Request`, `score_edit` against the scenes
-before and after an edit. `damage` and `confusion` judge the judge.
+and compares: what is left over are flaws. `check` holds a reading against a `Request`. Edits are judged in
+hb.world.edit_judge; hb.world.damage judges the judge.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import numpy as np
 import torch
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from hb.world import reading as fitting
 from hb.world.reading import Blobs, Fits
-from hb.world.render import COLOR_RGB, STRIPE_DARKNESS, render
+from hb.world.render import COLOR_RGB, STRIPE_DARKNESS
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
@@ -35,12 +32,10 @@ from hb.world.scene import (
     TEXTURES,
     Request,
     Scene,
-    Scenes,
     Thing,
     Wish,
     holds,
     place_of,
-    sample_scenes,
 )
 from hb.world.words import NUMBERS, PLURALS
 
@@ -60,6 +55,7 @@ DIRT_TOLERANCE = 8.0  # dirty pixels allowed
 NOISE_TOLERANCE = 0.045  # standard deviation of background pixels
 CROWD_AREA = 0.45  # no thing is looked for where more than this share of the picture differs from its background
 UNRECOGNISED = 0.35  # share of a thing's area: if more than this is wrong, its name is a guess
+ATTRIBUTES = ("shape", "color", "size", "texture")
 MOVED = 0.05  # a centre further off than this is elsewhere, as a share of the side
 
 
@@ -234,7 +230,7 @@ def nearest_color(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _describe(thing: Thing, radius, wrong, blur, color_error, dark) -> ReadThing:
     """Hold every measure against its tolerance; say in words which ones fail."""
-    it = f"the {thing.shape} at {_at(thing)}"
+    it = f"the {thing.shape} at {whereabouts(thing)}"
     name, off = f"{thing.size} {thing.color} {thing.shape}", f"{color_error:.2f} away"
     scale = float(abs(np.log(radius / thing.radius)))
     stripe = abs(dark - (STRIPE_DARKNESS if thing.texture == "striped" else 0.0))
@@ -242,7 +238,7 @@ def _describe(thing: Thing, radius, wrong, blur, color_error, dark) -> ReadThing
     least = thing.radius + MARGIN
     out = max(max(least - c, c - (1 - least)) for c in (thing.x, thing.y))
     tests = (
-        (wrong, WRONG_TOLERANCE, f"the thing at {_at(thing)} cannot be recognised: the nearest is a {name}, "
+        (wrong, WRONG_TOLERANCE, f"the thing at {whereabouts(thing)} cannot be recognised: the nearest is a {name}, "
                                  f"but {wrong:.0%} of it is wrong"),
         (blur, BLUR_TOLERANCE, f"{it} is blurred: its rim is {_rim(blur):.1f} pixels wide"),
         (color_error, COLOR_TOLERANCE, f"the color of {it} is none of ours: {thing.color} is nearest, {off}"),
@@ -306,8 +302,8 @@ def _crowding(things: Sequence[Thing]) -> list[str]:
     if len(things) > MAX_THINGS:
         flaws.append(f"{len(things)} things are in the picture, {MAX_THINGS} is the most there can be")
     for a, b in combinations(things, 2):
-        if _distance(a, b) < a.radius + b.radius + GAP - PLACE_SLACK:
-            flaws.append(f"the {a.shape} at {_at(a)} and the {b.shape} at {_at(b)} touch")
+        if distance(a, b) < a.radius + b.radius + GAP - PLACE_SLACK:
+            flaws.append(f"the {a.shape} at {whereabouts(a)} and the {b.shape} at {whereabouts(b)} touch")
     return flaws
 
 
@@ -363,19 +359,19 @@ def _mismatches(things: Sequence[Thing], request: Request) -> list[str]:
     out = [words for thing, wish in zip(things, request.wishes) for words in _disappointments(thing, wish)]
     if request.relation is not None and not _related(request.relation, *things[:2]):
         a, b = things[:2]
-        out.append(f"the {a.shape} at {_at(a)} is not {request.relation} the {b.shape} at {_at(b)}")
+        out.append(f"the {a.shape} at {whereabouts(a)} is not {request.relation} the {b.shape} at {whereabouts(b)}")
     return out
 
 
 def _disappointments(thing: Thing, wish: Wish) -> list[str]:
     out = []
     if wish.shape not in (None, thing.shape):
-        out.append(f"the thing at {_at(thing)} is a {thing.shape}, a {wish.shape} was asked")
+        out.append(f"the thing at {whereabouts(thing)} is a {thing.shape}, a {wish.shape} was asked")
     for name in ("color", "size", "texture"):
         if getattr(wish, name) not in (None, getattr(thing, name)):
             out.append(f"the {thing.shape} is {getattr(thing, name)}, {getattr(wish, name)} was asked")
     if wish.place is not None and not in_place(thing, wish.place):
-        out.append(f"the {thing.shape} is at {_at(thing)}, in the place called {thing.place}; {wish.place} was asked")
+        out.append(f"the {thing.shape} is at {whereabouts(thing)}, in the place called {thing.place}; {wish.place} was asked")
     return out
 
 
@@ -395,331 +391,19 @@ def _related(relation: str, a: Thing, b: Thing) -> bool:
     return bool(holds(relation, a.x + dx, a.y + dy, b.x, b.y))
 
 
-def _at(thing: Thing) -> str:
+def whereabouts(thing: Thing) -> str:
+    """A thing's centre, for sentences."""
     return f"({thing.x:.2f}, {thing.y:.2f})"
 
 
-# ---------------------------------------------------------------- edits
-
-ATTRIBUTES = ("shape", "color", "size", "texture")
-_SIDES = {*ATTRIBUTES, "place", "x", "y", "turn", "shade"}
-
-
-@dataclass(frozen=True)
-class EditScore:
-    """How well an edit was done: is the change there, and is all else as it was? Both in [0, 1]."""
-
-    success: float
-    kept: float
-    reasons: tuple[str, ...] = ()
-
-
-def score_edit(
-    reading: Reading,
-    source: Scene,
-    target: Scene,
-    free: Collection[str] = (),
-    place: str | None = None,
-) -> EditScore:
-    """Score the reading of an edited picture against the scenes before and after.
-
-    Things equal in source and target are to be kept; the others are edited: paired (changed), only in the source
-    (removed) or only in the target (added). `free` names what is left to chance about edited things, as `Edit.free`
-    does ("place" stands for x and y); `place` asks for a ninth of the picture instead of the target's exact centre.
-
-    success  the least share of asked changes found, over the edited things (and the background, if it changes)
-    kept     the share of untouched things, and of edited things' untouched sides, that are still as they were; every
-             thing that nobody asked for counts as one more that is not
-    """
-    unknown = set(free) - _SIDES
-    if unknown:
-        raise ValueError(f"a thing has no {', '.join(sorted(unknown))}; free may hold {', '.join(sorted(_SIDES))}")
-    free = {"place" if side in ("x", "y") else side for side in free}
-    plan = _plan(source, target)
-    found, extra = _assign(reading.things, plan, free, place)
-    asked, kept = [], []
-    for (before, after), thing in zip(plan, found):
-        changes, stays = _demands(before, after, thing, extra, free, place)
-        asked += [changes] if changes else []
-        kept += [stays] if stays else []
-    background = [(reading.background == target.background, f"the background is {reading.background or 'unknown'}")]
-    (kept if source.background == target.background else asked).append(background)
-    removed = [before for before, after in plan if after is None]
-    strangers = [t.thing for t in extra if not any(_distance(t.thing, r) < MOVED for r in removed)]
-    kept += [[(False, f"nobody asked for the {t.shape} at {_at(t)}")] for t in strangers]
-    reasons = tuple(words for part in asked + kept for good, words in part if not good)
-    share = lambda truths: sum(truths) / len(truths) if truths else 1.0
-    success = min((share([good for good, _ in part]) for part in asked), default=1.0)
-    return EditScore(success, share([all(good for good, _ in part) for part in kept]), reasons)
-
-
-def _plan(source: Scene, target: Scene) -> list[tuple[Thing | None, Thing | None]]:
-    """Pairs (before, after): equal for kept things, None where a thing is added or removed."""
-    gone, new = list(source.things), list(target.things)
-    kept = [thing for thing in source.things if thing in new]
-    for thing in kept:
-        gone.remove(thing)
-        new.remove(thing)
-    cost = np.array([[_unlikeness(a, b) for b in new] for a in gone]).reshape(len(gone), len(new))
-    pairs = [(gone[i], new[j]) for i, j in zip(*linear_sum_assignment(cost))]
-    removed = [(t, None) for t in gone if t not in [a for a, _ in pairs]]
-    added = [(None, t) for t in new if t not in [b for _, b in pairs]]
-    return [(t, t) for t in kept] + pairs + removed + added
-
-
-def _unlikeness(a: Thing, b: Thing) -> float:
-    return sum(getattr(a, n) != getattr(b, n) for n in ATTRIBUTES) + 4 * _distance(a, b)
-
-
-def _distance(a: Thing, b: Thing) -> float:
+def distance(a: Thing, b: Thing) -> float:
+    """Between the centres, as a share of the side."""
     return float(np.hypot(a.x - b.x, a.y - b.y))
-
-
-def _assign(seen: Sequence[ReadThing], plan, free, place) -> tuple[list[ReadThing | None], list[ReadThing]]:
-    """The thing seen for each entry of the plan (None: none is left), and the things nobody expects."""
-    wanted = [i for i, (_, after) in enumerate(plan) if after is not None]
-    cost = np.zeros((len(wanted), len(seen) + len(wanted)))
-    for row, (before, after) in enumerate(plan[i] for i in wanted):
-        loose = before != after and ("place" in free or place is not None)
-        for column, thing in enumerate(seen):
-            changes, stays = _demands(before, after, thing, [], free, place)
-            far = 0.0 if loose else _distance(after, thing.thing)
-            cost[row, column] = sum(not good for good, _ in changes + stays) + far
-        cost[row, len(seen) :] = 10 if before == after else 8  # rather an edit undone than a kept thing gone
-    found: list[ReadThing | None] = [None] * len(plan)
-    taken = set()
-    for row, column in zip(*linear_sum_assignment(cost)):
-        if column < len(seen):
-            found[wanted[row]] = seen[column]
-            taken.add(column)
-    return found, [t for column, t in enumerate(seen) if column not in taken]
-
-
-def _demands(before: Thing | None, after: Thing | None, found: ReadThing | None, extra, free, place):
-    """What must have changed and what must have stayed, for one thing: two lists of (is it so?, words if not)."""
-    if after is None:
-        gone = not any(_distance(t.thing, before) < MOVED for t in extra)
-        return [(gone, f"something is still where the {before.shape} was, at {_at(before)}")], []
-    name = f"the {after.color} {after.shape}"
-    if found is None:
-        missing = [(False, f"{name} is missing")]
-        return ([], missing) if before == after else (missing, missing if before else [])
-    free = free if before != after else ()
-    changes, stays = [], []
-    for side in ATTRIBUTES:
-        if side not in free:
-            stayed = before is not None and getattr(before, side) == getattr(after, side)
-            (stays if stayed else changes).append((_shows(found, side, after), f"{name} is not {getattr(after, side)}"))
-    stayed = before is not None and _distance(before, after) < 1e-6
-    where = (_is_where(found.thing, before, after, free, None if stayed else place), f"{name} is at {_at(found.thing)}")
-    (stays if stayed else changes).append(where)
-    return changes, stays
-
-
-def _shows(found: ReadThing, side: str, thing: Thing) -> bool:
-    """Does it look as it should on this side? What cannot be recognised has no shape."""
-    return getattr(found.thing, side) == getattr(thing, side) and (side != "shape" or found.recognised)
-
-
-def _is_where(thing: Thing, before: Thing | None, after: Thing, free, place: str | None) -> bool:
-    if place is not None:
-        return in_place(thing, place)
-    if "place" in free:
-        return before is None or _distance(before, after) < 1e-6 or _distance(thing, before) > MOVED
-    return _distance(thing, after) < MOVED
-
-
-def edit_region(source: Scene, target: Scene, side: int = 64) -> Tensor:
-    """Pixels [side, side] that the edit may change: where the two drawings differ, and two pixels around."""
-    before, after = render([source, target], side)
-    differs = ((before - after).abs().amax(0) > 1 / 255).float()
-    return torch.nn.functional.max_pool2d(differs[None], 5, stride=1, padding=2)[0] > 0
-
-
-# ---------------------------------------------------------------- judging the judge
-
-
-def damage(pictures: Tensor, kind: str, strength: float, generator: torch.Generator) -> Tensor:
-    """Clean pictures [N, 3, H, W], each damaged in one of the ways in DAMAGES."""
-    if kind not in DAMAGES:
-        raise ValueError(f"no damage called {kind!r}; choose from {', '.join(DAMAGES)}")
-    return DAMAGES[kind](pictures, strength, generator).clamp(0, 1)
-
-
-def _blur(pictures, strength, generator):
-    """A Gaussian blur of `strength` pixels."""
-    return torch.as_tensor(ndimage.gaussian_filter(pictures.numpy(), (0, 0, strength, strength)))
-
-
-def _noise(pictures, strength, generator):
-    """Independent Gaussian noise of standard deviation `strength`."""
-    return pictures + strength * torch.randn(pictures.shape, generator=generator)
-
-
-def _reconstruct(pictures, strength, generator):
-    """What a fair autoencoder does, at strength 1: blur 0.5 px, noise 0.02 and a tint of up to 0.03 per channel."""
-    tint = 0.06 * strength * (torch.rand(len(pictures), 3, 1, 1, generator=generator) - 0.5)
-    return _noise(_blur(pictures, 0.5 * strength, generator), 0.02 * strength, generator) + tint
-
-
-def _mix(pictures, strength, generator):
-    """Averaged with the next picture, which gets the weight `strength`."""
-    return torch.lerp(pictures, pictures.roll(1, 0), strength)
-
-
-def _layer(pictures, generator):
-    """One thing of each picture, drawn by lot: its mask [N, H, W], the background [N, 3] and a direction [N, 2]."""
-    background, _, _ = fitting.background_of(pictures)
-    blobs, labels = fitting.find_blobs(pictures, background)
-    mask = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
-    for row in range(len(pictures)):
-        mine = blobs.label[blobs.row == row]
-        chosen = mine[int(torch.randint(len(mine), (), generator=generator))]
-        mask[row] = torch.as_tensor(labels[row] == chosen)
-    soft = torch.nn.functional.max_pool2d(mask.float()[:, None], 3, stride=1, padding=1)[:, 0] > 0
-    angle = 2 * math.pi * torch.rand(len(pictures), generator=generator)
-    return soft, background, torch.stack([angle.cos(), angle.sin()], 1)
-
-
-def _cut(pictures, strength, generator):
-    """A share `strength` of one thing, cut off by a straight line, is painted over."""
-    mask, background, way = _layer(pictures, generator)
-    axis = torch.arange(pictures.shape[-1], dtype=torch.float32)
-    along = way[:, 0, None, None] * axis[None, None, :] + way[:, 1, None, None] * axis[None, :, None]
-    out = pictures.clone()
-    for row in range(len(out)):
-        line = along[row][mask[row]].quantile(1 - strength)
-        out[row, :, mask[row] & (along[row] > line)] = background[row, :, None]
-    return out
-
-
-def _copy(pictures, mask, background, shift, strength):
-    """A copy of the masked thing laid over the picture at `shift` [N, 2] whole pixels, as opaque as `strength`."""
-    out = pictures.clone()
-    for row, (dx, dy) in enumerate(shift.round().long().tolist()):
-        layer = (pictures[row] - background[row, :, None, None]) * mask[row]
-        there = torch.roll(mask[row], (dy, dx), (0, 1))
-        copied = torch.roll(layer, (dy, dx), (1, 2)) + background[row, :, None, None]
-        out[row] = torch.where(there, torch.lerp(out[row], copied, strength), out[row])
-    return out
-
-
-def _ghost(pictures, strength, generator):
-    """A second, faint copy of one thing, 8/64 of the side away."""
-    mask, background, way = _layer(pictures, generator)
-    return _copy(pictures, mask, background, way * 8 * pictures.shape[-1] / 64, strength)
-
-
-def _merge(pictures, strength, generator):
-    """A full second copy of one thing that overlaps the first by a share `strength` of its width."""
-    mask, background, way = _layer(pictures, generator)
-    width = 2 * (mask.sum((1, 2)) / math.pi).sqrt()
-    return _copy(pictures, mask, background, way * (1 - strength) * width[:, None], 1.0)
-
-
-def _recolored(pictures, strength, generator, other):
-    """One thing's colour, stripes and all, moves a share `strength` of the way to `other(index, generator)`."""
-    mask, background, _ = _layer(pictures, generator)
-    out = pictures.clone()
-    for row in range(len(out)):
-        pixels = pictures[row][:, mask[row]] - background[row, :, None]
-        index, amount = _paint_used(pixels, background[row])
-        change = other(index, generator) - COLOR_RGB[index]
-        out[row][:, mask[row]] += strength * amount * torch.as_tensor(change, dtype=torch.float32)[:, None]
-    return out
-
-
-def _paint_used(pixels: Tensor, background: Tensor) -> tuple[int, Tensor]:
-    """The named colour that best explains pixels [3, n] (less the background), and how much of it each holds."""
-    alike = 1e-3 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])  # blue on navy could be any mixture: take the plainest
-    trials = []
-    for index, color in enumerate(torch.as_tensor(COLOR_RGB, dtype=torch.float32)):
-        mixture = torch.stack([-background, color], 1)  # less background, more colour
-        solved = torch.linalg.solve(mixture.T @ mixture + alike, mixture.T @ pixels)
-        trials.append((float((mixture @ solved - pixels).square().sum()), index, solved[1].clamp(0, 1)))
-    return min(trials, key=lambda t: t[0])[1:]
-
-
-def _neighbour_color(index, generator):
-    """The next colour round the wheel, on one side or the other."""
-    return COLOR_RGB[(index + 2 * int(torch.randint(2, (), generator=generator)) - 1) % len(COLORS)]
-
-
-DAMAGES = {
-    "blur": _blur,
-    "noise": _noise,
-    "reconstruct": _reconstruct,
-    "cut": _cut,
-    "ghost": _ghost,
-    "merge": _merge,
-    "mix": _mix,
-    "offcolor": lambda p, s, g: _recolored(p, s, g, _neighbour_color),
-    "gray": lambda p, s, g: _recolored(p, s, g, lambda *_: 0.3),
-    "hue": lambda p, s, g: _recolored(p, s, g, lambda index, _: np.roll(COLOR_RGB[index], 1)),
-}
-GRADES = {  # how strong, and whether the judge should accept it (None: a matter of taste)
-    "blur": ((0.5, True), (0.75, None), (1.0, None), (1.5, False), (2.5, False)),
-    "noise": ((0.02, True), (0.04, None), (0.08, False)),
-    "reconstruct": ((0.5, True), (1.0, True), (1.5, None), (2.0, None)),
-    "cut": ((0.05, None), (0.15, None), (0.33, False), (0.5, False)),
-    "ghost": ((0.05, None), (0.15, None), (0.25, False), (0.5, False)),
-    "merge": ((0.25, False), (0.5, False)),
-    "mix": ((0.05, None), (0.25, False), (0.5, False)),
-    "offcolor": ((0.1, None), (0.25, None), (0.5, False)),
-    "gray": ((0.1, None), (0.5, False), (1.0, False)),
-    "hue": ((0.1, None), (0.5, False), (1.0, False)),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one grade of damage fares: shares of pictures called clean, and called clean but read as another scene."""
-
-    kind: str
-    strength: float
-    accept: bool | None  # should it be accepted?
-    accepted: float
-    misread: float
-    count: int
-
-
-def confusion(n: int = 200, seed: int = 0, side: int = 64) -> list[Row]:
-    """The judge on n random scenes, clean and under every grade of every damage."""
-    scenes = random_scenes(n, np.random.default_rng(seed))
-    clean = render(scenes, side)
-    generator = torch.Generator().manual_seed(seed)
-    rows = [_grade("clean", 0.0, True, clean, scenes)]
-    for kind, grades in GRADES.items():
-        for strength, accept in grades:
-            rows.append(_grade(kind, strength, accept, damage(clean, kind, strength, generator), scenes))
-    return rows
-
-
-def random_scenes(n: int, rng: np.random.Generator) -> Scenes:
-    """One to four things, everything left to chance."""
-    return sample_scenes([Request((Wish(),) * int(rng.integers(1, MAX_THINGS + 1))) for _ in range(n)], rng)
-
-
-def _grade(kind, strength, accept, pictures, scenes) -> Row:
-    readings = read(pictures)
-    clean = [r.clean for r in readings]
-    same = [r.scene is not None and same_scene(r.scene, scenes.scene(i)) for i, r in enumerate(readings)]
-    misread = [c and not s for c, s in zip(clean, same)]
-    return Row(kind, strength, accept, float(np.mean(clean)), float(np.mean(misread)), len(readings))
 
 
 def same_scene(a: Scene, b: Scene, reach: float = 1.5 / 64) -> bool:
     """The same things, in any order, with centres within `reach`, on the same background?"""
     if a.background != b.background or len(a.things) != len(b.things):
         return False
-    alike = lambda s, t: all(getattr(s, n) == getattr(t, n) for n in ATTRIBUTES) and _distance(s, t) <= reach
+    alike = lambda s, t: all(getattr(s, n) == getattr(t, n) for n in ATTRIBUTES) and distance(s, t) <= reach
     return any(all(map(alike, a.things, order)) for order in permutations(b.things))
-
-
-def format_confusion(rows: Sequence[Row]) -> str:
-    """A table for people."""
-    lines = [f"{'damage':12} {'strength':>8} {'accepted':>9} {'misread':>8}  should be"]
-    wanted = {True: "accepted", False: "refused", None: "-"}
-    for r in rows:
-        lines.append(f"{r.kind:12} {r.strength:8.2f} {r.accepted:9.1%} {r.misread:8.1%}  {wanted[r.accept]}")
-    return "\n".join(lines) + f"\n({rows[0].count} pictures a line)"

@@ -8,23 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hb.world.judge import (
-    ATTRIBUTES,
-    COLOR_TOLERANCE,
-    GRADES,
-    check,
-    confusion,
-    damage,
-    edit_region,
-    format_confusion,
-    in_place,
-    judge,
-    nearest_color,
-    random_scenes,
-    read,
-    same_scene,
-    score_edit,
-)
+from hb.world.damage import GRADES, confusion, damage, format_confusion, random_scenes
+from hb.world.edit_judge import edit_region, score_edit
+from hb.world.judge import ATTRIBUTES, COLOR_TOLERANCE, check, in_place, judge, nearest_color, read, same_scene
 from hb.world.language import parse_edit, sample_edit
 from hb.world.render import COLOR_RGB, render
 from hb.world.scene import COLORS, MAX_TURN, RELATIONS, SHAPES, Request, Scene, Thing, Wish, sample_scenes
