@@ -351,7 +351,8 @@ def train_teacher(
     """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.
 
     start_from: a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint.
-    eyes: a schooled vision tower (hb.eyes) to begin with, and to say what there is to see.
+    eyes: a schooled vision tower (hb.eyes), which the model keeps as it is and which says what there is to see. BAGEL goes on
+    training its tower; ours would forget.
     """  # fmt: skip
     markers = (text.start, text.end, text.vision_start, text.vision_end)
     model = Bagel(replace(config, autoencoder=autoencoder.config), markers, autoencoder)
@@ -362,6 +363,8 @@ def train_teacher(
         model.load_state_dict(with_channels(begun.state_dict(), begun.config, model.config))
     if eyes is not None:
         model.vit_model.load_state_dict(eyes.state_dict())
+        # and they stay: with the trunk's rate and weight decay, 500 steps took what they knew of shapes from 97% to 47%
+        model.vit_model.requires_grad_(False)
     pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
                     scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
     precision = precision_of(precision)
