@@ -6,10 +6,11 @@ import torch
 
 from hb.data import BatchSizes, make_pool, pick
 from hb.eyes import EyesTraining, patch_truth, schooling, train_eyes
+from hb.model.autoencoder import Autoencoder
 from hb.model.bagel import Bagel, initialise
 from hb.model.text import Text
 from hb.model.vision import VisionTower
-from hb.pretrain import TeacherTraining, seen_by
+from hb.pretrain import TeacherTraining, seen_by, train_teacher
 from hb.world.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scene, Scenes, Thing
 from tests.conftest import TOKENIZER, tiny_config
 
@@ -90,3 +91,18 @@ def test_a_pool_holds_what_the_eyes_saw_of_each_picture(schooled):
     *_, pool = schooled
     assert pool.draw_seen.shape == (4, 4, 16, 32) and pool.edit_seen.shape == (4, 16, 32)
     assert not torch.allclose(pool.draw_seen[0, 0].float(), pool.draw_seen[1, 0].float())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_schooled_eyes_are_kept_as_they_are_and_others_learn(kept, tmp_path):
+    text = Text.load(TOKENIZER)
+    config = tiny_config(text.vocab_size)
+    torch.manual_seed(0)
+    eyes = VisionTower(config.vision).eval()
+    model = train_teacher(
+        tmp_path, config, Autoencoder(config.autoencoder), text, steps=2, prompts=4, scenes=4, sizes=BatchSizes(2, 2, 2),
+        eyes=eyes if kept else None, precision="f32", bar=False, accelerator="cpu",
+    )  # fmt: skip
+    same = [torch.equal(v, dict(eyes.state_dict())[k]) for k, v in model.vit_model.state_dict().items()]
+    assert all(same) == kept
+    assert model.llm2vae.weight.abs().max() > 0  # which began at zero: the rest has learnt
