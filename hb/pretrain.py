@@ -377,6 +377,8 @@ def train_teacher(
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
     fit(module, data, folder, ema=ema, precision=precision, **trainer)
+    if eyes is not None:
+        model.vit_model.load_state_dict(eyes.state_dict())  # an average of equal weights is equal up to rounding only
     return model
 
 
