@@ -107,6 +107,9 @@ class TeacherTraining(L.LightningModule):
     weight_decay: Muon's matrices can grow to a spectral norm of 1 / weight_decay. At 0.01 the stream of states had reached 200 after
     1,560 steps, and what a layer added to it was next to nothing.
 
+    decay: the share of the run over which the rate falls to zero. While it is high, what is not renewed within
+    1 / (lr * weight_decay) steps is forgotten, and fine things are learnt only as it falls.
+
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
     with probabilities 0.1 (text), 0.3 (ViT), 0.3 (VAE).
@@ -115,7 +118,7 @@ class TeacherTraining(L.LightningModule):
     def __init__(
         self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.3,
         shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
-        drop_view: float = 0.1, decay: float = 0.3, seed: int = 0, compiled: bool = False,
+        drop_view: float = 0.1, decay: float = 0.6, seed: int = 0, compiled: bool = False,
         muon_dtype: torch.dtype = torch.float32, align: bool = False, align_weight: float = 0.5, aligned: int | None = None,
     ):  # fmt: skip
         super().__init__()
