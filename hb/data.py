@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hb.model.text import Text
 from hb.world.language import DESCRIBE_REQUESTS, TASKS, ask, describe, sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
-from hb.world.scene import MAX_THINGS, Request, Scenes, Wish, sample_scenes
+from hb.world.scene import Scenes, sample_any, sample_scenes
 
 TRAINING = 1  # first key of every training seed; evaluation sets use 2
 # many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster
@@ -110,8 +110,7 @@ def _draw_part(encode, see, text, side, n, rng):
 
 
 def _scene_part(encode, see, text, side, n, rng):
-    counts = rng.integers(1, MAX_THINGS + 1, n)
-    scenes = sample_scenes([Request((Wish(),) * int(c)) for c in counts], rng)
+    scenes = sample_any(n, rng)
     pictures = render(scenes, side)
     listed = scenes.to_list()
     edits = [_some_edit(scene, rng) for scene in listed]

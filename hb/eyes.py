@@ -26,14 +26,11 @@ from hb.world.render import render
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
-    MAX_THINGS,
     SHAPES,
     SIZES,
     TEXTURES,
-    Request,
     Scenes,
-    Wish,
-    sample_scenes,
+    sample_any,
 )
 
 ATTRIBUTES = dict(shape=len(SHAPES), color=len(COLORS), size=len(SIZES), texture=len(TEXTURES))
@@ -101,7 +98,7 @@ class EyesTraining(L.LightningModule):
 def schooling(n: int, side: int, patch: int, seed: int, step: int, rank: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     """n pictures [n, 3, side, side] in [-1, 1] and what there is to see in them."""
     rng = np.random.default_rng([TRAINING, seed, 19, step, rank])
-    scenes = sample_scenes([Request((Wish(),) * int(c)) for c in rng.integers(1, MAX_THINGS + 1, n)], rng)
+    scenes = sample_any(n, rng)
     return render(scenes, side) * 2 - 1, patch_truth(scenes, side // patch)
 
 

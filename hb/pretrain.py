@@ -29,14 +29,13 @@ from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import TinyPainter, fingerprint
 from hb.training import StepData, fit, generator, warmup_constant_decay
 from hb.world.render import render
-from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
+from hb.world.scene import sample_any
 
 
 def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0) -> Tensor:
     """Pictures [n, 3, side, side] in [-1, 1] of scenes with one to four things, all else left to chance."""
     rng = np.random.default_rng([TRAINING, seed, step, rank])
-    counts = rng.integers(1, MAX_THINGS + 1, n)
-    return render(sample_scenes([Request((Wish(),) * c) for c in counts], rng), side) * 2 - 1
+    return render(sample_any(n, rng), side) * 2 - 1
 
 
 class AutoencoderTraining(L.LightningModule):

@@ -26,7 +26,7 @@ from hb.model.autoencoder import Autoencoder
 from hb.optim import MuonAdamW, split_parameters
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.render import render
-from hb.world.scene import MAX_THINGS, SHAPES, Request, Scenes, Wish, sample_scenes
+from hb.world.scene import SHAPES, Scenes, sample_any
 
 FIELD = ("there", "dx", "dy", "size", "shape 0", "shape 1", "shape 2", "shape 3")
 NEAR, FAR = 0.9, 1.8  # in radii: a thing's card has full weight up to here, and none from there
@@ -59,7 +59,7 @@ def thing_field(scenes: Scenes, rows: int) -> Float[Tensor, "N 8 rows rows"]:
 def random_scenes(n: int, seed: int, step: int, rank: int = 0) -> Scenes:
     """Scenes with one to four things, all else left to chance."""
     rng = np.random.default_rng([TRAINING, seed, 23, step, rank])
-    return sample_scenes([Request((Wish(),) * int(c)) for c in rng.integers(1, MAX_THINGS + 1, n)], rng)
+    return sample_any(n, rng)
 
 
 @torch.no_grad()

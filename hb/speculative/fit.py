@@ -32,7 +32,7 @@ from hb.speculative.drafting import Plan
 from hb.training import StepData, fit, warm_then_cosine
 from hb.world.language import DESCRIBE_REQUESTS, ask
 from hb.world.render import render, to_uint8
-from hb.world.scene import MAX_THINGS, Request, Wish, sample_scenes
+from hb.world.scene import sample_any
 
 DESCRIBED = 0.7  # share of the pool that are descriptions: short answers give a draft little to learn
 
@@ -73,7 +73,7 @@ def answered(model: Bagel, text: Text, *, n: int, side: int, seed: int = 0, batc
     parts = []
     for at in tqdm(range(0, n, batch), desc="the target answers", disable=not bar, leave=False):
         size = min(batch, n - at)
-        scenes = sample_scenes([Request((Wish(),) * int(c)) for c in rng.integers(1, MAX_THINGS + 1, size)], rng)
+        scenes = sample_any(size, rng)
         pictures = render(scenes, side)
         # one kind of question a batch: nobody waits for a description
         describes = rng.random() < DESCRIBED
@@ -95,7 +95,7 @@ def answered(model: Bagel, text: Text, *, n: int, side: int, seed: int = 0, batc
 def tuning_reads(model: Bagel, text: Text, side: int, n: int, *, describe: bool = True, seed: int = 1) -> list[Read]:
     """Random scenes with a question each, read one by one: what tuning looks at instead of the evaluation sets."""
     rng, out = np.random.default_rng([TRAINING, seed, 18]), []
-    for scene in sample_scenes([Request((Wish(),) * int(c)) for c in rng.integers(1, MAX_THINGS + 1, n)], rng).to_list():
+    for scene in sample_any(n, rng).to_list():
         question = DESCRIBE_REQUESTS[0] if describe else ask(scene, rng).text
         out.append(read_picture_and_text(model, render([scene], side) * 2 - 1, [text.encode(question)]))
     return out

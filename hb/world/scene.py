@@ -228,6 +228,11 @@ def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: 
     return Scenes(shape, color, size, texture, x, y, turn, shade, background)
 
 
+def sample_any(n: int, rng: np.random.Generator) -> Scenes:
+    """n scenes with one to four things, as many of each, all else left to chance."""
+    return sample_scenes([Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n)], rng)
+
+
 def place_centres(radius, present, place, relation, rng, tries: int = 1_000_000):
     """Centres [N, 4] for things of these radii: plain rejection sampling, so the law is uniform over what is allowed."""
     n = len(radius)
