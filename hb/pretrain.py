@@ -115,9 +115,9 @@ class TeacherTraining(L.LightningModule):
     """
 
     def __init__(
-        self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.3,
+        self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.1,
         shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
-        drop_view: float = 0.1, decay: float = 0.6, seed: int = 0, compiled: bool = False,
+        drop_view: float = 0.1, decay: float = 0.8, seed: int = 0, compiled: bool = False,
         muon_dtype: torch.dtype = torch.float32, align: bool = False, align_weight: float = 0.5, aligned: int | None = None,
     ):  # fmt: skip
         super().__init__()

@@ -433,9 +433,10 @@ def test_training_from_nothing_to_a_model(hb, tiny_preset):
     assert hb("draw", "a star", "--model", "mine/model", "--steps", 1, "--n", 1)[0] == 0
 
     assert (
-        hb("train", "teacher", *run, "--folder", "more", "--start-from", "mine/model", "--pool", 4, "--steps", 1)[0]
+        hb("train", "teacher", *run, "--folder", "more", "--start-from", "mine/model", "--pool", 4, "--steps", 1, "--talks", 2)[0]
         == 0
     )
+    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, talk=2)
     assert Path("more/model/ae.safetensors").read_bytes() == Path("mine/model/ae.safetensors").read_bytes()
 
 

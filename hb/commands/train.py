@@ -117,10 +117,11 @@ def teacher(args) -> None:
     pictures = _autoencoder_for(args, start)
     eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    facts = dict(asdict(usual), pool=args.pool, autoencoder=fingerprint(pictures), start=args.start_from,
-                 eyes=eyes and fingerprint(eyes))  # fmt: skip
+    half = max(1, usual.batch // 2)
+    sizes = BatchSizes(usual.batch, args.edits or half, args.talks or half)
+    facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
+                 start=args.start_from, eyes=eyes and fingerprint(eyes))  # fmt: skip
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
-    sizes = BatchSizes(usual.batch, max(1, usual.batch // 2), max(1, usual.batch // 2))
     done = interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
         start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **trainer_options(args),
