@@ -15,7 +15,7 @@ from hb.distill.cfg import CFGDistillation
 from hb.distill.dmdo import DistributionMatching, roll_out
 from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
-from hb.distill.stage import Stage
+from hb.distill.stage import Stage, noise_like
 from hb.distill.tscd import SegmentedConsistency
 from hb.flow import time_grid
 from hb.guidance import Guidance
@@ -95,11 +95,16 @@ def run_stage(
         start = branch_of(teacher, students.get(spec.after))
         if spec.make is DistributionMatching:
             options["real"] = branch_of(teacher, students["cfg"], trainable=False)
+        moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
     sizes = dict(draw=spec.prompts, edit=spec.edits)
     data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank), steps)
-    sheet = Sheet(folder, pool, sizes, guidance, time_grid(6 if spec.any_steps else spec.evaluations, SHIFT))
-    fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), **trainer)
+    sheet = Sheet(folder, pool, sizes, guidance, time_grid(6 if spec.any_steps else spec.evaluations, SHIFT), spec.sampler)
+    try:
+        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), **trainer)
+    finally:
+        for p in moving:
+            p.requires_grad_(True)
     weights = {n.replace("/", "."): p.detach().clone() for n, p in stage.average.named_parameters()}
     facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
     return Student(name, spec.evaluations, SHIFT, fingerprint(teacher), spec.sampler, spec.any_steps, spec.default, facts, weights)
@@ -116,10 +121,17 @@ def _plain(settings: dict) -> dict:
 
 
 class Sheet(Callback):
-    """Every `every` steps, pictures from the same noise for the same prompts and edits, to see a run go right or wrong."""
+    """Every `every` steps, pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
 
-    def __init__(self, folder: Path, pool: Pool, sizes: dict[str, int], guidance: dict[str, Guidance], grid: Tensor, every: int = 200):
-        self.folder, self.pool, self.guidance, self.grid, self.every = Path(folder), pool, guidance, grid, every
+    grid, sampler: the student's own (`Student`).
+    """
+
+    def __init__(
+        self, folder: Path, pool: Pool, sizes: dict[str, int], guidance: dict[str, Guidance], grid: Tensor, sampler: str = "euler",
+        every: int = 200,
+    ):  # fmt: skip
+        self.folder, self.pool, self.guidance, self.every = Path(folder), pool, guidance, every
+        self.grid, self.sampler = grid, sampler
         self.sizes = {task: min(n, 4) for task, n in sizes.items()}
 
     def on_train_batch_end(self, trainer, stage, *_):
@@ -136,16 +148,19 @@ class Sheet(Callback):
             dice = generator(stage.seed, 99)
             batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
             round_ = read_round(stage.teacher, batch, self.guidance, dice, deployed=1.0)
-            rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice)[:8])
+            rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice, self.sampler)[:8])
         return tiled(rows)
 
 
 @torch.no_grad()
-def pictures_of(teacher: Bagel, branch: Branch, round_: Round, grid: Tensor, dice: torch.Generator) -> Tensor:
-    """What a branch draws for a round, walked by Euler: [B, 3, H, W] in [-1, 1]."""
-    z = torch.randn(round_.latent.shape, generator=dice).to(round_.latent)
+def pictures_of(
+    teacher: Bagel, branch: Branch, round_: Round, grid: Tensor, dice: torch.Generator, sampler: str = "euler"
+) -> Tensor:
+    """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]."""
+    z = noise_like(round_.latent, dice)
+    fresh = None if sampler == "euler" else lambda x: noise_like(x, dice)
     walk = lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
-    return teacher.decode(roll_out(walk, z, grid)[-1]).clamp(-1, 1).cpu()
+    return teacher.decode(roll_out(walk, z, grid, fresh)[-1]).clamp(-1, 1).cpu()
 
 
 def tiled(rows: list[Tensor]):

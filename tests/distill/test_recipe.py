@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, run_stage
+from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage
 from hb.distill.stage import Stage
 from hb.engine import Model
 from hb.flow import time_grid
@@ -96,6 +96,30 @@ def test_a_seed_names_a_run(name, teacher, pool, students, tmp_path):
     """Whatever PyTorch's own dice were used for before."""
     one, other = (run(name, tmp_path / str(luck), teacher, pool, students, steps=1, luck=luck) for luck in (0, 1))
     assert same(one.weights, other.weights)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "renoise"])
+def test_a_sheet_is_sampled_as_its_student_is(sampler, teacher, pool, students):
+    round_, branch, grid = round_of(teacher, pool, "draw", deployed=1.0), branch_of(teacher, students["cfg"]), time_grid(3, 3.0)
+    shown = pictures_of(teacher, branch, round_, grid, torch.Generator().manual_seed(5), sampler)
+    dice = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        x = torch.randn(round_.latent.shape, generator=dice)
+        for t, then in zip(grid[:-1], grid[1:]):
+            v = branch(x, t.expand(len(x)), round_.full, **round_.scales)
+            noise = x + (1 - t) * v  # the end of the line on which x lies
+            if sampler == "renoise" and then > 0:
+                noise = torch.randn(x.shape, generator=dice)
+            x = (1 - then) * (x - t * v) + then * noise
+        assert torch.allclose(shown, teacher.decode(x).clamp(-1, 1), atol=1e-4)
+
+
+def test_a_stage_gives_the_teacher_back_as_it_came(teacher, pool, tmp_path):
+    mine = copy.deepcopy(teacher).requires_grad_(True)
+    mine.vit_model.requires_grad_(False)
+    before = {name: p.requires_grad for name, p in mine.named_parameters()}
+    run("cfg", tmp_path, mine, pool, {}, steps=1)
+    assert {name: p.requires_grad for name, p in mine.named_parameters()} == before and len(set(before.values())) == 2
 
 
 def test_a_stage_that_is_finished_gives_its_student_again(teacher, pool, students, tmp_path):
