@@ -4,16 +4,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hb.data import BatchSizes, Pool, make_pool, pick
+from hb.data import TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, pick
 from hb.model.autoencoder import AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
 from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, warmup_constant_decay
 from hb.training import StepData, fit, generator
+from hb.world.language import DESCRIBE_REQUESTS
+from hb.world.scene import sample_any
 from tests.conftest import TOKENIZER, tiny_config
 
 SIZES = BatchSizes(draw=3, edit=2, talk=2)
@@ -91,6 +94,25 @@ def test_answers_carry_the_loss_and_questions_do_not(pool, text):
             if ids[i] == text.end:
                 assert not mask[i]
         assert not any(mask[length:]) and turns % 2 == 0
+
+
+def test_half_of_the_conversations_are_questions_alone_so_that_answers_must_be_seen(text):
+    """A description answers all that is asked after it; one that is asked for comes first, as it does in use."""
+    rng = np.random.default_rng(0)
+    requests = {tuple(text.encode(request)) for request in DESCRIBE_REQUESTS}
+    described, questions = [], []
+    for scene in sample_any(300, rng).to_list():
+        ids, _ = conversation(scene, text, rng)
+        turns = [tuple(ids[a + 1 : b]) for a, b in zip(where(ids, text.start), where(ids, text.end))][::2]
+        assert not requests & set(turns[1:]) and len(ids) <= TALK_TOKENS
+        described.append(turns[0] in requests)
+        questions.append(len(turns) - described[-1])
+    assert 0.42 < np.mean(described) < 0.58
+    assert np.mean([n for n, d in zip(questions, described) if not d]) > 6
+
+
+def where(ids: list[int], token: int) -> list[int]:
+    return [i for i, found in enumerate(ids) if found == token]
 
 
 def test_drawing_loss_is_the_plain_mean_square_of_velocities(pool, text):
