@@ -65,6 +65,11 @@ def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tens
     return (z, *(x for _, x in steps))
 
 
+def noise_between(sampler: str, dice: torch.Generator) -> Callable[[Tensor], Tensor] | None:
+    """The `fresh` of `roll_out` for a student's sampler: none for "euler", new noise for "renoise"."""
+    return None if sampler == "euler" else lambda x: noise_like(x, dice)
+
+
 class DistributionMatching(Stage):
     """DMDO. renoise_fake, renoise_student: "coupled" (literal), "fresh" (DMD) or "mixed", for each turn.
 
@@ -106,8 +111,7 @@ class DistributionMatching(Stage):
             guesses.append(x0_from(x, v, t.to(x).expand(len(x))))
             return v
 
-        fresh = None if self.sampler == "euler" else lambda x: noise_like(x, dice)
-        states = roll_out(walk, noise_like(round_.latent, dice), self.grid, fresh)
+        states = roll_out(walk, noise_like(round_.latent, dice), self.grid, noise_between(self.sampler, dice))
         rollout = Rollout(round_, self.grid, states, tuple(guesses))
         self.facts["spread"] = float(rollout.x0.std() / round_.latent.std())
         return rollout

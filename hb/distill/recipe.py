@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hb.data import Pool
 from hb.distill.cfg import CFGDistillation
-from hb.distill.dmdo import DistributionMatching, roll_out
+from hb.distill.dmdo import DistributionMatching, noise_between, roll_out
 from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
 from hb.distill.stage import Stage, noise_like
@@ -158,9 +158,8 @@ def pictures_of(
 ) -> Tensor:
     """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]."""
     z = noise_like(round_.latent, dice)
-    fresh = None if sampler == "euler" else lambda x: noise_like(x, dice)
     walk = lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
-    return teacher.decode(roll_out(walk, z, grid, fresh)[-1]).clamp(-1, 1).cpu()
+    return teacher.decode(roll_out(walk, z, grid, noise_between(sampler, dice))[-1]).clamp(-1, 1).cpu()
 
 
 def tiled(rows: list[Tensor]):
