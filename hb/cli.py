@@ -281,10 +281,10 @@ def _train(verbs):
     )  # fmt: skip
     autoencoder.add_argument("--decoder-only", action="store_true",
                              help="with --start-from: sharpen the decoder, and leave latents as they are")  # fmt: skip
-    autoencoder.add_argument("--noise", type=float, default=0.0, metavar="SD",
-                             help="with --decoder-only: latents get noise of up to this deviation")  # fmt: skip
     autoencoder.add_argument("--semantic", action="store_true",
-                             help="with --start-from: eight more channels that say what is where (VA-VAE)")  # fmt: skip
+                             help="latents that say what is in the picture and where, every channel (after VA-VAE)")  # fmt: skip
+    autoencoder.add_argument("--noise", type=float, metavar="SD",
+                             help="with --semantic (0.4) or --decoder-only (0): noise on the latents that the decoder learns from")  # fmt: skip
     _stage(
         stages, "eyes", "optional: the vision tower, schooled before it has to talk (minutes)",
         "School the vision tower: what lies under every patch, of what shape, color, size and texture, and where its centre\n"
@@ -312,13 +312,13 @@ def _train(verbs):
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
-        stages, "decoder", "a tiny decoder that draws the pixels for a tenth of the operations (minutes)",
+        stages, "decoder", "a tiny decoder that draws the pixels in a quarter of the time (minutes)",
         "Train a tiny decoder for a model's latents: where six steps make a picture, decoding it is a third of the time.\n"
         "Writes FOLDER/parcel. Put that into the model's folder as decoder/ to use it.",
         "hb train decoder\nhb train decoder --model runs/nano/model --minutes 10",
         _model(), batch="pictures in a step",
     )  # fmt: skip
-    decoder.add_argument("--noise", type=float, default=0.3, metavar="SD",
+    decoder.add_argument("--noise", type=float, default=0.4, metavar="SD",
                          help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
     decoder.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
     _train_draft(stages)

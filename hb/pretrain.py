@@ -281,7 +281,7 @@ def train_autoencoder(
 
 
 def train_tiny_decoder(
-    folder: Path, autoencoder: Autoencoder, *, side: int, steps: int, batch: int = 32, lr: float = 0.01, noise: float = 0.3,
+    folder: Path, autoencoder: Autoencoder, *, side: int, steps: int, batch: int = 16, lr: float = 0.025, noise: float = 0.4,
     seed: int = 0, precision: str = "auto", **trainer,
 ) -> TinyPainter:
     """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there). noise: see AutoencoderTraining."""  # fmt: skip
@@ -358,11 +358,9 @@ def train_teacher(
     """  # fmt: skip
     markers = (text.start, text.end, text.vision_start, text.vision_end)
     model = Bagel(replace(config, autoencoder=autoencoder.config), markers, autoencoder)
-    if start_from is None:
-        initialise(model, torch.Generator().manual_seed(seed))
-    else:
-        begun = load_model(start_from)[0]
-        model.load_state_dict(with_channels(begun.state_dict(), begun.config, model.config))
+    initialise(model, torch.Generator().manual_seed(seed))
+    if start_from is not None:
+        begin_from(model, load_model(start_from)[0])
     if eyes is not None:
         model.vit_model.load_state_dict(eyes.state_dict())
         # and they stay: with the trunk's rate and weight decay, 500 steps took what they knew of shapes from 97% to 47%
@@ -384,18 +382,11 @@ def train_teacher(
     return model
 
 
-def with_channels(weights: dict[str, Tensor], before: BagelConfig, now: BagelConfig) -> dict[str, Tensor]:
-    """Weights of a model for an autoencoder that got more channels (hb.semantic): the new ones are neither read nor said yet."""
-    old, new, squares = before.autoencoder.z_channels, now.autoencoder.z_channels, now.latent_patch**2
-    if old > new:
-        raise ValueError(f"the model reads latents of {old} channels, the autoencoder gives {new}; name the one it was trained on")
-    weights = dict(weights)
-    for name in ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias"):
-        value = weights[name].mT if name == "vae2llm.weight" else weights[name]  # latent values first
-        wide = value.new_zeros(squares, new, *value.shape[1:])
-        wide[:, :old] = value.unflatten(0, (squares, old))  # in a token, channels vary fastest
-        weights[name] = wide.flatten(0, 1).mT.contiguous() if name == "vae2llm.weight" else wide.flatten(0, 1)
-    return weights
+def begin_from(model: Bagel, begun: Bagel) -> None:
+    """Give `model` the weights of one for other latents: with another number of channels, their first and last layers stay fresh."""
+    fresh, latents = model.state_dict(), ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias")
+    other = begun.config.autoencoder.z_channels != model.config.autoencoder.z_channels
+    model.load_state_dict({k: fresh[k] if other and k in latents else v for k, v in begun.state_dict().items()})
 
 
 def provenance(folder: Path, command: str, **facts) -> dict:

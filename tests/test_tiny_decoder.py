@@ -33,12 +33,12 @@ def operations(module, *inputs):
     return count.get_total_flops()
 
 
-def test_it_costs_a_tenth_and_gives_the_same_size():
+def test_it_costs_a_third_and_gives_the_same_size():
     config = PRESETS["nano"].autoencoder
     z = torch.zeros(1, config.z_channels, 8, 8)
     tiny, full = TinyDecoder(TinyDecoderConfig(config.z_channels)), Autoencoder(config).decoder
     assert tiny(z).shape == full(z).shape == (1, 3, 64, 64)
-    assert 10 * operations(tiny, z) < operations(full, z)
+    assert 3 * operations(tiny, z) < operations(full, z)
 
 
 def test_each_place_draws_its_own_neighbourhood():
@@ -48,11 +48,11 @@ def test_each_place_draws_its_own_neighbourhood():
     for block in decoder.modules():
         if isinstance(block, torch.nn.Conv2d):
             torch.nn.init.normal_(block.weight, std=0.1)
-    z = torch.randn(1, 4, 16, 16)
+    z = torch.randn(1, 4, 20, 20)
     other = z.clone()
     other[0, :, 4, 4] += 1
     changed = (decoder(z) - decoder(other)).abs().amax((0, 1)) > 0
-    assert changed[32:40, 32:40].any() and not changed[96:].any() and not changed[:, 96:].any()
+    assert changed[32:40, 32:40].any() and not changed[112:].any() and not changed[:, 112:].any()
 
 
 def test_draw_and_edit_paint_with_it_and_the_latents_stay(model, painter):

@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_WIDENED
+from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT
 from hb.distill.recipe import SIX_NFE, STAGES
 from hb.engine import DECODER
 
-SHARPEN = 1500  # steps of the decoder that learns to read the widened latents
+SHARPEN = 1500  # steps of the decoder alone
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,12 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
     f, model = folder, str(folder / "model")
     train = lambda what, *rest: ("train", what, *map(str, rest))
     of = ("--preset", preset)
-    wide, sharp = f / "wide", f / "sharp"
+    sharp = f / "sharp"
     return [
-        Part(train("autoencoder", *of, "--folder", f), f / "autoencoder" / "ae.safetensors", USUAL["autoencoder", preset].steps,
-             "pictures to latents and back"),
-        Part(train("autoencoder", *of, "--semantic", "--start-from", f / "autoencoder", "--folder", wide),
-             wide / "autoencoder" / "ae.safetensors", USUAL_WIDENED.steps, "latents that say what is where"),
-        Part(train("autoencoder", *of, "--decoder-only", "--noise", 0.3, "--start-from", wide / "autoencoder", "--folder", sharp),
-             sharp / "autoencoder" / "ae.safetensors", SHARPEN, "a decoder that reads them, also when they are not exact"),
+        Part(train("autoencoder", *of, "--semantic", "--folder", f), f / "autoencoder" / "ae.safetensors",
+             USUAL["autoencoder", preset].steps, "pictures to latents that say what is where, and back"),
+        Part(train("autoencoder", *of, "--decoder-only", "--noise", 0.4, "--start-from", f / "autoencoder", "--folder", sharp),
+             sharp / "autoencoder" / "ae.safetensors", SHARPEN, "a decoder with sharper rims"),
         Part(train("eyes", *of, "--folder", f), f / "eyes" / "eyes.safetensors", USUAL["eyes", preset].steps,
              "the vision tower, schooled before it has to talk"),
         Part(train("teacher", *of, "--folder", f, "--eyes", f / "eyes", "--autoencoder", sharp / "autoencoder"),

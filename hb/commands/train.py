@@ -23,7 +23,7 @@ from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
 from hb.parcels import Drafter, fingerprint
 from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
-from hb.semantic import train_widened
+from hb.semantic import train_semantic
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
 from hb.world.corpus import corpus
@@ -51,8 +51,7 @@ USUAL = {
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
 }
-USUAL_WIDENED = Usual(steps=1000, batch=48, lr=0.02)
-USUAL_DECODER = Usual(steps=3000, batch=32, lr=0.01)
+USUAL_DECODER = Usual(steps=6000, batch=16, lr=0.025)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
 
@@ -68,22 +67,24 @@ def tokenizer(args) -> None:
 
 def autoencoder(args) -> None:
     config, folder = _preset("autoencoder", args), _folder(args) / "autoencoder"
-    usual = _asked(USUAL_WIDENED, args) if args.semantic else _usual("autoencoder", args)
+    usual = _usual("autoencoder", args)
     start = load_autoencoder(Path(args.start_from)) if args.start_from else None
+    noise = args.noise if args.noise is not None else 0.4 if args.semantic else 0.0
     facts = dict(asdict(usual), start=start and fingerprint(start), decoder_only=args.decoder_only,
-                 semantic=args.semantic, noise=args.noise)  # fmt: skip
-    if args.semantic and (start is None or args.decoder_only or args.noise):
-        raise ValueError("--semantic widens a trained autoencoder: it needs --start-from, and no --decoder-only or --noise")
+                 semantic=args.semantic, noise=noise)  # fmt: skip
+    if args.semantic and args.decoder_only:
+        raise ValueError("--semantic trains the encoder and the decoder: leave out one of --semantic and --decoder-only")
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
-    numbers, run = dict(steps=usual.steps, batch=usual.batch, lr=usual.lr), trainer_options(args)
+    numbers, run = dict(steps=usual.steps, batch=usual.batch, lr=usual.lr, noise=noise), trainer_options(args)
     if args.semantic:
         run |= dict(precision=precision_of(args.precision))
-        done = interruptible(train_widened, folder, start, side=config.picture_side, **numbers, **run)
+        done = interruptible(
+            train_semantic, folder, config.autoencoder, side=config.picture_side, start_from=start, **numbers, **run
+        )
     else:
         done = interruptible(
-            train_autoencoder, folder, config, **numbers, start_from=start, decoder_only=args.decoder_only,
-            noise=args.noise, **run,
-        )  # fmt: skip
+            train_autoencoder, folder, config, **numbers, start_from=start, decoder_only=args.decoder_only, **run
+        )
     if not is_first_process():
         return
     weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
