@@ -27,7 +27,7 @@ from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import TinyPainter, fingerprint
-from hb.training import StepData, fit, generator, warmup_constant_decay
+from hb.training import StepData, fit, generator, warm_then_cosine, warmup_constant_decay
 from hb.world.render import render
 from hb.world.scene import sample_any
 
@@ -57,7 +57,7 @@ class AutoencoderTraining(L.LightningModule):
         self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
-        self.total, self.lr, self.kl, self.seed = total, lr, kl, seed
+        self.total, self.lr, self.kl, self.seed, self.decoder_only = total, lr, kl, seed, decoder_only
         self.autoencoder.encoder.requires_grad_(not decoder_only)
 
     def losses(self, pictures: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,7 +88,9 @@ class AutoencoderTraining(L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = MuonAdamW(split_parameters(self.autoencoder, muon_lr=self.lr, adamw_lr=self.lr / 10))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warmup_constant_decay(i, total=self.total))
+        # a decoder alone is trained at a rate that it does not bear for long
+        rate = warm_then_cosine if self.decoder_only else warmup_constant_decay
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(i, total=self.total))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 

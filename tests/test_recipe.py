@@ -24,7 +24,7 @@ def test_every_command_can_be_typed(preset, capsys):
         args = build_parser().parse_args(words)
         assert args.threads == 1 and args.accelerator == "cpu" and args.steps >= 1
     asked = [words[1] for words in commands]
-    assert asked == ["autoencoder"] * 3 + ["eyes", "teacher", "decoder", "draft", *SIX_NFE]
+    assert asked == ["autoencoder"] * 2 + ["eyes", "teacher", "decoder", "draft", *SIX_NFE]
     assert all(("--pool" in words) == (words[1] in ("teacher", "draft", *SIX_NFE)) for words in commands)
 
 
@@ -59,7 +59,7 @@ def test_what_is_there_is_not_made_again_and_a_part_that_stops_stops_all(capsys,
 
     monkeypatch.setattr(subprocess, "run", run)
     assert main(["recipe", "--folder", str(tmp_path)]) == 2
-    assert ran == ["autoencoder"] * 3 + ["eyes", "teacher"]
+    assert ran == ["autoencoder"] * 2 + ["eyes", "teacher"]
     assert "goes on from here" in capsys.readouterr().err
     ran.clear()
     assert main(["recipe", "--folder", str(tmp_path)]) == 2
