@@ -27,7 +27,7 @@ from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import TinyPainter, fingerprint
-from hb.training import StepData, fit, generator, warm_then_cosine, warmup_constant_decay
+from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay
 from hb.world.render import render
 from hb.world.scene import sample_any
 
@@ -64,13 +64,9 @@ class AutoencoderTraining(L.LightningModule):
         """Pixel, edge and divergence losses, and the share of noise in the latents, for the posterior's draw `eps`."""
         mean, logvar = self.autoencoder.moments(pictures)
         mean, logvar = mean.float(), logvar.float().clamp(-20, 10)
-        # levels spread evenly over the batch: no second draw to seed
-        more = self.noise / self.autoencoder.config.scale_factor * torch.linspace(0, 1, len(mean)).to(mean)
-        z = mean + ((0.5 * logvar).exp() + more[:, None, None, None]) * eps
-        back = self.autoencoder.decoder(z).float()
-        error = back - pictures
-        pixel = error.abs().mean()
-        edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        more = noise_levels(mean, self.noise) / self.autoencoder.config.scale_factor
+        z = mean + ((0.5 * logvar).exp() + more) * eps
+        pixel, edge = painting_errors(self.autoencoder.decoder(z), pictures)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return pixel, edge, divergence, (0.5 * logvar).exp().mean() / mean.std()
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from hb.data import TRAINING
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import StepData, fit, generator, warm_then_cosine
+from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, SHAPES, Scenes, sample_any
 
@@ -116,10 +116,8 @@ class SemanticAutoencoder(L.LightningModule):
         """Of the field, of pixels and of edges. pictures in [-1, 1]; eps: noise of unit variance."""
         mean, _ = self.autoencoder.moments(pictures)
         wrong = F.mse_loss(mean.float(), (field - self.middle) / self.spread)
-        level = self.noise * torch.linspace(0, 1, len(mean)).to(mean)  # evenly over the batch: no second draw to seed
-        error = self.autoencoder.decoder(mean.detach() + level[:, None, None, None] * eps).float() - pictures
-        edge = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-        return wrong, error.abs().mean(), edge
+        noisy = mean.detach() + noise_levels(mean, self.noise) * eps
+        return wrong, *painting_errors(self.autoencoder.decoder(noisy), pictures)
 
     def training_step(self, batch, batch_idx):
         pictures, field = batch

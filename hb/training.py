@@ -18,6 +18,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -33,6 +34,17 @@ def warmup_constant_decay(step: int, *, total: int, warmup: int = 100, decay: fl
     """Learning-rate factor: up to 1 in `warmup` steps, constant, then linearly to 0 over the last `decay` of the run."""
     down = max(1, round(decay * total))
     return min(1.0, (step + 1) / warmup, max(0.0, (total - step) / down))
+
+
+def noise_levels(latents: Tensor, noise: float) -> Tensor:
+    """Standard deviations [B, 1, 1, 1] from 0 to `noise`, spread evenly over the batch: no second draw to seed."""
+    return noise * torch.linspace(0, 1, len(latents)).to(latents)[:, None, None, None]
+
+
+def painting_errors(back: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 of pixels, and of their differences to the right and below neighbour (sharp rims)."""
+    error = back.float() - pictures
+    return error.abs().mean(), error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
 class StepData(L.LightningDataModule):
