@@ -308,11 +308,13 @@ def _train(verbs):
                          help="schooled eyes to begin with, and to learn drawing from (hb train eyes)")  # fmt: skip
     teacher.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step (default: half the prompts)")
     teacher.add_argument("--talks", type=_at_least_one, metavar="N", help="conversations in a step (default: half the prompts)")
+    teacher.add_argument("--learns", choices=("all", "understanding", "drawing"), default="all",
+                         help="one branch alone, the other stays as it is (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
-        stages, "decoder", "a tiny decoder that draws the pixels in a quarter of the time (minutes)",
+        stages, "decoder", "a tiny decoder that draws the pixels in a third of the time (minutes)",
         "Train a tiny decoder for a model's latents: where six steps make a picture, decoding it is a third of the time.\n"
         "Writes FOLDER/parcel. Put that into the model's folder as decoder/ to use it.",
         "hb train decoder\nhb train decoder --model runs/nano/model --minutes 10",

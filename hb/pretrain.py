@@ -21,6 +21,7 @@ from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model
 from hb.model.config import BagelConfig
+from hb.model.guided import is_generation
 from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
 from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
@@ -107,6 +108,10 @@ class TeacherTraining(L.LightningModule):
     decay: the share of the run over which the rate falls to zero. While it is high, what is not renewed within
     1 / (lr * weight_decay) steps is forgotten, and fine things are learnt only as it falls.
 
+    learns: "all", or one of the two branches alone while the other stays as it is (LMFusion: Shi et al. 2024, arXiv 2412.15188, trains
+    the drawing branch beside a frozen language model). "understanding" answers only; "drawing" draws and edits, and whatever was
+    made for the understanding branch, a draft for one, stays true.
+
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
     with probabilities 0.1 (text), 0.3 (ViT), 0.3 (VAE).
@@ -117,8 +122,13 @@ class TeacherTraining(L.LightningModule):
         shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
         drop_view: float = 0.1, decay: float = 0.8, seed: int = 0, compiled: bool = False,
         muon_dtype: torch.dtype = torch.float32, align: bool = False, align_weight: float = 0.5, aligned: int | None = None,
+        learns: str = "all",
     ):  # fmt: skip
         super().__init__()
+        self.learns = learns
+        for name, p in model.named_parameters():
+            if learns != "all" and is_generation(name) != (learns == "drawing"):
+                p.requires_grad_(False)
         self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
@@ -127,7 +137,7 @@ class TeacherTraining(L.LightningModule):
         self.aligned = aligned or max(1, model.config.llm.num_hidden_layers // 3)  # REPA: about a third of the way up
         width, eyes = model.config.llm.hidden_size, model.config.vision.hidden_size
         self.align = None
-        if align:  # not without eyes: DDP does not like weights that are never used
+        if align and learns != "understanding":  # not without eyes: DDP does not like weights that are never used
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 self.align = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, eyes))
@@ -139,10 +149,15 @@ class TeacherTraining(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
-        (draw, unlike), (edit, unlike_edit) = self.draw_loss(batch, dice), self.edit_loss(batch, dice)
-        ce, unlike = self.talk_loss(batch), unlike + unlike_edit
-        self.log_dict(dict(draw=draw, edit=edit, ce=ce, unlike=unlike), prog_bar=True)
-        return draw + edit + self.ce_weight * ce + self.align_weight * unlike
+        terms = {}
+        if self.learns != "understanding":
+            (draw, unlike), (edit, unlike_edit) = self.draw_loss(batch, dice), self.edit_loss(batch, dice)
+            terms |= dict(draw=draw, edit=edit, unlike=unlike + unlike_edit)
+        if self.learns != "drawing":
+            terms["ce"] = self.talk_loss(batch)
+        self.log_dict(terms, prog_bar=True)
+        weights = dict(ce=self.ce_weight, unlike=self.align_weight)
+        return sum(weights.get(name, 1.0) * term for name, term in terms.items())
 
     def _kept(self, n: int, dropped: float, dice) -> Tensor:
         return (torch.rand(n, generator=dice) >= dropped).to(self.device)
@@ -374,9 +389,9 @@ def train_teacher(
     settings = dict(compiled=compiled, align=eyes is not None) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
     data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
+    kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     fit(module, data, folder, ema=ema, precision=precision, **trainer)
-    if eyes is not None:
-        model.vit_model.load_state_dict(eyes.state_dict())  # an average of equal weights is equal up to rounding only
+    model.load_state_dict(kept, strict=False)  # an average of equal weights is equal up to rounding only
     return model
 
 

@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from hb.data import TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, pick
-from hb.model.autoencoder import AutoencoderConfig
+from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
+from hb.model.checkpoint import load_model, save_model
+from hb.model.guided import is_generation
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
-from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, warmup_constant_decay
+from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, train_teacher, warmup_constant_decay
 from hb.training import StepData, fit, generator
 from hb.world.language import DESCRIBE_REQUESTS
 from hb.world.scene import sample_any
@@ -144,6 +146,23 @@ def test_every_weight_learns(pool, text):
     idle = [n for n, p in training.model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     # softmax does not feel a constant added to all keys, so key biases have no slope worth the name
     assert not [n for n in idle if "k_proj" not in n]
+
+
+@pytest.mark.parametrize(("learns", "sizes"), [("understanding", BatchSizes(0, 0, 3)), ("drawing", BatchSizes(3, 2, 0))])
+def test_one_branch_learns_and_the_other_stays_to_the_last_bit(text, pool, tmp_path, monkeypatch, learns, sizes):
+    monkeypatch.setattr("hb.pretrain.pool_for", lambda *_, **__: pool)
+    config, begun = tiny_config(text.vocab_size), module(text, seed=3).model
+    save_model(begun, tmp_path / "begun", text)
+    done = train_teacher(
+        tmp_path / "run", config, Autoencoder(config.autoencoder), text, steps=4, sizes=sizes, start_from=tmp_path / "begun",
+        settings=dict(learns=learns, lr=0.1), precision="f32", bar=False, accelerator="cpu",
+    )  # fmt: skip
+    old, new = load_model(tmp_path / "begun")[0].state_dict(), done.state_dict()
+    ours = [k for k in old if not k.startswith("autoencoder") and "embed" not in k and "vit" not in k]
+    moved = {k for k in ours if not torch.equal(old[k], new[k])}
+    wanted = {k for k in ours if is_generation(k) == (learns == "drawing")}
+    assert not {k for k in ours if k not in wanted} & moved
+    assert len(moved) > 0.9 * len(wanted)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

@@ -118,14 +118,13 @@ def teacher(args) -> None:
     pictures = _autoencoder_for(args, start)
     eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    half = max(1, usual.batch // 2)
-    sizes = BatchSizes(usual.batch, args.edits or half, args.talks or half)
+    sizes = _sizes(usual.batch, args)
     facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
-                 start=args.start_from, eyes=eyes and fingerprint(eyes))  # fmt: skip
+                 start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns)  # fmt: skip
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     done = interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
-        start_from=start, eyes=eyes, settings=dict(lr=usual.lr), **trainer_options(args),
+        start_from=start, eyes=eyes, settings=dict(lr=usual.lr, learns=args.learns), **trainer_options(args),
     )  # fmt: skip
     if not is_first_process():
         return
@@ -204,6 +203,14 @@ def _usual(stage: str, args) -> Usual:
 
 def _asked(usual: Usual, args) -> Usual:
     return Usual(args.steps or usual.steps, args.batch or usual.batch, args.lr or usual.lr)
+
+
+def _sizes(batch: int, args) -> BatchSizes:
+    """What a step of the teacher holds: of what is not learnt, nothing."""
+    half = max(1, batch // 2)
+    if args.learns == "understanding":
+        return BatchSizes(0, 0, args.talks or batch)
+    return BatchSizes(batch, args.edits or half, 0 if args.learns == "drawing" else args.talks or half)
 
 
 def _folder(args) -> Path:

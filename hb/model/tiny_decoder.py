@@ -1,4 +1,4 @@
-"""A decoder of a quarter of the time, for the same latents, with sharper pictures where latents say what is where (hb.semantic).
+"""A decoder of a third of the time, for the same latents, with sharper pictures where latents say what is where (hb.semantic).
 
 When fifty steps become six, decoding the picture is a third of what is left. A small network reads the latent at its own resolution
 and at twice that; what it has understood is interpolated between places, and every pixel works its color out alone, from the features
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,15 +26,19 @@ class TinyDecoderConfig:
 
 
 class _Block(nn.Module):
-    """x + conv(relu(conv(x))), no norms: at this size they cost as much as the convolutions."""
+    """x + conv(sigmoid(conv(x)) * conv(x)), no norms (gated linear units: Dauphin et al. 2017, arXiv 1612.08083).
+
+    Where a rim lies is a product, of a turn and a way, and a sum of ReLUs is slow to learn products. The gate is bounded: with
+    silu in its place the same network learns as fast and blows up now and then.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
-        nn.init.zeros_(self.body[-1].weight)  # begins as the identity
+        self.gate, self.value, self.out = (nn.Conv2d(width, width, 3, padding=1) for _ in range(3))
+        nn.init.zeros_(self.out.weight)  # begins as the identity
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        return x + self.out(torch.sigmoid(self.gate(x)) * self.value(x))
 
 
 class TinyDecoder(nn.Module):
