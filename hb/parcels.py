@@ -114,8 +114,8 @@ class Student:
         model = GuidedBagel(teacher)
         mine = generation_weights(model)
         check(self.weights, {name: p.shape for name, p in mine.items()}, STUDENT)
-        # in half precision the fingerprint is another, and cannot be compared
-        if teacher.vae2llm.weight.dtype == torch.float32 and fingerprint(teacher) != self.teacher:
+        # in bfloat16 the fingerprint is another, and cannot be compared
+        if teacher.vae2llm.weight.dtype != torch.bfloat16 and fingerprint(teacher) != self.teacher:
             raise CheckpointError(
                 f"this {self.stage} student was made from another teacher (its fingerprint is {self.teacher}, this one's is "
                 f"{fingerprint(teacher)}); distil this teacher: hb distill six-nfe"
@@ -159,7 +159,7 @@ class TinyPainter:
         like = next(model.autoencoder.parameters())
         decoder = TinyDecoder(TinyDecoderConfig(**self.config | dict(widths=tuple(self.config["widths"]))))
         check(self.weights, {name: p.shape for name, p in decoder.state_dict().items()}, TINY)
-        if like.dtype == torch.float32 and fingerprint(model.autoencoder.encoder) != self.encoder:
+        if like.dtype != torch.bfloat16 and fingerprint(model.autoencoder.encoder) != self.encoder:
             raise CheckpointError(
                 f"this tiny decoder reads the latents of another encoder (fingerprint {self.encoder}, this one's is "
                 f"{fingerprint(model.autoencoder.encoder)}); train one for it: hb train decoder"
