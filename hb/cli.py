@@ -309,7 +309,8 @@ def _train(verbs):
     teacher.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step (default: half the prompts)")
     teacher.add_argument("--talks", type=_at_least_one, metavar="N", help="conversations in a step (default: half the prompts)")
     teacher.add_argument("--learns", choices=("all", "understanding", "drawing"), default="all",
-                         help="one branch alone, the other stays as it is (default: %(default)s)")  # fmt: skip
+                         help="one branch alone, the other stays as it is; understanding alone takes --batch conversations "
+                              "a step (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")

@@ -126,9 +126,10 @@ class TeacherTraining(L.LightningModule):
     ):  # fmt: skip
         super().__init__()
         self.learns = learns
-        for name, p in model.named_parameters():
-            if learns != "all" and is_generation(name) != (learns == "drawing"):
-                p.requires_grad_(False)
+        if learns != "all":
+            for name, p in model.named_parameters():
+                if is_generation(name) != (learns == "drawing"):
+                    p.requires_grad_(False)
         self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
