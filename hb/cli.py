@@ -315,7 +315,7 @@ def _train(verbs):
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
-        stages, "decoder", "a tiny decoder that draws the pixels in a third of the time (minutes)",
+        stages, "decoder", "a tiny decoder that draws the pixels in half the time (minutes)",
         "Train a tiny decoder for a model's latents: where six steps make a picture, decoding it is a third of the time.\n"
         "Writes FOLDER/parcel. Put that into the model's folder as decoder/ to use it.",
         "hb train decoder\nhb train decoder --model runs/nano/model --minutes 10",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, check, read_weights
-from hb.model.guided import GuidedBagel, generation_weights
+from hb.model.guided import GuidedBagel, generation_weights, is_generation
 from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
@@ -24,6 +24,11 @@ STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
 def fingerprint(module: nn.Module) -> str:
     """Of all weights, in the float16 they are shipped in: what trains beside a model fits the file that is written of it."""
     return _digest(module.state_dict())
+
+
+def reading_fingerprint(model: Bagel) -> str:
+    """Of the understanding branch alone: what is made for it stays true while the other branch is trained."""
+    return _digest({name: value for name, value in model.state_dict().items() if not is_generation(name)})
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
@@ -40,7 +45,7 @@ class Drafter:
     config   what `hb.speculative.draft.DraftConfig` takes
     plans    temperature ("0", "1.0") -> what `hb.speculative.drafting.Plan` takes; the nearest temperature is used
     best     the fastest "chain" and the fastest "tree" that tuning met, greedy: to measure one against the other
-    target   fingerprint of the weights it was trained for. With another target it would be as right, and slow
+    target   `reading_fingerprint` of the model it was trained for. With another target it would be as right, and slow
     """
 
     config: dict
@@ -157,7 +162,10 @@ class TinyPainter:
     def open(self, model: Bagel) -> TinyDecoder:
         """The decoder, ready beside the model's own. Raises CheckpointError if it reads another encoder's latents."""
         like = next(model.autoencoder.parameters())
-        decoder = TinyDecoder(TinyDecoderConfig(**self.config | dict(widths=tuple(self.config["widths"]))))
+        widths = tuple(self.config["widths"])
+        if len(widths) != len(TinyDecoderConfig(1).widths):
+            raise CheckpointError(f"this tiny decoder is of an older kind (widths {widths}); train one again: hb train decoder")
+        decoder = TinyDecoder(TinyDecoderConfig(**self.config | dict(widths=widths)))
         check(self.weights, {name: p.shape for name, p in decoder.state_dict().items()}, TINY)
         if like.dtype != torch.bfloat16 and fingerprint(model.autoencoder.encoder) != self.encoder:
             raise CheckpointError(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick
+from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick, write_talks
 from hb.flow import interpolate, shift_time, velocity_of
 from hb.machine import commit, machine
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -30,13 +30,24 @@ from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import TinyPainter, fingerprint
 from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay
 from hb.world.render import render
-from hb.world.scene import sample_any
+from hb.world.scene import SHAPES, sample_any
 
 
-def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0) -> Tensor:
-    """Pictures [n, 3, side, side] in [-1, 1] of scenes with one to four things, all else left to chance."""
+# what a decoder learns last: points and narrow arms. A star is the hardest
+THIN = tuple(map(SHAPES.index, ("star", "star", "star", "cross", "moon", "triangle")))
+
+
+def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0, thin: float = 0.0) -> Tensor:
+    """Pictures [n, 3, side, side] in [-1, 1] of scenes with one to four things, all else left to chance.
+
+    thin: the share of things that become one of THIN, whatever they were.
+    """
     rng = np.random.default_rng([TRAINING, seed, step, rank])
-    return render(sample_any(n, rng), side) * 2 - 1
+    scenes = sample_any(n, rng)
+    if thin:
+        becomes = (scenes.shape >= 0) & (rng.random(scenes.shape.shape) < thin)
+        scenes.shape[becomes] = rng.choice(THIN, int(becomes.sum()))
+    return render(scenes, side) * 2 - 1
 
 
 class AutoencoderTraining(L.LightningModule):
@@ -108,9 +119,12 @@ class TeacherTraining(L.LightningModule):
     decay: the share of the run over which the rate falls to zero. While it is high, what is not renewed within
     1 / (lr * weight_decay) steps is forgotten, and fine things are learnt only as it falls.
 
+    shift: of the times, 4 as in BAGEL's later stages. What a drawing will be is decided early, above t = 0.8, and at a shift of 2
+    only one picture in four was noised that far.
+
     learns: "all", or one of the two branches alone while the other stays as it is (LMFusion: Shi et al. 2024, arXiv 2412.15188, trains
     the drawing branch beside a frozen language model). "understanding" answers only; "drawing" draws and edits, and whatever was
-    made for the understanding branch, a draft for one, stays true.
+    made for the understanding branch, a draft for one, stays true (`hb.parcels.reading_fingerprint`).
 
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
@@ -119,7 +133,7 @@ class TeacherTraining(L.LightningModule):
 
     def __init__(
         self, model: Bagel, *, total: int, lr: float = 0.02, adamw_lr: float = 0.003, weight_decay: float = 0.1,
-        shift: float = 2.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
+        shift: float = 4.0, ce_weight: float = 0.5, drop_text: float = 0.1, drop_pictures: float = 0.1,
         drop_view: float = 0.1, decay: float = 0.8, seed: int = 0, compiled: bool = False,
         muon_dtype: torch.dtype = torch.float32, align: bool = False, align_weight: float = 0.5, aligned: int | None = None,
         learns: str = "all",
@@ -229,7 +243,9 @@ class TeacherTraining(L.LightningModule):
         hidden = self.model([picture, text])[1][:, :-1]
         wanted = batch["talk_answer"][:, : hidden.size(1)]
         logits = self.model.logits(hidden[wanted])
-        return F.cross_entropy(logits.float(), text.ids[:, 1:][wanted])
+        errors = F.cross_entropy(logits.float(), text.ids[:, 1:][wanted], reduction="none")
+        weight = shared_out(wanted)[wanted]
+        return (errors * weight).sum() / weight.sum()
 
     def configure_optimizers(self):
         groups = split_parameters(self, muon_lr=self.lr, adamw_lr=self.adamw_lr, weight_decay=self.weight_decay)
@@ -238,6 +254,18 @@ class TeacherTraining(L.LightningModule):
             optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def shared_out(wanted: Tensor) -> Tensor:
+    """Weights [B, n] of tokens, 1 / sqrt(length of the answer) for those that `wanted` [B, n] marks; a gap ends an answer.
+
+    Token by token, a description outweighs thirty answers of yes or no, and these are what is hard.
+    """
+    begins = wanted & ~F.pad(wanted, (1, 0))[:, :-1]
+    which = begins.cumsum(1) * wanted  # 0 outside, then 1, 2, ... in each row
+    length = wanted.new_zeros(*wanted.shape[:1], wanted.size(1) + 1, dtype=torch.float32)
+    length.scatter_add_(1, which, wanted.float())
+    return wanted / length.gather(1, which).clamp(min=1).sqrt()
 
 
 # ---- the two runs, as `hb train` starts them ------------------------------------------------------------------------
@@ -296,16 +324,19 @@ def train_autoencoder(
 
 def train_tiny_decoder(
     folder: Path, autoencoder: Autoencoder, *, side: int, steps: int, batch: int = 16, lr: float = 0.025, noise: float = 0.4,
-    seed: int = 0, precision: str = "auto", **trainer,
+    thin: float = 0.4, seed: int = 0, precision: str = "auto", **trainer,
 ) -> TinyPainter:
-    """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there). noise: see AutoencoderTraining."""  # fmt: skip
+    """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there).
+
+    noise: see AutoencoderTraining; thin: see random_pictures.
+    """  # fmt: skip
     module = AutoencoderTraining(autoencoder.config, total=steps, lr=lr, seed=seed, decoder_only=True, noise=noise)
     module.autoencoder.load_state_dict(autoencoder.state_dict())
     config = TinyDecoderConfig(autoencoder.config.z_channels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module.autoencoder.decoder = TinyDecoder(config).to(memory_format=torch.channels_last)
-    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
+    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank, thin), steps)
     fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
     weights = {k: v.detach().cpu() for k, v in module.autoencoder.decoder.state_dict().items()}
     return TinyPainter(asdict(config) | dict(widths=list(config.widths)), fingerprint(autoencoder.encoder), {}, weights)
@@ -379,17 +410,23 @@ def train_teacher(
         model.vit_model.load_state_dict(eyes.state_dict())
         # and they stay: with the trunk's rate and weight decay, 500 steps took what they knew of shapes from 97% to 47%
         model.vit_model.requires_grad_(False)
-    pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=config.picture_side, prompts=prompts,
-                    scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
+    side, pool = config.picture_side, None
+    if sizes.draw or sizes.edit:
+        pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=side, prompts=prompts,
+                        scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
+
+    def examples(step: int, rank: int) -> dict[str, Tensor]:
+        return (pick(pool, sizes, seed, step, rank) if pool else {}) | write_talks(text, side, sizes.talk, seed, step, rank)
+
     precision = precision_of(precision)
     muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    # half a minute of compiling pays after a hundred steps or so, in bfloat16; in float32 a CPU's time is in the products
-    # themselves, and nothing is gained. It needs a C++ compiler, which not everybody has
+    # a minute of compiling pays after two hundred steps: drawing alone, float32, a core with AVX-512: 1.25 s a step instead of 1.88.
+    # It needs a C++ compiler, which not everybody has
     able = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
-    compiled = steps >= 1000 and precision == "bf16-mixed" and able
+    compiled = steps >= 500 and able
     settings = dict(compiled=compiled, align=eyes is not None) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
-    data = StepData(lambda step, rank: pick(pool, sizes, seed, step, rank), steps)
+    data = StepData(examples, steps)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     fit(module, data, folder, ema=ema, precision=precision, **trainer)
     model.load_state_dict(kept, strict=False)  # an average of equal weights is equal up to rounding only

@@ -8,7 +8,7 @@ import pytest
 from hb import evaluate_text
 from hb.cli import main
 from hb.engine import Model, load
-from hb.parcels import Drafter, fingerprint
+from hb.parcels import Drafter, reading_fingerprint
 from hb.speculative.draft import DraftConfig
 from tests.speculative.test_draft import shaken
 from tests.speculative.test_tune import no_clock  # noqa: F401 (a fixture)
@@ -19,7 +19,7 @@ def with_draft(tiny, tmp_path_factory):
     """The folder of the tiny model with a draft that knows nothing."""
     draft = shaken(tiny, DraftConfig(layers=1))
     parcel = Drafter(dict(kind="hyper-bagel", layers=1, zero_init=False, words=[]), {"0": dict(depth=2, budget=2)},
-                     fingerprint(tiny.bagel), draft.state_dict())  # fmt: skip
+                     reading_fingerprint(tiny.bagel), draft.state_dict())  # fmt: skip
     folder = tmp_path_factory.mktemp("models") / "drafted"
     Model(tiny.bagel, tiny.text, drafter=parcel).save_pretrained(folder)
     return folder
@@ -82,7 +82,7 @@ def test_a_draft_can_be_trained_and_gone_on_from(tiny_folder, tmp_path, capsys):
             "--accelerator", "cpu", "--precision", "f32"]  # fmt: skip
     assert main([*args, "--folder", str(tmp_path / "a")]) == 0
     first = Drafter.load(tmp_path / "a" / "parcel")
-    assert first.target == fingerprint(load(tiny_folder).bagel) and first.config["words"]
+    assert first.target == reading_fingerprint(load(tiny_folder).bagel) and first.config["words"]
     assert main([*args, "--folder", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "parcel")]) == 0
     assert Drafter.load(tmp_path / "b" / "parcel").config == first.config
     assert main([*args, "--folder", str(tmp_path / "a"), "--layers", "2"]) == 2

@@ -9,13 +9,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hb.data import TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, pick
+from hb.data import TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, pick, write_talks
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model, save_model
 from hb.model.guided import is_generation
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
-from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, train_teacher, warmup_constant_decay
+from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, shared_out, train_teacher, warmup_constant_decay
 from hb.training import StepData, fit, generator
 from hb.world.language import DESCRIBE_REQUESTS
 from hb.world.scene import sample_any
@@ -46,6 +46,10 @@ def module(text, seed=0):
     return TeacherTraining(model, total=8, seed=seed)
 
 
+def examples(pool, text, step=0, rank=0):
+    return pick(pool, SIZES, 0, step, rank) | write_talks(text, 64, SIZES.talk, 0, step, rank)
+
+
 class Trip(Callback):
     """Stops the run like a power cut: an error in the middle of a step, no chance to save."""
 
@@ -59,7 +63,7 @@ class Trip(Callback):
 
 def run(text, pool, folder, callbacks=()):
     training = module(text)
-    data = StepData(lambda step, rank: pick(pool, SIZES, 0, step, rank), 8)
+    data = StepData(lambda step, rank: examples(pool, text, step, rank), 8)
     fit(training, data, folder, ema=0.9, save_every=2, bar=False, callbacks=callbacks, accelerator="cpu")
     return training.state_dict()
 
@@ -72,22 +76,23 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(text, pool, tmp_path)
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
 
 
-def test_the_batch_of_a_step_is_always_the_same(pool):
-    a, b = pick(pool, SIZES, 0, 5), pick(pool, SIZES, 0, 5)
+def test_the_batch_of_a_step_is_always_the_same(pool, text):
+    a, b = examples(pool, text, 5), examples(pool, text, 5)
     assert all(torch.equal(a[k], b[k]) for k in a)
-    other = pick(pool, SIZES, 0, 5, rank=1)
-    assert any(not torch.equal(a[k], other[k]) for k in a)
+    for other in (examples(pool, text, 5, rank=1), examples(pool, text, 6)):
+        assert all(not torch.equal(a[k], other[k]) for k in ("draw_latent", "talk_ids", "talk_picture"))
 
 
 def test_a_pool_comes_back_from_disk_as_it_was(pool, tmp_path):
     pool.save(tmp_path / "pool.safetensors")
     back = Pool.load(tmp_path / "pool.safetensors")
-    assert torch.equal(back.talk_ids, pool.talk_ids) and torch.equal(back.scene_picture, pool.scene_picture)
+    assert torch.equal(back.draw_ids, pool.draw_ids) and torch.equal(back.scene_picture, pool.scene_picture)
 
 
-def test_answers_carry_the_loss_and_questions_do_not(pool, text):
+def test_answers_carry_the_loss_and_questions_do_not(text):
     """Every marked place's next token is an answer's word or end; the first marked one follows <|im_start|>."""
-    for ids, length, mask in zip(pool.talk_ids.tolist(), pool.talk_length.tolist(), pool.talk_answer.tolist()):
+    talks = write_talks(text, 64, 20, 0, 0)
+    for ids, length, mask in zip(*(talks["talk_" + name].tolist() for name in ("ids", "length", "answer"))):
         turns = 0
         for i in range(length):
             if ids[i] == text.start:
@@ -111,6 +116,13 @@ def test_half_of_the_conversations_are_questions_alone_so_that_answers_must_be_s
         questions.append(len(turns) - described[-1])
     assert 0.42 < np.mean(described) < 0.58
     assert np.mean([n for n, d in zip(questions, described) if not d]) > 6
+
+
+def test_an_answer_weighs_as_the_root_of_its_length():
+    wanted = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1, 0]]).bool()
+    h, third = 0.5**0.5, 1 / 3
+    want = [[0, h, h, 0, 0.5, 0.5, 0.5, 0.5, 0, 1], [third] * 9 + [0]]
+    assert torch.allclose(shared_out(wanted), torch.tensor(want))
 
 
 def where(ids: list[int], token: int) -> list[int]:
@@ -141,7 +153,7 @@ def test_drawing_loss_is_the_plain_mean_square_of_velocities(pool, text):
 def test_every_weight_learns(pool, text):
     training = module(text)
     torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
-    batch, dice = pick(pool, SIZES, 0, 0), torch.Generator().manual_seed(0)
+    batch, dice = examples(pool, text), torch.Generator().manual_seed(0)
     (training.draw_loss(batch, dice)[0] + training.edit_loss(batch, dice)[0] + training.talk_loss(batch)).backward()
     idle = [n for n, p in training.model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     # softmax does not feel a constant added to all keys, so key biases have no slope worth the name

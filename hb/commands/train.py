@@ -21,7 +21,7 @@ from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, lo
 from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
-from hb.parcels import Drafter, fingerprint
+from hb.parcels import Drafter, fingerprint, reading_fingerprint
 from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
 from hb.semantic import train_semantic
 from hb.speculative.draft import DraftConfig
@@ -148,7 +148,7 @@ def draft(args) -> None:
     config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
     start = Drafter.load(args.start_from) if args.start_from else None
     facts = dict(asdict(usual), pool=args.pool, draft=asdict(config), ce_weight=args.ce_weight,
-                 target=fingerprint(model.bagel), start=args.start_from)  # fmt: skip
+                 target=reading_fingerprint(model.bagel), start=args.start_from)  # fmt: skip
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
     done = interruptible(

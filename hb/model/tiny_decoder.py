@@ -1,9 +1,12 @@
-"""A decoder of a third of the time, for the same latents, with sharper pictures where latents say what is where (hb.semantic).
+"""A decoder of half the operations, for the same latents, with sharper pictures where latents say what is where (hb.semantic).
 
 When fifty steps become six, decoding the picture is a third of what is left. A small network reads the latent at its own resolution
 and at twice that; what it has understood is interpolated between places, and every pixel works its color out alone, from the features
 at its own spot (as LIIF: Chen et al. 2021, arXiv 2012.09161). A place near a rim knows where the rim is: no layer has to draw it with
 filters at full resolution, which is what makes the usual decoder slow, and slow to learn.
+
+How deep and wide the pixel's own network is decides which rims it can paint: with two layers of 48 circles and squares came out
+clean and not one star did (data/results/DIARY.md).
 """
 
 from __future__ import annotations
@@ -15,13 +18,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+ROWS = 512  # pixels whose features and hidden units fit into the cache of a core
+
 
 @dataclass(frozen=True)
 class TinyDecoderConfig:
-    """Channels of the latent; widths at its resolution, at twice that, and of a pixel; pixels a place of the latent."""
+    """How a tiny decoder is built.
+
+    z_channels   channels of the latent
+    widths       at the latent's resolution; at twice that; features that a pixel gets; hidden units of its own network
+    depth        hidden layers of the pixel's network
+    downsample   pixels to a side of one place of the latent
+    """
 
     z_channels: int
-    widths: tuple[int, int, int] = (96, 64, 48)
+    widths: tuple[int, int, int, int] = (96, 64, 96, 64)
+    depth: int = 4
     downsample: int = 8
 
 
@@ -47,17 +59,27 @@ class TinyDecoder(nn.Module):
     def __init__(self, config: TinyDecoderConfig):
         super().__init__()
         self.config = config
-        coarse, fine, pixel = config.widths
+        coarse, fine, pixel, hidden = config.widths
         self.read = nn.Sequential(
             nn.Conv2d(config.z_channels, coarse, 3, padding=1), nn.ReLU(), _Block(coarse), _Block(coarse), nn.Conv2d(coarse, fine, 1)
         )
         self.as_it_is = nn.Conv2d(config.z_channels, fine, 1)
         self.refine = nn.Sequential(_Block(fine), nn.Conv2d(fine, pixel, 1))
-        self.paint = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(pixel, pixel, 1), nn.ReLU(), nn.Conv2d(pixel, pixel, 1), nn.ReLU(), nn.Conv2d(pixel, 3, 1)
-        )
+        sizes = [pixel, *[hidden] * config.depth, 3]
+        self.paint = nn.Sequential(*(layer for pair in zip(sizes, sizes[1:]) for layer in (nn.ReLU(), nn.Conv2d(*pair, 1))))
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         between = lambda x, times: F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=False)
         fine = self.refine(between(self.read(z) + self.as_it_is(z), 2))
-        return self.paint(between(fine, self.config.downsample // 2))
+        features = between(fine, self.config.downsample // 2)
+        return self.paint(features) if self.training or features.is_cuda else self._paint_by_rows(features)
+
+    def _paint_by_rows(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 3 H W"]:
+        """The same pixels, ROWS at a time: all that a processor's cache must hold goes through all layers before the next."""
+        layers = [layer for layer in self.paint if isinstance(layer, nn.Conv2d)]
+        painted = []
+        for rows in features.movedim(1, -1).flatten(0, -2).split(ROWS):
+            for layer in layers:
+                rows = F.linear(rows.relu(), layer.weight[:, :, 0, 0], layer.bias)
+            painted.append(rows)
+        return torch.cat(painted).unflatten(0, (len(features), *features.shape[-2:])).movedim(-1, 1)

@@ -24,7 +24,7 @@ from hb.model.bagel import Bagel, pad_ids
 from hb.model.law import GREEDY, Law
 from hb.model.text import Text
 from hb.optim import MuonAdamW, split_parameters
-from hb.parcels import Drafter, fingerprint
+from hb.parcels import Drafter, reading_fingerprint
 from hb.sampling.fast import FastText, decode_fast
 from hb.speculative.decode import Read, read_picture_and_text
 from hb.speculative.draft import Draft, DraftConfig, draft_loss, open_draft
@@ -183,4 +183,4 @@ def train_draft(
     module = DraftTraining(draft, model, total=steps, lr=lr, depth=depth, ce_weight=ce_weight)
     source = StepData(lambda step, rank: data.batch(batch, seed, step, rank), steps)
     fit(module, source, folder, ema=None, clip=0.5, **trainer)
-    return Drafter(asdict(config), {"0": asdict(plan)}, fingerprint(model), draft.state_dict())
+    return Drafter(asdict(config), {"0": asdict(plan)}, reading_fingerprint(model), draft.state_dict())
