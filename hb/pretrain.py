@@ -33,8 +33,8 @@ from hb.world.render import render
 from hb.world.scene import SHAPES, sample_any
 
 
-# what a decoder learns last: points and narrow arms. A star is the hardest
-THIN = tuple(map(SHAPES.index, ("star", "star", "star", "cross", "moon", "triangle")))
+# what a decoder learns last: points, narrow arms, and the hole of a ring
+THIN = tuple(map(SHAPES.index, ("star", "star", "ring", "ring", "cross", "moon", "triangle")))
 
 
 def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0, thin: float = 0.0) -> Tensor:
@@ -324,11 +324,11 @@ def train_autoencoder(
 
 def train_tiny_decoder(
     folder: Path, autoencoder: Autoencoder, *, side: int, steps: int, batch: int = 16, lr: float = 0.025, noise: float = 0.4,
-    thin: float = 0.4, seed: int = 0, precision: str = "auto", **trainer,
+    thin: float = 0.4, seed: int = 0, precision: str = "auto", start_from: TinyPainter | None = None, **trainer,
 ) -> TinyPainter:
     """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there).
 
-    noise: see AutoencoderTraining; thin: see random_pictures.
+    noise: see AutoencoderTraining; thin: see random_pictures; start_from: weights to begin with.
     """  # fmt: skip
     module = AutoencoderTraining(autoencoder.config, total=steps, lr=lr, seed=seed, decoder_only=True, noise=noise)
     module.autoencoder.load_state_dict(autoencoder.state_dict())
@@ -336,6 +336,8 @@ def train_tiny_decoder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module.autoencoder.decoder = TinyDecoder(config).to(memory_format=torch.channels_last)
+    if start_from is not None:
+        module.autoencoder.decoder.load_state_dict(start_from.weights)
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank, thin), steps)
     fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
     weights = {k: v.detach().cpu() for k, v in module.autoencoder.decoder.state_dict().items()}

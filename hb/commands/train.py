@@ -21,7 +21,7 @@ from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, lo
 from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
-from hb.parcels import Drafter, fingerprint, reading_fingerprint
+from hb.parcels import Drafter, TinyPainter, fingerprint, reading_fingerprint
 from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
 from hb.semantic import train_semantic
 from hb.speculative.draft import DraftConfig
@@ -172,12 +172,13 @@ def decoder(args) -> None:
     model = open_model(args)
     usual = _asked(USUAL_DECODER, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
-    facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder))
+    start = TinyPainter.load(args.start_from) if args.start_from else None
+    facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder), start=args.start_from)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
         train_tiny_decoder, folder, model.bagel.autoencoder, side=model.bagel.config.picture_side, **asdict(usual),
-        noise=args.noise, **trainer_options(args),
+        noise=args.noise, start_from=start, **trainer_options(args),
     )  # fmt: skip
     if not is_first_process():
         return
