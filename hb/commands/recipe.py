@@ -31,6 +31,17 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
     train = lambda what, *rest: ("train", what, *map(str, rest))
     of = ("--preset", preset)
     sharp = f / "sharp"
+    on = ("--eyes", f / "eyes", "--autoencoder", sharp / "autoencoder")
+    steps = USUAL["teacher", preset].steps
+    # the drawing branch reads what the other one says of a prompt: that must have come to rest before drawing can
+    teacher = [
+        Part(train("teacher", *of, *on, "--folder", f / "both"), f / "both" / "model" / "ema.safetensors", steps,
+             "the unified model, both branches at once"),
+        Part(train("teacher", *of, *on, "--start-from", f / "both" / "model", "--learns", "understanding", "--folder", f / "reads"),
+             f / "reads" / "model" / "ema.safetensors", steps // 2, "its understanding branch alone"),
+        Part(train("teacher", *of, *on, "--start-from", f / "reads" / "model", "--learns", "drawing", "--folder", f / "draws",
+                   "--out", model), f / "model" / "ema.safetensors", 2 * steps, "its drawing branch alone"),
+    ]
     return [
         Part(train("autoencoder", *of, "--semantic", "--folder", f), f / "autoencoder" / "ae.safetensors",
              USUAL["autoencoder", preset].steps, "pictures to latents that say what is where, and back"),
@@ -38,8 +49,7 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
              sharp / "autoencoder" / "ae.safetensors", SHARPEN, "a decoder with sharper rims"),
         Part(train("eyes", *of, "--folder", f), f / "eyes" / "eyes.safetensors", USUAL["eyes", preset].steps,
              "the vision tower, schooled before it has to talk"),
-        Part(train("teacher", *of, "--folder", f, "--eyes", f / "eyes", "--autoencoder", sharp / "autoencoder"),
-             f / "model" / "ema.safetensors", USUAL["teacher", preset].steps, "the unified model"),
+        *teacher,
         Part(train("decoder", "--model", model, "--folder", f / "decoder", "--out", f / "model" / DECODER),
              f / "model" / DECODER / "tiny_decoder.safetensors", USUAL_DECODER.steps, "pixels in half the time, with sharper rims"),
         Part(train("draft", "--model", model, "--folder", f / "draft", "--out", f / "model" / "draft"),

@@ -44,12 +44,12 @@ class Usual:
 
 USUAL = {
     ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
-    ("teacher", "nano"): Usual(steps=20_000, batch=48, lr=0.02),
+    ("teacher", "nano"): Usual(steps=4000, batch=48, lr=0.014),
     ("eyes", "nano"): Usual(steps=4000, batch=32, lr=0.03),
     # wants a GPU; a first guess, not yet trained to the end
     ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.03),
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
-    ("teacher", "small"): Usual(steps=100_000, batch=96, lr=0.02),
+    ("teacher", "small"): Usual(steps=20_000, batch=96, lr=0.014),
 }
 USUAL_DECODER = Usual(steps=6000, batch=16, lr=0.025)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
