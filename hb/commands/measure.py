@@ -17,6 +17,7 @@ from hb.commands.output import table, to_json, write_figure, write_json
 from hb.commands.use import is_shipped, open_model
 from hb.engine import Model
 from hb.machine import commit, machine
+from hb.parcels import reading_fingerprint
 from hb.world import bench
 from hb.world.damage import confusion
 
@@ -295,7 +296,8 @@ def finish(args, name: str, model: Model | None, lines: list[Number], got: dict,
         name=name, command=args.command, commit=commit(), machine=machine(), torch=torch.__version__,
         date=time.strftime("%Y-%m-%d"), seed=getattr(args, "seed", None), seconds=round(time.monotonic() - began, 1),
         model=None if model is None else dict(
-            name=model.name, identity=evaluate.identity(model), device=args.device, dtype=args.dtype,
+            name=model.name, identity=evaluate.identity(model), reads=reading_fingerprint(model.bagel),
+            device=args.device, dtype=args.dtype,
             parameters=sum(p.numel() for p in model.bagel.parameters()),
         ),
         student=_student_of(args, model), numbers=[line.to_dict() for line in lines], result=got,
