@@ -22,9 +22,9 @@ from hb.speculative.decode import Read, _before, decode_speculative
 from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
 from hb.speculative.tree import hide
 
-NODES = (1, 2, 4, 8, 12, 16, 24, 32)
+NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48)
 WIDTHS = (1, 2, 4)
-DEEPEST = 12
+DEEPEST = 24
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def expected_tokens(table: Tensor, depth: int, width: int, budget: int) -> float
 
 def all_plans() -> list[Plan]:
     """The grid: chains, and trees with one and a half to three times as many nodes as levels."""
-    plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12)]
-    plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
+    plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)]
+    plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12, 16, 20) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
     return plans
 
 
