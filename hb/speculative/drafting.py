@@ -80,6 +80,7 @@ class FastDraft:
 
     def __init__(self, draft: Draft, target: Bagel):
         config = self.config = draft.config
+        self.end = target.markers[1]
         self.kind, self.picked = draft.draft.kind, list(draft.bridge.picked)
         self.embedding = target.language_model.model.embed_tokens.weight.detach()
         self.layers = [FusedLayer.of(layer, config) for layer in draft.layers]
@@ -254,7 +255,7 @@ class DraftRun:
         tokens, values, laws = [root], [torch.zeros(len(root), device=root.device)], []
         paths = [list(s) for s in said] if law.has_memory else None
         self.layers.widen(start + depth)
-        angles = self._angles(depth)
+        angles, over = self._angles(depth), root == fast.end
         for level in range(depth):
             laws.append(fast.log_q(a, law, paths)[:, 0])
             word = choose(laws[-1])
@@ -262,8 +263,9 @@ class DraftRun:
             values.append(values[-1] + laws[-1].gather(1, word[:, None])[:, 0])
             if paths is not None:
                 paths = [[*path, token] for path, token in zip(paths, tokens[-1].tolist())]
-            if level + 1 == depth or not plan.is_worth(values[-1].exp()):
-                break
+            over = over | (tokens[-1] == fast.end)
+            if level + 1 == depth or over.all() or not plan.is_worth(values[-1].exp()):
+                break  # behind the end of an answer nothing is said
             e = F.embedding(tokens[-1], fast.table)[:, None]
             a = self._step(a, e, angles[level], self.layers.mask(1))
             self.layers.length += 1

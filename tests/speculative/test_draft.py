@@ -198,3 +198,24 @@ def test_a_parcel_survives_its_folder_and_names_what_does_not_fit(tiny, tmp_path
         open_draft(Drafter(dict(layers=2), {}, "", draft.state_dict()), tiny.bagel)
     with pytest.raises(CheckpointError, match="hb train draft"):
         Drafter.load(tmp_path / "nowhere")
+
+
+@torch.no_grad()
+def test_nothing_is_guessed_behind_the_end_of_an_answer(tiny, monkeypatch):
+    """A chain ends where every row has guessed the end; a row that has not keeps the others company."""
+    fast, target = FastDraft(shaken(tiny, ALL[0]), tiny.bagel), FastText(tiny.bagel)
+    end, words = target.markers[1], len(fast.embedding)
+    state = read(tiny, ["how many stars are there?", "describe"])
+    root = torch.full((2,), target.markers[0])
+    run = DraftRun(fast, 2, 200)
+    run.absorb(_before(state, root, target))
+    for ends, nodes in (((1, 3), 3), ((2, 2), 2), ((9, 2), 6)):
+        level = iter(range(1, 10))
+
+        def say(a, law, before, level=level, ends=ends):
+            now = next(level)
+            wanted = torch.tensor([end if now == at else 300 for at in ends])
+            return torch.nn.functional.one_hot(wanted, words).float().log()[:, None]
+
+        monkeypatch.setattr(fast, "log_q", say)
+        assert run.grow(root, Plan(depth=6, width=1, budget=6)).tokens.size(1) == 1 + nodes
