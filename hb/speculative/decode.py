@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -141,16 +141,16 @@ def speculate(
     """  # fmt: skip
     start, end = fast.markers[:2]
     device = fast.embedding.device
-    run, watch = TextRun(fast, read.context, max_tokens + plan.budget + 1), _Watch()
+    run, watch = TextRun(fast, read.context, max_tokens + 1), _Watch()  # room as in plain decoding; guesses at the very end make more
     governor = Governor(plan)
     rows: list[list[int]] = [[] for _ in range(run.batch)]
     given = [0] * run.batch
     root = torch.full((run.batch,), start, device=device)
     helper, waiting = None, [lambda root=root: _before(read, root, fast)]  # certain, and not yet absorbed
-    alive, cycles = list(range(run.batch)), []
+    alive, cycles, alone = list(range(run.batch)), [], root_only(root)
     while alive:
         left = max(max_tokens - given[i] for i in alive)
-        tree, q, levels = root_only(root), None, 0
+        tree, q, levels = replace(alone, tokens=root[:, None]), None, 0
         if left > 1 and plan.begins([rows[i] for i in alive]) and governor.wants():
             helper = make_helper() if helper is None else helper
             helper.absorb(Certain.joined([sure() for sure in waiting]))
@@ -244,6 +244,9 @@ def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Cal
     paths = [verdicts.get(i, idle).path for i in range(batch)]
     root = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device)
     length, before = [len(p) for p in paths], run.position.clone()
+    if tree.tokens.size(1) == 1:  # nothing was guessed: as quick as plain decoding, or short answers would pay
+        run.keep(None, 1)
+        return root, lambda: _certain(tree, None, 1, 1, root, stacked(states, batch), before, fast)
     a, even = max(length), min(length) == max(length)
     nodes = None
     if not all(p == list(range(len(p))) for p in paths):
