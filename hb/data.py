@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hb.model.text import Text
 from hb.world.language import DESCRIBE_REQUESTS, QUESTION_KINDS, TASKS, ask, describe, sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
-from hb.world.scene import MAX_THINGS, Request, Scenes, Wish, sample_any, sample_scenes
+from hb.world.scene import Scenes, any_requests, sample_any, sample_scenes
 
 TRAINING = 1  # first key of every training seed; evaluation sets use 2
 # many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster
@@ -31,6 +31,8 @@ DESCRIBED = 0.5
 # how often a kind of question is asked, 1 for those not named: what takes two things to answer is learnt last (after 7,300 steps with
 # all kinds alike: same 0.60, relation 0.73, count 0.75 right, all else 0.97)
 ASKED = dict(same=6.0, count=4.0, relation=2.0, more=2.0)
+ASK_MIX = np.array([ASKED.get(kind, 1.0) for kind in QUESTION_KINDS])
+ASK_MIX /= ASK_MIX.sum()
 PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the law is multi-modal
 DRAW_TOKENS, EDIT_TOKENS, TALK_TOKENS = 24, 14, 112  # text budgets, markers included
 
@@ -158,9 +160,8 @@ def conversation(scene, text: Text, rng) -> tuple[list[int], list[bool]]:
 
 
 def _some_question(scene, rng):
-    law = np.array([ASKED.get(kind, 1.0) for kind in QUESTION_KINDS])
     while True:
-        question = ask(scene, rng, QUESTION_KINDS[rng.choice(len(law), p=law / law.sum())])
+        question = ask(scene, rng, QUESTION_KINDS[rng.choice(len(ASK_MIX), p=ASK_MIX)])
         if question:
             return question
 
@@ -174,15 +175,12 @@ def write_talks(text: Text, side: int, n: int, seed: int, step: int, rank: int =
     [n, TALK_TOKENS], is the *next* token part of an answer?
     """
     rng = np.random.default_rng([TRAINING, seed, 13, step, rank])
-    answer = torch.zeros(n, TALK_TOKENS, dtype=torch.bool)
-    if n == 0:
-        return dict(talk_picture=torch.zeros(0, side, side, 3, dtype=torch.uint8), talk_answer=answer,
-                    talk_ids=answer.short(), talk_length=torch.zeros(0, dtype=torch.int16))  # fmt: skip
-    anything = [Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n - n // 2)]
+    anything = any_requests(n - n // 2, rng)
     asked_for = [sample_request(task, rng) for task in rng.choice(TASKS, n // 2)]
     scenes = sample_scenes(anything + asked_for, rng)
     talks = [conversation(scene, text, rng) for scene in scenes.to_list()]
     ids, length = _pad([ids for ids, _ in talks], TALK_TOKENS, text.end)
+    answer = torch.zeros(ids.shape, dtype=torch.bool)
     for i, (_, mask) in enumerate(talks):
         answer[i, : len(mask)] = torch.tensor(mask)
     return dict(talk_picture=to_uint8(render(scenes, side)), talk_ids=ids, talk_length=length, talk_answer=answer)

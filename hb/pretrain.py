@@ -105,7 +105,7 @@ class AutoencoderTraining(L.LightningModule):
 class TeacherTraining(L.LightningModule):
     """The unified model learns to draw, edit and answer, all in one step (BAGEL section 2; bagel.md section 10).
 
-    loss = draw_mse + edit_mse + ce_weight * ce. Velocity targets are eps - x0 at t = shift(sigmoid(normal)). Conditions
+    loss = draw_mse + edit_mse + ce_weight * ce, ce weighed as in `shared_out`. Velocity targets are eps - x0 at t = shift(sigmoid(normal)). Conditions
     are dropped for guidance: the text of a drawing or an edit, the pictures of an edit (both at once, as the image-dropped
     branch of the sampler has it, or the vision tower's view alone).
 
@@ -418,7 +418,8 @@ def train_teacher(
                         scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
 
     def examples(step: int, rank: int) -> dict[str, Tensor]:
-        return (pick(pool, sizes, seed, step, rank) if pool else {}) | write_talks(text, side, sizes.talk, seed, step, rank)
+        drawn = pick(pool, sizes, seed, step, rank) if pool else {}
+        return drawn | (write_talks(text, side, sizes.talk, seed, step, rank) if sizes.talk else {})
 
     precision = precision_of(precision)
     muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32

@@ -230,7 +230,12 @@ def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: 
 
 def sample_any(n: int, rng: np.random.Generator) -> Scenes:
     """n scenes with one to four things, as many of each, all else left to chance."""
-    return sample_scenes([Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n)], rng)
+    return sample_scenes(any_requests(n, rng), rng)
+
+
+def any_requests(n: int, rng: np.random.Generator) -> list[Request]:
+    """n requests for one to four things, as many of each, that say nothing else."""
+    return [Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n)]
 
 
 def place_centres(radius, present, place, relation, rng, tries: int = 1_000_000):
