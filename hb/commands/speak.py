@@ -159,7 +159,9 @@ def tune_tree(args) -> None:
 def in_words(plan: Plan) -> str:
     if not plan.depth:
         return "plain"
-    kind = f"chain of {plan.depth}" if plan.width == 1 else f"tree {plan.depth} deep, {plan.width} wide, {plan.budget} guesses"
+    kind = f"tree {plan.depth} deep, {plan.width} wide, {plan.budget} guesses"
+    if plan.is_narrow:
+        kind = f"chain of {plan.depth}" if plan.width == 1 else f"spine of {plan.depth} with {plan.budget - plan.depth} leaves"
     return kind + (", stopping early" if plan.reward else "")
 
 

@@ -165,9 +165,9 @@ def speculate(
         logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
         watch("target")
         verdicts = _judge(tree, logits, law, rows, alive, q, generator)
-        kept, speaking = [], []
+        kept, speaking, guessed = [], [], tree.tokens.tolist()
         for i in alive:
-            new = [int(tree.tokens[i, node]) for node in verdicts[i].path[1:]] + [verdicts[i].token]
+            new = [guessed[i][node] for node in verdicts[i].path[1:]] + [verdicts[i].token]
             new = new[: max_tokens - given[i]]
             if end in new:
                 new = new[: new.index(end) + 1]

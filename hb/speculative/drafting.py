@@ -22,7 +22,8 @@ class Plan:
     """How much is guessed. A chain has width 1.
 
     depth         levels at most; 0 is plain decoding
-    width         nodes expanded on each level, and children of each
+    width         children of each node that is expanded, and nodes expanded on each level ...
+    spine         ... or only the likeliest of them: the others stay leaves, and a level costs what a chain's does
     budget        guesses in one pass of the target at most
     reward        tokens one unit of work is worth, work counted in plain steps: `costs` says what a level and a node cost.
                   0 turns the early stop off
@@ -37,6 +38,7 @@ class Plan:
     depth: int = 10
     width: int = 1
     budget: int = 10
+    spine: bool = False
     reward: float = 0.0
     costs: tuple[float, float, float] = (0.2, 0.4, 0.05)
     start_after: int = 1
@@ -49,6 +51,11 @@ class Plan:
             raise ValueError(f"depth and start_after count from 0, width and budget from 1, got {self}")
         if self.rule != "point" and self.width > 1:
             raise ValueError(f"rule {self.rule!r} is for chains here; a tree of width {self.width} wants 'point'")
+
+    @property
+    def is_narrow(self) -> bool:
+        """Is one node expanded on each level?"""
+        return self.spine or self.width == 1
 
     @staticmethod
     def of(plans: dict[str, dict], temperature: float = 0.0) -> Plan:
@@ -66,7 +73,7 @@ class Plan:
 
     def is_worth(self, reach: Float[Tensor, "B"]) -> bool:
         """Is another level worth a drafting step and its nodes? reach: the chance that the target gets there, in each row."""
-        nodes = 1 if self.width == 1 else self.budget / self.depth
+        nodes = 1 if self.is_narrow else self.budget / self.depth
         return self.reward == 0 or float(reach.mean()) >= self.reward * (self.costs[0] + nodes * self.costs[2])
 
     def cost(self, depth: int, nodes: int) -> float:
@@ -91,6 +98,9 @@ class FastDraft:
         self.table = self.embedding @ self.fc2_embedding
         self.head = fused_head(draft.norm, draft.head.weight)
         self.words = draft.words if draft.draft.words else None
+        self.word_table = self.table if self.words is None else self.table[self.words]
+        own = list(draft.draft.words) or range(config.vocab_size)
+        self.end_word = own.index(self.end) if self.end in own else -1  # an answer's end in the draft's own words
         self.angles = Angles(config, self.embedding)
         if self.kind == "hyper-bagel":
             self._fold(draft.bridge.look)
@@ -118,7 +128,14 @@ class FastDraft:
 
     def log_q(self, a: Float[Tensor, "*any D"], law: Law, before: Sequence[Sequence[int]] | None) -> Tensor:
         """Log-probabilities of the next token on the draft's words; temperature 0 leaves the draft's own confidence."""
-        logits = unit_rms(a, self.config.rms_norm_eps) @ self.head
+        return self.law_of(self.logits(a), law, before)
+
+    def logits(self, a: Float[Tensor, "*any D"]) -> Float[Tensor, "*any words"]:
+        """What the draft says follows its states, on its own words, before any law."""
+        return unit_rms(a, self.config.rms_norm_eps) @ self.head
+
+    def law_of(self, logits: Float[Tensor, "*any words"], law: Law, before: Sequence[Sequence[int]] | None = None) -> Tensor:
+        """Log-probabilities of the same shape: see `log_q`."""
         if law.is_greedy:
             law = replace(law, temperature=1.0, top_k=None, top_p=None)
         if law.processors():
@@ -207,19 +224,22 @@ class DraftRun:
 
     def _step(self, x: Float[Tensor, "B n D"], e: Float[Tensor, "B n D"], angles, mask) -> Float[Tensor, "B n D"]:
         """One drafting step: states behind n tokens, from the feature or state before each, and the token's own half of fc2."""
-        batch, n, width = x.shape
-        y = torch.addmm(e.reshape(batch * n, width), x.reshape(batch * n, width), self.fast.fc2)
+        return self._step_flat(x.flatten(0, 1), e.flatten(0, 1), angles, mask, x.size(1)).view(x.shape)
+
+    def _step_flat(self, x: Float[Tensor, "Bn D"], e: Float[Tensor, "Bn D"], angles, mask, n: int) -> Float[Tensor, "Bn D"]:
+        """The same for n tokens of each row, flat."""
+        y = torch.addmm(e, x, self.fast.fc2)
         for layer, kv in zip(self.fast.layers, self.layers.layers(n)):
             y = layer(y, angles, mask, kv)
-        return y.view(batch, n, width)
+        return y
 
     def grow(self, root: Int[Tensor, "B"], plan: Plan, law: Law = GREEDY, said: Sequence[list[int]] = (),
              limit: int | None = None) -> Tree:  # fmt: skip
         """A tree of guesses behind the root, the last token absorbed as a follower. Levels stop where another one is not
         worth its cost. said: each row's answer so far, the root included, for laws that remember; limit: deepest level."""
         depth = plan.depth if limit is None else min(plan.depth, limit)
-        if plan.width == 1 and not law.has_memory:
-            return self._grow_chain(root, plan, law, min(depth, plan.budget))
+        if plan.is_narrow and not law.has_memory:
+            return self._grow_narrow(root, plan, law, min(depth, plan.budget))
         fast, growth, start = self.fast, Growth(root, plan.width), self.layers.length
         a, seen = self.a[:, None], None
         paths = [[list(s)] for s in said] if law.has_memory else None
@@ -244,30 +264,51 @@ class DraftRun:
         self.layers.length = start  # guesses are not certain: they leave no keys
         return growth.best(plan.budget, plan.reward * plan.costs[2])
 
-    def _grow_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int) -> Tree:
-        """`grow` at width 1, without the bookkeeping of a tree."""
-        return self._chain(root, plan, law, depth, lambda log_q: log_q.argmax(-1))[0]
+    def _grow_narrow(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int) -> Tree:
+        """`grow` where one node a level is expanded, without the bookkeeping of a tree: a level is the layers and hardly more.
+        Guesses stay the draft's own words until the last, and what they and others were worth is looked up behind it."""
+        fast, start, a = self.fast, self.layers.length, self.a
+        words, logits, reach = [], [], torch.zeros(len(root), device=root.device)
+        self.layers.widen(start + depth)
+        angles, speaking = self._angles(depth), [token != fast.end for token in root.tolist()]
+        for level in range(depth):
+            logits.append(fast.logits(a))
+            words.append(logits[-1].argmax(-1))
+            if plan.reward:
+                reach = reach + _taken(fast.law_of(logits[-1], law), words[-1])
+            speaking = [yes and word != fast.end_word for yes, word in zip(speaking, words[-1].tolist())]
+            if level + 1 == depth or not any(speaking) or plan.reward and not plan.is_worth(reach.exp()):
+                break  # behind the end of an answer nothing is said
+            a = self._step_flat(a, fast.word_table.index_select(0, words[-1]), angles[level], self.layers.mask(1), 1)
+            self.layers.length += 1
+        self.layers.length = start  # guesses are not certain: they leave no keys
+        words, log_q = torch.stack(words, 1), fast.law_of(torch.stack(logits, 1), law)
+        if plan.width == 1:
+            return chain(torch.cat([root[:, None], fast.token(words)], 1), F.pad(_taken(log_q, words).cumsum(1), (1, 0)))
+        first = log_q.scatter(2, words[..., None], torch.inf)  # the spine is first among equals too
+        best = first.topk(min(plan.width, log_q.size(-1)), dim=-1).indices
+        growth = Growth.of_spine(root, fast.token(best), log_q.gather(2, best))
+        return growth.best(plan.budget, plan.reward * plan.costs[2])
 
-    def _chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int, choose: Callable[[Tensor], Tensor],
-               said: Sequence[list[int]] = ()) -> tuple[Tree, list[Tensor]]:  # fmt: skip
-        """One guess behind the other, each word chosen from its log-probabilities [B, words]; and those of every step."""
-        fast, start, a = self.fast, self.layers.length, self.a[:, None]
+    def _drawn_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int, draw: Callable[[Tensor], Tensor],
+                     said: Sequence[list[int]]) -> tuple[Tree, list[Tensor]]:  # fmt: skip
+        """One guess behind the other, each word drawn from its log-probabilities [B, words]; and those of every step."""
+        fast, start, a = self.fast, self.layers.length, self.a
         tokens, values, laws = [root], [torch.zeros(len(root), device=root.device)], []
         paths = [list(s) for s in said] if law.has_memory else None
         self.layers.widen(start + depth)
         angles, over = self._angles(depth), root == fast.end
         for level in range(depth):
-            laws.append(fast.log_q(a, law, paths)[:, 0])
-            word = choose(laws[-1])
+            laws.append(fast.log_q(a, law, paths))
+            word = draw(laws[-1])
             tokens.append(fast.token(word))
-            values.append(values[-1] + laws[-1].gather(1, word[:, None])[:, 0])
+            values.append(values[-1] + _taken(laws[-1], word))
             if paths is not None:
                 paths = [[*path, token] for path, token in zip(paths, tokens[-1].tolist())]
             over = over | (tokens[-1] == fast.end)
             if level + 1 == depth or over.all() or not plan.is_worth(values[-1].exp()):
                 break  # behind the end of an answer nothing is said
-            e = F.embedding(tokens[-1], fast.table)[:, None]
-            a = self._step(a, e, angles[level], self.layers.mask(1))
+            a = self._step_flat(a, fast.word_table.index_select(0, word), angles[level], self.layers.mask(1), 1)
             self.layers.length += 1
         self.layers.length = start  # guesses are not certain: they leave no keys
         return chain(torch.stack(tokens, 1), torch.stack(values, 1)), laws
@@ -284,7 +325,12 @@ class DraftRun:
         """A chain drawn from the draft's own law (rule "drawn"), and that law at every node, on the target's vocabulary."""
         depth = min(plan.depth, plan.budget) if limit is None else min(plan.depth, plan.budget, limit)
         draw = lambda log_q: torch.multinomial(log_q.exp().cpu(), 1, generator=generator)[:, 0].to(root.device)
-        tree, laws = self._chain(root, plan, law, depth, draw, said)
+        tree, laws = self._drawn_chain(root, plan, law, depth, draw, said)
         q = [self.fast.on_all_words(log_q).exp() for log_q in laws]
         q.append(torch.zeros(len(root), self.fast.config.vocab_size, device=root.device))  # behind the last nothing is drawn
         return tree, torch.stack(q, 1)
+
+
+def _taken(log_q: Float[Tensor, "*any words"], word: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """The log-probability of the word that was taken."""
+    return log_q.gather(-1, word[..., None])[..., 0]

@@ -1,8 +1,9 @@
 """Draft trees: many continuations in one pass of the target (Medusa's mask, EAGLE-2's growth).
 
 The paper decodes chains; the dynamic tree is EAGLE-2's (Li et al. 2024, arXiv 2406.16858). A node's value is the product of
-the draft's probabilities along its path, an estimate of the chance that the target goes there. Each level expands the `width`
-most valuable nodes, and of everything seen the `budget` most valuable ones are kept. A chain is the tree of width 1.
+the draft's probabilities along its path, an estimate of the chance that the target goes there. Each level expands the most
+valuable nodes, and of everything seen the `budget` most valuable ones are kept. A chain is the tree of width 1; a spine is the
+tree that expands one node a level and keeps its brothers as leaves, where the draft is in doubt.
 
 Legend: B rows, n nodes of a tree with the root, w nodes of a level, m candidates so far.
 """
@@ -34,11 +35,11 @@ class Tree:
     def ancestors(self) -> Bool[Tensor, "B n n"]:
         """[b, i, j]: is j the node i itself, or above it?"""
         batch, n = self.tokens.shape
-        seen = torch.eye(n, dtype=torch.bool, device=self.tokens.device).repeat(batch, 1, 1)
-        rows = torch.arange(batch, device=self.tokens.device)
-        for i in range(1, n):  # parents come first, so theirs are known
-            seen[:, i] |= seen[rows, self.parents[:, i]]
-        return seen
+        above = torch.eye(n, device=self.tokens.device)  # one step up at most; the root stays where it is
+        above = above[None] + torch.zeros(batch, n, n, device=above.device).scatter(2, self.parents[..., None], 1.0)
+        for _ in range(max(1, n - 1).bit_length()):  # twice as many steps each time
+            above = (above @ above).clamp_max(1)
+        return above > 0
 
     def mask(self) -> Float[Tensor, "B n n"] | None:
         """What each node may see of the others, to be added to the scores (method.md 4.1.4). None for a chain."""
@@ -99,6 +100,18 @@ class Growth:
         self.count += value.size(1)
         return tokens.gather(1, kept), place.gather(1, kept)
 
+    @staticmethod
+    def of_spine(root: Int[Tensor, "B"], tokens: Int[Tensor, "B n w"], log_q: Float[Tensor, "B n w"]) -> Growth:
+        """A spine: on every level w children of the first one of the level above, each with its log-probability there."""
+        batch, n, width = tokens.shape
+        growth = Growth(root, width)
+        above = torch.nn.functional.pad(log_q[:, :-1, 0].cumsum(1), (1, 0))  # the value of each level's parent
+        growth.tokens, growth.values = list(tokens.unbind(1)), list((above[..., None] + log_q).unbind(1))
+        number = torch.arange(1 - width, n * width, width, device=root.device).clamp_min(0)  # of that parent: root, 1, 1 + w, ...
+        growth.parents = list(number[:, None, None].expand(-1, batch, width).unbind(0))
+        growth.count = n * width
+        return growth
+
     @property
     def reach(self) -> Float[Tensor, "B"]:
         """The chance that the target goes through some node of the frontier."""
@@ -108,7 +121,8 @@ class Growth:
         """The most valuable candidates as trees of at most 1 + budget nodes, the root included; those whose value is below
         `least` in every row are left out. Equal values go to the shallower node, so a tree is always connected."""
         value, tokens, parents = (torch.cat(part, 1) for part in (self.values, self.tokens, self.parents))
-        level = torch.cat([torch.full_like(t, d + 1) for d, t in enumerate(self.tokens)], 1)
+        level = [d for d, t in enumerate(self.tokens, 1) for _ in range(t.size(1))]
+        level = torch.tensor(level, device=tokens.device).expand(len(tokens), -1)
         order = value.argsort(dim=1, descending=True, stable=True)[:, :budget]
         if least > 0:
             wanted = int((value.exp() >= least).sum(1).max())

@@ -45,15 +45,20 @@ class Costs:
         n = np.array(sorted(self.target))
         return max(0.0, float(np.polyfit(n, [self.target[k] for k in n], 1)[0]))
 
-    def of(self, depth: int, width: int, nodes: int) -> float:
-        """A cycle with `depth` drafting steps (the first of them is part of reading what is certain)."""
+    def of(self, plan: Plan) -> float:
+        """A cycle that guesses all that the plan allows (the first drafting step is part of reading what is certain)."""
         n = sorted(self.target)
-        passed = float(np.interp(nodes + 1, n, [self.target[k] for k in n]))
-        return passed + self.cycle + (depth - 1) * self.step[width]
+        passed = float(np.interp(plan.budget + 1, n, [self.target[k] for k in n]))
+        return passed + self.cycle + (plan.depth - 1) * self.step_of(plan)
 
-    def in_plain_steps(self, width: int) -> tuple[float, float, float]:
+    def step_of(self, plan: Plan) -> float:
+        """A drafting step of the plan."""
+        return self.step[1 if plan.is_narrow else plan.width]
+
+    def in_plain_steps(self, plan: Plan) -> tuple[float, float, float]:
         """`Plan.costs`."""
-        return self.step[width] / self.plain, (self.cycle - self.step[width]) / self.plain, self.node() / self.plain
+        step = self.step_of(plan)
+        return step / self.plain, (self.cycle - step) / self.plain, self.node() / self.plain
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
@@ -134,16 +139,24 @@ def acceptance_table(fast: FastText, draft: FastDraft, reads: Sequence[Read], *,
     return ranks / tried.clamp_min(1)[:, None]
 
 
-def expected_tokens(table: Tensor, depth: int, width: int, budget: int) -> float:
+def expected_tokens(table: Tensor, plan: Plan) -> float:
     """1 + the chance that a guess of depth 1, 2, ... is kept, if a tree holds `width` guesses a level, fewer where the budget
-    does not reach. An approximation: the dynamic tree chooses better than level by level."""  # fmt: skip
-    wide = max(1, min(width, round(budget / depth)))
+    does not reach; the leaves of a spine are the last to be kept. An approximation: the dynamic tree chooses better than level
+    by level."""  # fmt: skip
+    depth = plan.depth
+    if plan.spine:
+        reached = torch.cat([table.new_ones(1), table[:depth, 0].cumprod(0)])
+        leaves = min(1.0, (plan.budget - depth) / depth / (plan.width - 1))  # the share of them that the budget reaches
+        return 1 + float(reached[1:].sum() + leaves * (reached[:-1] * table[:depth, 1 : plan.width].sum(1)).sum())
+    wide = max(1, min(plan.width, round(plan.budget / depth)))
     return 1 + float(table[:depth, :wide].sum(1).cumprod(0).sum())
 
 
 def all_plans() -> list[Plan]:
-    """The grid: chains, and trees with one and a half to three times as many nodes as levels."""
+    """The grid: chains, spines with a leaf for every fourth or second level, and trees with one and a half to three times as many
+    nodes as levels."""  # fmt: skip
     plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)]
+    plans += [Plan(depth=d, width=2, budget=d + d // k, spine=True) for d in (8, 12, 16, 20, 24) for k in (4, 2)]
     plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12, 16, 20) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
     return plans
 
@@ -205,16 +218,17 @@ def tune(fast: FastText, draft: FastDraft, reads: Sequence[Read], law: Law = GRE
     the whole grid instead of the best by the model."""  # fmt: skip
     costs = measure_costs(fast, draft, reads[0]) if costs is None else costs
     table = acceptance_table(fast, draft, reads) if table is None else table
-    predict = lambda p: expected_tokens(table, p.depth, p.width, p.budget) * costs.plain / costs.of(p.depth, p.width, p.budget)
-    plans = [replace(p, costs=costs.in_plain_steps(p.width), **(begin or dict(start_after=1))) for p in all_plans()]
+    predict = lambda p: expected_tokens(table, p) * costs.plain / costs.of(p)
+    plans = [replace(p, costs=costs.in_plain_steps(p), **(begin or dict(start_after=1))) for p in all_plans()]
     plans.sort(key=predict, reverse=True)
     chosen = plans if everything else shortlist(plans, finalists)
     trials = [Trial(p, ratio, tau, predict(p)) for p, (ratio, tau) in zip(chosen, race(fast, draft, reads, chosen, law))]
-    best = max(trials, key=lambda t: t.ratio)
-    # levels that stop where another is not worth its cost: deeper and wider may pay then
-    careful = [replace(best.plan, reward=best.ratio),
-               replace(best.plan, reward=best.ratio, depth=min(DEEPEST, best.plan.depth + 3),
-                       budget=best.plan.budget + 3 * best.plan.budget // best.plan.depth)]  # fmt: skip
+    # levels that stop, and leaves that are left out, where they are not worth their cost: deeper and wider may pay then
+    careful = []
+    for kind in (True, False):
+        best = max((t for t in trials if (t.plan.width == 1) == kind), key=lambda t: t.ratio)
+        p, deeper = best.plan, min(DEEPEST, best.plan.depth + 3)
+        careful += [replace(p, reward=best.ratio), replace(p, reward=best.ratio, depth=deeper, budget=p.budget * deeper // p.depth)]
     trials += [Trial(p, ratio, tau, predict(p)) for p, (ratio, tau) in zip(careful, race(fast, draft, reads, careful, law))]
     best = max(trials, key=lambda t: t.ratio)
     plan = best.plan if best.ratio > 1.02 else Plan(depth=0)

@@ -20,6 +20,8 @@ PLANS = [
     Plan(depth=6, budget=6),
     Plan(depth=4, width=3, budget=9),
     Plan(depth=4, width=3, budget=9, reward=1.5, start_after=3),
+    Plan(depth=5, width=3, budget=9, spine=True),
+    Plan(depth=5, width=2, budget=9, spine=True, reward=1.5),
 ]
 QUESTIONS = ["describe the picture", "how many?", "what color is the star in the picture?"]
 

@@ -100,13 +100,17 @@ def test_guesses_leave_no_trace(tiny):
     assert torch.equal(trees[0].tokens, trees[1].tokens) and torch.equal(trees[0].value, trees[1].value)
 
 
+@pytest.mark.parametrize("plan", [Plan(depth=4, width=3, budget=20), Plan(depth=4, width=3, budget=12, spine=True),
+                                  Plan(depth=4, width=1, budget=4), Plan(depth=4, width=1, budget=4, reward=1e-9)])  # fmt: skip
+@pytest.mark.parametrize("words", [(), tuple(range(0, 200, 2))])
 @torch.no_grad()
-def test_a_tree_holds_what_its_paths_would_have_said_alone(tiny):
-    """Values in a tree are those of the path drafted as a chain of its own."""
-    fast = FastDraft(shaken(tiny, DraftConfig(layers=2)), tiny.bagel)
+def test_a_tree_holds_what_its_paths_would_have_said_alone(tiny, plan, words):
+    """Values in a tree are those of the path drafted as a chain of its own, and a node's children are the likeliest words."""
+    fast = FastDraft(shaken(tiny, DraftConfig(layers=2, words=words)), tiny.bagel)
     run = DraftRun(fast, 1, 200)
     run.absorb(_before(read(tiny, ["describe the picture"]), torch.tensor([5]), FastText(tiny.bagel)))
-    tree = run.grow(torch.tensor([5]), Plan(depth=4, width=3, budget=20))
+    tree = run.grow(torch.tensor([5]), plan)
+    assert tree.tokens.size(1) > 4
     tokens, parents = tree.tokens[0].tolist(), tree.parents[0].tolist()
     for node in range(1, len(tokens)):
         path = [node]
@@ -114,7 +118,9 @@ def test_a_tree_holds_what_its_paths_would_have_said_alone(tiny):
             path.insert(0, parents[path[0]])
         a, value, start = run.a[:, None], 0.0, run.layers.length
         for level, i in enumerate(path):
-            value += float(fast.log_q(a, GREEDY, None)[0, 0, tokens[i]])
+            log_q = fast.on_all_words(fast.log_q(a, GREEDY, None)[0])[0]
+            assert tokens[i] in log_q.topk(plan.width).indices
+            value += float(log_q[tokens[i]])
             at = (run.next + 1 + level)[:, None]
             e = torch.nn.functional.embedding(torch.tensor([[tokens[i]]]), fast.table)
             a = run._step(a, e, fast.angles(at, 300), run.layers.mask(1))
@@ -212,10 +218,10 @@ def test_nothing_is_guessed_behind_the_end_of_an_answer(tiny, monkeypatch):
     for ends, nodes in (((1, 3), 3), ((2, 2), 2), ((9, 2), 6)):
         level = iter(range(1, 10))
 
-        def say(a, law, before, level=level, ends=ends):
+        def say(a, level=level, ends=ends):
             now = next(level)
             wanted = torch.tensor([end if now == at else 300 for at in ends])
-            return torch.nn.functional.one_hot(wanted, words).float().log()[:, None]
+            return torch.nn.functional.one_hot(wanted, words).float().log()
 
-        monkeypatch.setattr(fast, "log_q", say)
+        monkeypatch.setattr(fast, "logits", say)
         assert run.grow(root, Plan(depth=6, width=1, budget=6)).tokens.size(1) == 1 + nodes

@@ -79,6 +79,22 @@ def test_ancestors_are_the_path_to_the_root():
         assert {j for j, seen in enumerate(row) if seen} == path
 
 
+def test_a_spine_is_the_best_child_and_its_brothers_level_by_level():
+    path, tokens, log_q, wanted = (), [], [], {}
+    for _ in range(4):
+        law = law_after(path)
+        top = law.topk(3)
+        tokens.append(top.indices)
+        log_q.append(top.values)
+        value = sum(float(law_after(path[:i])[path[i]]) for i in range(len(path)))
+        wanted |= {path + (int(t),): value + float(v) for t, v in zip(top.indices, top.values)}
+        path += (int(top.indices[0]),)
+    tree = Growth.of_spine(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None]).best(9)
+    got = paths_of(tree)
+    assert set(got) == set(sorted(wanted, key=wanted.get, reverse=True)[:9])
+    assert all(got[p] == pytest.approx(wanted[p], abs=1e-5) for p in got)
+
+
 def test_what_is_hardly_reached_is_left_out():
     full, cut = grown(3, 4, 15), grown(3, 4, 15, least=0.1)
     kept = {p: v for p, v in paths_of(full).items() if v >= torch.tensor(0.1).log()}
