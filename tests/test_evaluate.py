@@ -1,6 +1,7 @@
 """The evaluations know a perfect model from a useless one, and their intervals cover."""
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -46,8 +47,7 @@ class Oracle:
         return self.record(render(made), instructions)
 
     def ask(self, pictures, questions, **_):
-        known = {key(render([s])[0]): s for s in bench.description_set()}
-        answers = {(key(render([c.scene])[0]), c.question.text): c.question.answer for c in bench.question_set()}
+        known, answers = truths()
         questions = [questions] * len(pictures) if isinstance(questions, str) else questions
         said = []
         for picture, question in zip(pictures, questions):
@@ -55,6 +55,15 @@ class Oracle:
             told = answers.get((seen, question)) or describe(known[seen], np.random.default_rng(0))
             said.append("green" if self.wrong == "mumbling" else told)
         return Answers(tuple(said), tuple(questions), 3, 3, {"decode text": 0.1})
+
+
+@cache
+def truths() -> tuple[dict, dict]:
+    """The scene of every picture to be described; the answer to every picture and question."""
+    scenes, cases = bench.description_set(), bench.question_set()
+    known = {key(p): s for p, s in zip(render(scenes), scenes)}
+    asked = render([c.scene for c in cases])
+    return known, {(key(p), c.question.text): c.question.answer for p, c in zip(asked, cases)}
 
 
 def key(picture):
