@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from hb import evaluate_text
 from hb.cli import main
+from hb.commands import speak
 from hb.engine import Model, load
 from hb.parcels import Drafter, reading_fingerprint
 from hb.speculative.draft import DraftConfig
@@ -32,6 +34,14 @@ def record(folder, start):
 
 def test_a_model_folder_brings_its_draft(with_draft):
     assert load(with_draft).drafter.plans == {"0": dict(depth=2, budget=2)}
+
+
+def test_drafting_begins_where_no_short_answer_is_left(monkeypatch):
+    """Short answers end after one or two words; one that never ends is not short; 9 begins a short answer too."""
+    monkeypatch.setattr(speak, "decode_fast", lambda fast, said, max_tokens: ([said[:max_tokens]], 1))
+    reads = lambda *rows: [SimpleNamespace(context=row) for row in rows]
+    told = reads([7, 1, 1, 1], [9, 2, 2], [8, 3, 3, 3])
+    assert speak._when_to_begin(None, told, reads([5], [9, 4], [], [6] * 40)) == dict(start_after=3, long_after=(7, 8))
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ def tune_tree(args) -> None:
     fast, draft = model.fast_text(), model.fast_draft()
     side, n = model.bagel.config.picture_side, args.n or 8
     told = tuning_reads(model.bagel, model.text, side, 5 * n)
-    begin, reads = _when_to_begin(fast, told, tuning_reads(model.bagel, model.text, side, 5 * n, describe=False)), told[:n]
+    begin, reads = _when_to_begin(fast, told, tuning_reads(model.bagel, model.text, side, 20 * n, describe=False)), told[:n]
     first = tune(fast, draft, reads, begin=begin, everything=args.grid)
     found: dict[float, Tuned] = {0.0: first}
     for t in args.temperatures:
@@ -166,12 +166,14 @@ def in_words(plan: Plan) -> str:
 
 
 def _when_to_begin(fast, told, short) -> dict:
-    """`Plan.start_after` and `Plan.long_after`: after how many tokens nineteen of twenty short answers have ended, and the
-    first words of descriptions that no short answer begins with."""  # fmt: skip
-    answer = lambda read, most: decode_fast(fast, read.context, max_tokens=most)[0][0]
-    answers = [answer(read, 12) for read in short]
+    """`Plan.start_after` and `Plan.long_after`: after how many tokens the short answers have ended, and the first words of
+    descriptions that no short answer begins with. A draft that begins at a short answer's end costs as much as the answer."""  # fmt: skip
+    most = 12  # of what is short
+    answer = lambda read, tokens: decode_fast(fast, read.context, max_tokens=tokens)[0][0]
+    answers = [answer(read, most) for read in short]
     begun = {row[0] for row in (answer(read, 1) for read in told) if row} - {row[0] for row in answers if row}
-    return dict(start_after=int(np.quantile([len(row) + 1 for row in answers], 0.95)), long_after=tuple(sorted(begun)))
+    ended = [len(row) for row in answers if len(row) < most]
+    return dict(start_after=1 + max(ended, default=0), long_after=tuple(sorted(begun)))
 
 
 # ---- the ablation ---------------------------------------------------------------------------------------------------

@@ -165,9 +165,9 @@ def speculate(
         logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
         watch("target")
         verdicts = _judge(tree, logits, law, rows, alive, q, generator)
-        kept, speaking, guessed = [], [], tree.tokens.tolist()
+        kept, speaking, guessed = [], [], tree.tokens.tolist() if levels else []
         for i in alive:
-            new = [guessed[i][node] for node in verdicts[i].path[1:]] + [verdicts[i].token]
+            new = [*(guessed[i][node] for node in verdicts[i].path[1:]), verdicts[i].token]
             new = new[: max_tokens - given[i]]
             if end in new:
                 new = new[: new.index(end) + 1]
@@ -213,6 +213,8 @@ def _before(read: Read, root: Tensor, fast: FastText) -> Certain:
 
 def _judge(tree: Tree, logits, law: Law, rows, alive, q, generator) -> dict[int, Verdict]:
     """What stays in each row that still speaks."""
+    if tree.tokens.size(1) == 1 and law.is_greedy and not law.has_memory:  # nothing was guessed: as quick as plain decoding
+        return {i: Verdict([0], token) for i, token in enumerate(logits[:, 0].argmax(-1).tolist())}
     tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
     if law.is_greedy and not law.has_memory:
         best = logits.argmax(-1).tolist()
@@ -241,12 +243,12 @@ def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Cal
     """Keep the accepted nodes' keys, drop the rest. Returns the new roots, and what makes the tokens that are certain now."""
     device, batch = tree.tokens.device, run.batch
     idle = Verdict([0], fast.markers[1])  # rows that have ended are dragged along
-    paths = [verdicts.get(i, idle).path for i in range(batch)]
-    root = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device)
-    length, before = [len(p) for p in paths], run.position.clone()
+    root, before = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device), run.position.clone()
     if tree.tokens.size(1) == 1:  # nothing was guessed: as quick as plain decoding, or short answers would pay
         run.keep(None, 1)
         return root, lambda: _certain(tree, None, 1, 1, root, stacked(states, batch), before, fast)
+    paths = [verdicts.get(i, idle).path for i in range(batch)]
+    length = [len(p) for p in paths]
     a, even = max(length), min(length) == max(length)
     nodes = None
     if not all(p == list(range(len(p))) for p in paths):
