@@ -331,22 +331,22 @@ class _Watched(DraftRun):
 
 
 class _Noisy(FastDraft):
-    """A draft made worse: normal noise of this spread on its log-probabilities."""
+    """A draft made worse: normal noise of this spread on its logits."""
 
     def __init__(self, fast: FastDraft, noise: float):
         self.__dict__ |= fast.__dict__
         self.noise, self.dice = noise, torch.Generator().manual_seed(0)
 
-    def log_q(self, a: Tensor, law: Law, before) -> Tensor:
-        log_q = super().log_q(a, law, before)
-        return (log_q + self.noise * torch.randn(log_q.shape, generator=self.dice)).log_softmax(-1)
+    def logits(self, a: Tensor) -> Tensor:
+        logits = super().logits(a)
+        return logits + self.noise * torch.randn(logits.shape, generator=self.dice)
 
 
 def tree_cycles(
     model: Model, read: Read, plan: Plan, *, temperature: float = 0.0, noise: float = 0.0, max_tokens: int = 96
 ) -> list[TreeCycle]:
     """Decode an answer behind a context of one row, and keep every tree. noise: spread of what is added to the draft's
-    log-probabilities."""
+    logits."""
     fast, draft = model.fast_text(), model.fast_draft()
     helper = _Watched(_Noisy(draft, noise) if noise else draft, 1, read.context.length + max_tokens + 64)
     dice = torch.Generator().manual_seed(0)
