@@ -456,8 +456,9 @@ def _temperatures(*usual: float) -> argparse.ArgumentParser:
 
 def _tune(verbs):
     parser = verbs.add_parser(
-        "tune", help="fit a model to this machine", formatter_class=_Plain,
-        description="Fit what a model does to this machine.", epilog="examples:\n  hb tune tree",
+        "tune", help="find a model's best settings", formatter_class=_Plain,
+        description="Find the settings that serve a model best, by trying them.",
+        epilog="examples:\n  hb tune tree\n  hb tune guidance",
     )  # fmt: skip
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     tree = _verb(
@@ -469,6 +470,18 @@ def _tune(verbs):
     )  # fmt: skip
     tree.add_argument("--grid", action="store_true", help="race every plan, and say how near the choice is to the best")
     tree.add_argument("--n", type=_at_least_one, help="pictures to tune on (default: 8)")
+    guidance = _verb(
+        what, "guidance", "guidance:tune_guidance", "how strongly should the text, and a picture, guide?",
+        "Draws and edits at several scales, from prompts and instructions that no evaluation holds and from the same noise,\n"
+        "and writes the scales that were right most often into the model's sampling.json. Stopped work goes on.",
+        "hb tune guidance\nhb tune guidance --model runs/nano/model --n 42 --text 1.5 3",
+        _model(), _seed(), _results(), _json(),
+    )  # fmt: skip
+    for name, usual, whose in (("text", [1.25, 1.5, 2.0, 3.0, 4.0], "text"), ("image", [1.25, 1.5, 2.0], "a picture to be edited")):
+        guidance.add_argument(f"--{name}", type=float, nargs="+", default=usual, metavar="SCALE",
+                              help=f"of the guidance by {whose} (default: {' '.join(f'{s:g}' for s in usual)})")  # fmt: skip
+    guidance.add_argument("--steps", type=_at_least_one, default=25, help="of each picture (default: %(default)s)")
+    guidance.add_argument("--n", type=_at_least_one, help="prompts, and edits (default: 96)")
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

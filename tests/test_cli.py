@@ -7,8 +7,11 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -352,6 +355,32 @@ def test_the_judge_is_judged_and_targets_missed_are_said(hb, few, tiny_folder):
     assert "target" in said and "95% interval" in said
     status, said, _ = hb("eval", "scene", "--model", tiny_folder)
     assert status == 0 and "NOT MET: SceneEval, 100 NFE is 0.000, the target is at least 0.95" in said
+
+
+def test_guidance_is_tuned_on_other_cases_and_the_best_is_kept(hb, tiny_folder, tmp_path, monkeypatch):
+    """A model that draws and edits best at one pair of scales; all else of its settings stays."""
+    folder = tmp_path / "mine"
+    copytree(tiny_folder, folder)
+    asked = set()
+
+    def scene(model, *, cases, text_scale, **_):
+        asked.update(case.prompt for case in cases)
+        return SimpleNamespace(overall=dict(value=1 / text_scale, low=0.0, high=1.0))
+
+    def edit(model, *, cases, text_scale, image_scale, **_):
+        asked.update(case.edit.instruction + str(case.source) for case in cases)
+        return dict(O=dict(value=10 - abs(text_scale - 3) - abs(image_scale - 1.5), low=0.0, high=10.0))
+
+    monkeypatch.setattr(evaluate, "scene_eval", scene)
+    monkeypatch.setattr(evaluate, "edit_eval", edit)
+    before = load(folder).sampling
+    status, said, _ = hb("tune", "guidance", "--model", folder, "--text", 2, 3, "--image", 1.2, 1.5, "--n", 12)
+    after = load(folder).sampling
+    assert status == 0 and "guided by 2 now, editing by 3 (text) and 1.5 (picture)" in said
+    assert after == replace(before, draw=replace(before.draw, text_scale=2.0), edit=replace(before.edit, text_scale=3.0, image_scale=1.5))
+    measured = {c.prompt for c in bench.scene_set()} | {c.edit.instruction + str(c.source) for c in bench.edit_set()}
+    assert len(asked) > 20 and not asked & measured
+    assert hb("tune", "guidance", "--model", folder, "--text", 1)[0] == 2
 
 
 def test_a_stopped_measurement_goes_on(hb, few, tiny_folder, monkeypatch):

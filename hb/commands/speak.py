@@ -13,8 +13,8 @@ import torch
 from hb import evaluate_text
 from hb.commands.measure import Number, finish
 from hb.commands.output import table
-from hb.commands.use import is_shipped, open_model
-from hb.engine import SHIPPED, Model
+from hb.commands.use import folder_of, open_model
+from hb.engine import Model
 from hb.evaluate_text import CHAIN, TREE
 from hb.model.law import GREEDY, Law
 from hb.parcels import DRAFT_CONFIG, Drafter
@@ -151,7 +151,7 @@ def tune_tree(args) -> None:
     plans = {f"{t:g}": asdict(tuned.plan) for t, tuned in found.items()}
     kinds = {"chain": [t for t in first.trials if t.plan.width == 1], "tree": [t for t in first.trials if t.plan.width > 1]}
     best = {kind: asdict(max(trials, key=lambda t: t.ratio).plan) for kind, trials in kinds.items() if trials}
-    parcel = Path(args.draft) if args.draft else (SHIPPED / args.model if is_shipped(args.model) else Path(args.model)) / "draft"
+    parcel = Path(args.draft) if args.draft else folder_of(args.model) / "draft"
     model.drafter.planned(plans, best).save(parcel)
     finish(args, "tune_tree", model, lines, dict(trials=trials, plans=plans), began, notes=f"The plans are in {parcel / DRAFT_CONFIG}.")
 

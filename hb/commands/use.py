@@ -131,6 +131,11 @@ def is_shipped(name: str) -> bool:
     return Path(name).name == name and (SHIPPED / name / WEIGHTS).exists()
 
 
+def folder_of(name: str) -> Path:
+    """The folder of a model that `open_model` opens by this name."""
+    return SHIPPED / name if is_shipped(name) else Path(name)
+
+
 def open_picture(path: str) -> Image.Image:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no picture {path}")
