@@ -49,7 +49,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
     student = interruptible(run_stage, name, home, model.bagel, pool, guidance=guidance, students=students, spec=spec,
-                            steps=spec.steps, **options)  # fmt: skip
+                            steps=spec.steps, tiny=model.tiny, **options)  # fmt: skip
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
     if is_first_process():
         _put(student, folder / STUDENTS / name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from hb.data import Pool
 from hb.distill.cfg import CFGDistillation
@@ -21,7 +21,7 @@ from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
-from hb.parcels import Student, fingerprint
+from hb.parcels import Student, TinyPainter, fingerprint
 from hb.preprocess import to_image
 from hb.training import StepData, fit, generator
 
@@ -76,9 +76,11 @@ SIX_NFE = ("cfg", "tscd", "dmdo")
 
 def run_stage(
     name: str, folder: Path, teacher: Bagel, pool: Pool, *, guidance: dict[str, Guidance], students: dict[str, Student],
-    spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None, **trainer,
+    spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None,
+    tiny: TinyPainter | None = None, **trainer,
 ) -> Student:
-    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name.
+    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name; tiny: what
+    paints the run's sheets, instead of the autoencoder's own decoder.
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip
@@ -99,7 +101,8 @@ def run_stage(
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
     sizes = dict(draw=spec.prompts, edit=spec.edits)
     data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank), steps)
-    sheet = Sheet(folder, pool, sizes, guidance, time_grid(6 if spec.any_steps else spec.evaluations, SHIFT), spec.sampler)
+    grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
+    sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
     try:
         fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), **trainer)
     finally:
@@ -123,13 +126,14 @@ def _plain(settings: dict) -> dict:
 class Sheet(Callback):
     """Every `every` steps, pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
 
-    grid, sampler: the student's own (`Student`).
+    grid, sampler: the student's own (`Student`); painter: see `Bagel.decode`.
     """
 
     def __init__(
         self, folder: Path, pool: Pool, sizes: dict[str, int], guidance: dict[str, Guidance], grid: Tensor, sampler: str = "euler",
-        every: int = 200,
+        every: int = 200, painter: nn.Module | None = None,
     ):  # fmt: skip
+        self.painter = painter
         self.folder, self.pool, self.guidance, self.every = Path(folder), pool, guidance, every
         self.grid, self.sampler = grid, sampler
         self.sizes = {task: min(n, 4) for task, n in sizes.items()}
@@ -148,18 +152,19 @@ class Sheet(Callback):
             dice = generator(stage.seed, 99)
             batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
             round_ = read_round(stage.teacher, batch, self.guidance, dice, deployed=1.0)
-            rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice, self.sampler)[:8])
+            rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice, self.sampler, self.painter)[:8])
         return tiled(rows)
 
 
 @torch.no_grad()
 def pictures_of(
-    teacher: Bagel, branch: Branch, round_: Round, grid: Tensor, dice: torch.Generator, sampler: str = "euler"
+    teacher: Bagel, branch: Branch, round_: Round, grid: Tensor, dice: torch.Generator, sampler: str = "euler",
+    painter: nn.Module | None = None,
 ) -> Tensor:
-    """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]."""
+    """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]. painter: see `Bagel.decode`."""
     z = noise_like(round_.latent, dice)
     walk = lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
-    return teacher.decode(roll_out(walk, z, grid, noise_between(sampler, dice))[-1]).clamp(-1, 1).cpu()
+    return teacher.decode(roll_out(walk, z, grid, noise_between(sampler, dice))[-1], decoder=painter).clamp(-1, 1).cpu()
 
 
 def tiled(rows: list[Tensor]):

@@ -4,9 +4,12 @@ import copy
 import json
 import signal
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage
@@ -37,6 +40,16 @@ def students(teacher, pool, tmp_path_factory) -> dict[str, Student]:
     for name in SIX_NFE:
         done[name] = run(name, tmp_path_factory.mktemp(name), teacher, pool, done)
     return done
+
+
+def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool, tmp_path, monkeypatch):
+    blue = torch.nn.Module()
+    blue.forward = lambda z: torch.tensor([-1.0, -1.0, 1.0])[:, None, None].expand(len(z), 3, 8 * z.size(2), 8 * z.size(3))
+    tiny = SimpleNamespace(open=lambda bagel: blue if bagel is teacher else None)
+    spec = replace(STAGES["cfg"], prompts=1, edits=1, lr=0.1)
+    run_stage("cfg", tmp_path, teacher, pool, guidance=GUIDANCE, students={}, spec=spec, steps=1, tiny=tiny, bar=False, accelerator="cpu")
+    sheet = np.array(Image.open(tmp_path / "sheet-000001.png"))
+    assert {tuple(p) for p in sheet.reshape(-1, 3).tolist()} <= {(0, 0, 255), (255, 255, 255)} and (sheet == [0, 0, 255]).all(2).any()
 
 
 def same(one: dict, other: dict) -> bool:
