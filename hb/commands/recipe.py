@@ -12,9 +12,6 @@ from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT
 from hb.distill.recipe import SIX_NFE, STAGES
 from hb.engine import DECODER
 
-SHARPEN = 1500  # steps of the decoder alone
-
-
 @dataclass(frozen=True)
 class Part:
     """One command of the recipe. words: after `hb`; makes: what is there when it is done; steps: the usual length."""
@@ -30,8 +27,7 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
     f, model = folder, str(folder / "model")
     train = lambda what, *rest: ("train", what, *map(str, rest))
     of = ("--preset", preset)
-    sharp = f / "sharp"
-    on = ("--eyes", f / "eyes", "--autoencoder", sharp / "autoencoder")
+    on = ("--eyes", f / "eyes", "--autoencoder", f / "autoencoder")
     steps = USUAL["teacher", preset].steps
     # the drawing branch reads what the other one says of a prompt: that must have come to rest before drawing can
     teacher = [
@@ -45,13 +41,14 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
     return [
         Part(train("autoencoder", *of, "--semantic", "--folder", f), f / "autoencoder" / "ae.safetensors",
              USUAL["autoencoder", preset].steps, "pictures to latents that say what is where, and back"),
-        Part(train("autoencoder", *of, "--decoder-only", "--noise", 0.4, "--start-from", f / "autoencoder", "--folder", sharp),
-             sharp / "autoencoder" / "ae.safetensors", SHARPEN, "a decoder with sharper rims"),
         Part(train("eyes", *of, "--folder", f), f / "eyes" / "eyes.safetensors", USUAL["eyes", preset].steps,
              "the vision tower, schooled before it has to talk"),
         *teacher,
         Part(train("decoder", "--model", model, "--folder", f / "decoder", "--out", f / "model" / DECODER),
              f / "model" / DECODER / "tiny_decoder.safetensors", USUAL_DECODER.steps, "pixels in half the time, with sharper rims"),
+        # before the students: they learn the guided velocity as it is deployed
+        Part(("tune", "guidance", "--model", model, "--results", str(f / "tuned")), f / "tuned" / "model_tune_guidance.json", 25,
+             "how strongly drawings and edits are to be guided"),
         Part(train("draft", "--model", model, "--folder", f / "draft", "--out", f / "model" / "draft"),
              f / "model" / "draft" / "draft.safetensors", USUAL_DRAFT.steps, "a draft that guesses answers ahead"),
         *(Part(("distill", name, "--model", model, "--folder", str(f / "distill"), "--install", model),
@@ -68,8 +65,9 @@ def recipe(args) -> None:
         raise ValueError(f"--share is a part of the usual length, more than 0; got {args.share:g}")
     todo = parts(folder, args.preset)
     for number, part in enumerate(todo, 1):
-        words = [*part.words, "--steps", str(max(1, round(args.share * part.steps))), "--accelerator", args.accelerator]
-        words += ["--threads", str(args.threads)] if args.threads else []
+        words = [*part.words, "--steps", str(max(1, round(args.share * part.steps)))]
+        if part.words[0] != "tune":
+            words += ["--accelerator", args.accelerator, *(("--threads", str(args.threads)) if args.threads else ())]
         words += ["--pool", str(args.pool)] if args.pool and part.words[1] in ("teacher", "draft", *SIX_NFE) else []
         done = part.makes.exists()
         print(f"==> {number} of {len(todo)}, {part.why}{': already there' if done else ''}\n    {shlex.join(['hb', *words])}", flush=True)
