@@ -17,7 +17,7 @@ from hb.optim import MuonAdamW, split_parameters
 from hb.training import generator, warmup_constant_decay
 
 
-class Diverged(RuntimeError):
+class Diverged(ValueError):  # what the command line says as a sentence
     """A run that cannot be saved by going on."""
 
 

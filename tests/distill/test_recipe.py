@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from hb.cli import main
 from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage
-from hb.distill.stage import Stage
+from hb.distill.stage import Diverged, Stage
 from hb.engine import Model
 from hb.flow import time_grid
 from hb.model.checkpoint import CheckpointError
@@ -50,6 +51,18 @@ def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool
     run_stage("cfg", tmp_path, teacher, pool, guidance=GUIDANCE, students={}, spec=spec, steps=1, tiny=tiny, bar=False, accelerator="cpu")
     sheet = np.array(Image.open(tmp_path / "sheet-000001.png"))
     assert {tuple(p) for p in sheet.reshape(-1, 3).tolist()} <= {(0, 0, 255), (255, 255, 255)} and (sheet == [0, 0, 255]).all(2).any()
+
+
+def test_a_run_that_diverges_ends_in_a_sentence(tiny_folder, tmp_path, monkeypatch, capsys):
+    trip(monkeypatch, 1, diverge)
+    argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path, "--pool", 2, "--steps", 3, "--prompts", 1, "--edits", 1]
+    assert main([*map(str, argv), "--accelerator", "cpu", "--json"]) == 2
+    said = capsys.readouterr().err
+    assert "hb: the spread is 7" in said and "Traceback" not in said
+
+
+def diverge():
+    raise Diverged("the spread is 7")
 
 
 def same(one: dict, other: dict) -> bool:
