@@ -36,7 +36,7 @@ class Tree:
         """[b, i, j]: is j the node i itself, or above it?"""
         batch, n = self.tokens.shape
         above = torch.eye(n, device=self.tokens.device)  # one step up at most; the root stays where it is
-        above = above[None] + torch.zeros(batch, n, n, device=above.device).scatter(2, self.parents[..., None], 1.0)
+        above = above[None] + torch.zeros(batch, n, n, device=above.device).scatter(2, self.parents.clamp_min(0)[..., None], 1.0)
         for _ in range(max(1, n - 1).bit_length()):  # twice as many steps each time
             above = (above @ above).clamp_max(1)
         return above > 0

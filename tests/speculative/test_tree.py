@@ -1,6 +1,7 @@
 """Trees grow where the draft is surest, stay connected, and a chain is the tree of width one."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,12 @@ def test_ancestors_are_the_path_to_the_root():
             path.add(node)
             node = parents[node]
         assert {j for j, seen in enumerate(row) if seen} == path
+
+
+def test_a_root_may_say_that_it_has_no_parent():
+    tree = grown(3, 4, 15)
+    bare = replace(tree, parents=torch.cat([torch.full((1, 1), -1), tree.parents[:, 1:]], 1))
+    assert torch.equal(bare.ancestors(), tree.ancestors())
 
 
 def test_a_spine_is_the_best_child_and_its_brothers_level_by_level():
