@@ -267,21 +267,17 @@ class DraftRun:
     def _grow_narrow(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int) -> Tree:
         """`grow` where one node a level is expanded, without the bookkeeping of a tree: a level is the layers and hardly more.
         Guesses stay the draft's own words until the last, and what they and others were worth is looked up behind it."""
-        fast, start, a = self.fast, self.layers.length, self.a
-        words, logits, reach = [], [], torch.zeros(len(root), device=root.device)
-        self.layers.widen(start + depth)
-        angles, speaking = self._angles(depth), [token != fast.end for token in root.tolist()]
-        for level in range(depth):
+        fast, words, logits, values = self.fast, [], [], []
+
+        def guess(a: Tensor) -> tuple[Tensor, bool]:
             logits.append(fast.logits(a))
             words.append(logits[-1].argmax(-1))
-            if plan.reward:
-                reach = reach + _taken(fast.law_of(logits[-1], law), words[-1])
-            speaking = [yes and word != fast.end_word for yes, word in zip(speaking, words[-1].tolist())]
-            if level + 1 == depth or not any(speaking) or plan.reward and not plan.is_worth(reach.exp()):
-                break  # behind the end of an answer nothing is said
-            a = self._step_flat(a, fast.word_table.index_select(0, words[-1]), angles[level], self.layers.mask(1), 1)
-            self.layers.length += 1
-        self.layers.length = start  # guesses are not certain: they leave no keys
+            if not plan.reward:
+                return words[-1], True
+            values.append(_taken(fast.law_of(logits[-1], law), words[-1]))
+            return words[-1], plan.is_worth(sum(values).exp())
+
+        self._walk(root, depth, guess)
         words, log_q = torch.stack(words, 1), fast.law_of(torch.stack(logits, 1), law)
         if plan.width == 1:
             return chain(torch.cat([root[:, None], fast.token(words)], 1), F.pad(_taken(log_q, words).cumsum(1), (1, 0)))
@@ -293,25 +289,36 @@ class DraftRun:
     def _drawn_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int, draw: Callable[[Tensor], Tensor],
                      said: Sequence[list[int]]) -> tuple[Tree, list[Tensor]]:  # fmt: skip
         """One guess behind the other, each word drawn from its log-probabilities [B, words]; and those of every step."""
-        fast, start, a = self.fast, self.layers.length, self.a
-        tokens, values, laws = [root], [torch.zeros(len(root), device=root.device)], []
+        fast, tokens, values, laws = self.fast, [root], [torch.zeros(len(root), device=root.device)], []
         paths = [list(s) for s in said] if law.has_memory else None
-        self.layers.widen(start + depth)
-        angles, over = self._angles(depth), root == fast.end
-        for level in range(depth):
+
+        def guess(a: Tensor) -> tuple[Tensor, bool]:
             laws.append(fast.log_q(a, law, paths))
             word = draw(laws[-1])
             tokens.append(fast.token(word))
             values.append(values[-1] + _taken(laws[-1], word))
             if paths is not None:
-                paths = [[*path, token] for path, token in zip(paths, tokens[-1].tolist())]
-            over = over | (tokens[-1] == fast.end)
-            if level + 1 == depth or over.all() or not plan.is_worth(values[-1].exp()):
-                break  # behind the end of an answer nothing is said
+                for path, token in zip(paths, tokens[-1].tolist()):
+                    path.append(token)
+            return word, plan.is_worth(values[-1].exp())
+
+        self._walk(root, depth, guess)
+        return chain(torch.stack(tokens, 1), torch.stack(values, 1)), laws
+
+    def _walk(self, root: Int[Tensor, "B"], depth: int, guess: Callable[[Tensor], tuple[Tensor, bool]]) -> None:
+        """Draft along one path. guess: from the states [B, D], each row's next word, in the draft's own numbers, and whether
+        another level is worth it. Behind the end of an answer nothing is said, and guesses leave no keys: they are not certain."""
+        fast, start, a = self.fast, self.layers.length, self.a
+        self.layers.widen(start + depth)
+        angles, speaking = self._angles(depth), [token != fast.end for token in root.tolist()]
+        for level in range(depth):
+            word, on = guess(a)
+            speaking = [yes and w != fast.end_word for yes, w in zip(speaking, word.tolist())]
+            if level + 1 == depth or not any(speaking) or not on:
+                break
             a = self._step_flat(a, fast.word_table.index_select(0, word), angles[level], self.layers.mask(1), 1)
             self.layers.length += 1
-        self.layers.length = start  # guesses are not certain: they leave no keys
-        return chain(torch.stack(tokens, 1), torch.stack(values, 1)), laws
+        self.layers.length = start
 
     def _angles(self, depth: int) -> list[tuple[Tensor, Tensor]]:
         """cos and sin for the guesses of depth 1, 2, ...: all nodes of a level stand at one position."""

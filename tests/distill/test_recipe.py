@@ -43,7 +43,7 @@ def students(teacher, pool, tmp_path_factory) -> dict[str, Student]:
     return done
 
 
-def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool, tmp_path, monkeypatch):
+def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool, tmp_path):
     blue = torch.nn.Module()
     blue.forward = lambda z: torch.tensor([-1.0, -1.0, 1.0])[:, None, None].expand(len(z), 3, 8 * z.size(2), 8 * z.size(3))
     tiny = SimpleNamespace(open=lambda bagel: blue if bagel is teacher else None)
