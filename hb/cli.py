@@ -608,7 +608,7 @@ def _bench(verbs):
         _draft_options(), _temperatures(0.0, 0.5, 1.0, 1.5), _model(), _results(), _json(),
     )  # fmt: skip
     ask.add_argument("--n", type=_at_least_one, help="questions, or batches of them, for each task (default: 12)")
-    ask.add_argument("--rounds", type=_at_least_one, help="times that each is answered (default: 2)")
+    ask.add_argument("--rounds", type=_at_least_one, help="times that each is answered (default: 2; short answers 12)")
     ask.add_argument("--batch", type=_at_least_one, default=1, metavar="N", help="asked at once (default: %(default)s)")
     ask.add_argument("--eagle3", metavar="FOLDER", help="the parcel of an EAGLE-3 draft, to race it too")
     ablation = _verb(

@@ -165,12 +165,14 @@ def _merged(seen: list[float], wanted: list[float], least: float = 5.0) -> tuple
 
 @dataclass(frozen=True)
 class Task:
-    """Questions of one kind, and how the words are drawn. batch: how many are asked at once."""
+    """Questions of one kind, and how the words are drawn. rounds: times that each is answered; answers of two words are over in
+    milliseconds, and want more of them for the same interval."""
 
     name: str
     reads: list[Callable[[], Read]] = field(repr=False)
     most: int = 128
     law: Law = GREEDY
+    rounds: int = 2
 
 
 def tasks(model: Model, n: int, temperatures: Sequence[float], batch: int = 1) -> list[Task]:
@@ -183,7 +185,7 @@ def tasks(model: Model, n: int, temperatures: Sequence[float], batch: int = 1) -
     short = group(asked, lambda part: read_scene(model, [c.scene for c in part], [c.question.text for c in part]))
     foreign = group(scenes, lambda part: read_scene(model, part, [FOREIGN] * len(part)))
     out = [Task("descriptions" + (f", temperature {t:g}" if t else ""), told, law=Law(temperature=t)) for t in temperatures]
-    return [*out, Task("short answers", short, most=12), Task("out of domain", foreign, most=48)]
+    return [*out, Task("short answers", short, most=12, rounds=12), Task("out of domain", foreign, most=48, rounds=12)]
 
 
 FOREIGN = "Compose, in three verses, a lament for the last steam engine of the valley."
@@ -227,16 +229,16 @@ def _with_generate(answers: AnswerModel) -> Method:
     return method
 
 
-def race(task: Task, ways: dict[str, Method], *, rounds: int = 2, seed: int = 0, bar: bool = True) -> dict[str, dict]:
-    """Every way answers every question of the task `rounds` times, in an order that changes. Per way: tokens a second, ratio
-    to plain with a bootstrap interval over questions, tau, acceptance by depth, share of the time spent drafting."""  # fmt: skip
+def race(task: Task, ways: dict[str, Method], *, rounds: int | None = None, seed: int = 0, bar: bool = True) -> dict[str, dict]:
+    """Every way answers every question of the task, as often as it says or `rounds` times, in an order that changes. Per way:
+    tokens a second, ratio to plain with a bootstrap interval over questions, tau, acceptance by depth, share of the time drafting."""  # fmt: skip
     names, order = list(ways), np.random.default_rng(seed)
     seconds = np.zeros((len(names), len(task.reads)))
     tokens = np.zeros_like(seconds)
     said: dict[str, list[Spoken]] = {name: [] for name in names}
     for number, make in enumerate(tqdm(task.reads, desc=task.name, disable=not bar, leave=False)):
         read = make()
-        for turn in range(rounds + 1):  # the first is to warm up
+        for turn in range((rounds or task.rounds) + 1):  # the first is to warm up
             for k in order.permutation(len(names)):
                 dice = torch.Generator().manual_seed(seed + 1000 * turn + number)
                 began = time.perf_counter()

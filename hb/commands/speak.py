@@ -81,7 +81,7 @@ def ask(args) -> None:
         shipped = Plan.of(model.drafter.plans, task.law.temperature)
         generate = task.law.is_greedy and args.batch == 1
         ways = evaluate_text.methods(model, plans | {"hb (as shipped)": shipped}, eagle, generate)
-        got = evaluate_text.race(task, ways, rounds=args.rounds or 2, bar=not args.json)
+        got = evaluate_text.race(task, ways, rounds=args.rounds, bar=not args.json)
         result[task.name] = got
         for way, row in got.items():
             if way == "plain":

@@ -11,7 +11,7 @@ Legend: B rows, n new tokens of each, P cached columns, C columns there is room 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -288,17 +288,24 @@ def decode_fast(
     alive = list(range(run.batch))
     said = [start] * run.batch
     passes = 0
-    device = fast.embedding.device
     while alive and passes < max_tokens:
-        ids = torch.tensor(said, device=device)[:, None]
-        logits = fast.logits(run.read(ids)[:, -1])
-        run.keep(None, 1)
+        said = plain_step(run, said, law, rows, generator)
         passes += 1
-        if law.is_greedy:
-            said = law.likeliest(logits, rows)
-        else:
-            said = torch.multinomial(law(logits.float().cpu(), rows), 1, generator=generator)[:, 0].tolist()
         alive = [i for i in alive if said[i] != end]
         for i in alive:
             rows[i].append(said[i])
     return rows, passes
+
+
+def plain_step(
+    run: TextRun, said: Sequence[int], law: Law, rows: Sequence[list[int]], generator: torch.Generator | None = None,
+    trace: list[Tensor] | None = None,
+) -> list[int]:
+    """Each row's next token, behind the last one it said, which is read and kept. rows: the answers so far; trace: see `TextRun.read`.
+    """  # fmt: skip
+    ids = torch.tensor(said, device=run.position.device)[:, None]
+    logits = run.fast.logits(run.read(ids, trace=trace)[:, -1])
+    run.keep(None, 1)
+    if law.is_greedy:
+        return law.likeliest(logits, rows)
+    return torch.multinomial(law(logits.float().cpu(), rows), 1, generator=generator)[:, 0].tolist()

@@ -18,7 +18,7 @@ from torch import Tensor
 from hb.model.bagel import Bagel
 from hb.model.context import Context
 from hb.model.law import GREEDY, Law
-from hb.sampling.fast import FastText, TextRun, stacked
+from hb.sampling.fast import FastText, TextRun, plain_step, stacked
 from hb.speculative.drafting import Certain, DraftRun, FastDraft, Plan
 from hb.speculative.tree import Tree, root_only
 from hb.speculative.verify import Verdict, verify, verify_greedy
@@ -137,21 +137,33 @@ def speculate(
     """The loop. make_helper() makes who guesses, when guessing begins: `absorb(Certain)`, `grow(...) -> Tree`, and for plans
     that draw, `draw_chain`. Rows stop for themselves, and a row that has ended is dragged along until the last has.
 
-    Until guessing begins nothing is done for it but keeping references: a short answer pays nothing.
+    Until guessing begins, and it does not end again, this is plain decoding: a short answer pays nothing.
     """  # fmt: skip
-    start, end = fast.markers[:2]
-    device = fast.embedding.device
+    end, batch, device = fast.markers[1], read.context.batch, fast.embedding.device
     run, watch = TextRun(fast, read.context, max_tokens + 1), _Watch()  # room as in plain decoding; guesses at the very end make more
     governor = Governor(plan)
-    rows: list[list[int]] = [[] for _ in range(run.batch)]
-    given = [0] * run.batch
-    root = torch.full((run.batch,), start, device=device)
-    helper, waiting = None, [lambda root=root: _before(read, root, fast)]  # certain, and not yet absorbed
-    alive, cycles, alone = list(range(run.batch)), [], root_only(root)
+    rows: list[list[int]] = [[] for _ in range(batch)]
+    said, traces, cycles, alive = [[fast.markers[0]] * batch], [], [], list(range(batch))
+    while alive and len(cycles) < max_tokens and not (plan.depth and plan.begins([rows[i] for i in alive])):
+        traces.append([])
+        said.append(plain_step(run, said[-1], law, rows, generator, traces[-1]))
+        cycles.append(Cycle(0, 0, [1] * len(alive)))
+        alive = [i for i in alive if said[-1][i] != end]
+        for i in alive:
+            rows[i].append(said[-1][i])
+    watch("target")
+    if not alive or len(cycles) == max_tokens:
+        return Spoken(rows, cycles, watch.seconds)
+    begun = torch.tensor(said, device=device)
+    helper, waiting = None, [lambda: _before(read, begun[0], fast)]  # certain, and not yet absorbed
+    if traces:
+        waiting.append(lambda: _begun(read, begun, traces, fast))
+    root, given = begun[-1], [len(cycles)] * batch
+    alone = root_only(root)
     while alive:
         left = max(max_tokens - given[i] for i in alive)
         tree, q, levels = replace(alone, tokens=root[:, None]), None, 0
-        if left > 1 and plan.begins([rows[i] for i in alive]) and governor.wants():
+        if left > 1 and governor.wants():
             helper = make_helper() if helper is None else helper
             helper.absorb(Certain.joined([sure() for sure in waiting]))
             waiting = []
@@ -209,6 +221,13 @@ def _before(read: Read, root: Tensor, fast: FastText) -> Certain:
     following[rows, last] = F.embedding(root, fast.embedding)
     next_positions[rows, last] = context.position
     return Certain(trace, following, read.positions, next_positions, context.visible)
+
+
+def _begun(read: Read, said: Int[Tensor, "n1 B"], traces: Sequence[list[Tensor]], fast: FastText) -> Certain:
+    """What was said before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the others."""
+    place = read.context.position[:, None] + torch.arange(len(traces), device=said.device)
+    trace = torch.cat([stacked(part, said.size(1)) for part in traces], 1)
+    return Certain(trace, F.embedding(said[1:].T, fast.embedding), place, place + 1)
 
 
 def _judge(tree: Tree, logits, law: Law, rows, alive, q, generator) -> dict[int, Verdict]:

@@ -10,8 +10,8 @@ from hb.sampling.fast import FastText, decode_fast
 from hb.speculative import decode as module
 from hb.speculative.decode import Cycle, Governor, Spoken, decode_speculative
 from hb.speculative.draft import DraftConfig
-from hb.speculative.drafting import FastDraft, Plan
-from hb.speculative.tree import Tree
+from hb.speculative.drafting import Certain, FastDraft, Plan
+from hb.speculative.tree import Tree, root_only
 from tests.speculative.test_draft import read, shaken
 
 PLANS = [
@@ -82,6 +82,29 @@ def test_words_stay_whatever_is_right_or_wrong_in_each_row(tiny, parts, monkeypa
     got = decode_speculative(*parts, state, plan=plan, max_tokens=24, law=law)
     assert got.tokens == wanted
     assert got.passes < plain and got.acceptance_length > 1.2  # or the guesses were never kept, and nothing was tested
+
+
+class Listener(Prompter):
+    """A draft that hears everything and guesses nothing."""
+
+    def absorb(self, sure):
+        self.answers.append(sure)
+
+    def grow(self, root, plan, law=None, said=(), limit=None):
+        return root_only(root)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("late", [1, 2, 5])
+def test_a_draft_that_begins_late_has_missed_nothing(tiny, parts, monkeypatch, rows, late):
+    state, heard = read(tiny, QUESTIONS[:rows]), []
+    for start in (0, late):
+        monkeypatch.setattr(module, "DraftRun", Listener([]))
+        spoken = decode_speculative(*parts, state, plan=Plan(start_after=start), max_tokens=8)
+        assert spoken.passes > late, "the answer is too short to test anything"
+        heard.append(Certain.joined(module.DraftRun.answers))
+    for name in ("trace", "following", "positions", "next_positions"):
+        torch.testing.assert_close(*(getattr(sure, name) for sure in heard))
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
