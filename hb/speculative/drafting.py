@@ -14,7 +14,7 @@ from hb.model.bagel import Bagel
 from hb.model.law import GREEDY, Law
 from hb.sampling.fast import Angles, Columns, FusedLayer, fused_head, scaled_weight, unit_rms
 from hb.speculative.draft import Draft
-from hb.speculative.tree import Growth, Tree, chain, hide
+from hb.speculative.tree import Growth, Tree, chain, hide, spine
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,7 @@ class DraftRun:
             return chain(torch.cat([root[:, None], fast.token(words)], 1), F.pad(_taken(log_q, words).cumsum(1), (1, 0)))
         first = log_q.scatter(2, words[..., None], torch.inf)  # the spine is first among equals too
         best = first.topk(min(plan.width, log_q.size(-1)), dim=-1).indices
-        growth = Growth.of_spine(root, fast.token(best), log_q.gather(2, best))
-        return growth.best(plan.budget, plan.reward * plan.costs[2])
+        return spine(root, fast.token(best), log_q.gather(2, best), plan.budget - words.size(1), plan.reward * plan.costs[2])
 
     def _drawn_chain(self, root: Int[Tensor, "B"], plan: Plan, law: Law, depth: int, draw: Callable[[Tensor], Tensor],
                      said: Sequence[list[int]]) -> tuple[Tree, list[Tensor]]:  # fmt: skip

@@ -14,27 +14,37 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Trees of B rows, n nodes each. Node 0 is the root, the last certain token; parents stand before their children."""
+    """Trees of B rows, n nodes each. Node 0 is the root, the last certain token; parents stand before their children.
+
+    trunk: the first so many nodes are a chain and all others are leaves of it; None: not known.
+    """
 
     tokens: Int[Tensor, "B n"]
     parents: Int[Tensor, "B n"]
     depth: Int[Tensor, "B n"]
     value: Float[Tensor, "B n"]  # log of the draft's probability of the path; 0 at the root
+    trunk: int | None = None
 
     @property
     def is_chain(self) -> bool:
         n = self.tokens.size(1)
+        if self.trunk is not None:
+            return n == self.trunk
         return n == 1 or bool((self.parents[:, 1:] == torch.arange(n - 1, device=self.parents.device)).all())
 
     def ancestors(self) -> Bool[Tensor, "B n n"]:
         """[b, i, j]: is j the node i itself, or above it?"""
         batch, n = self.tokens.shape
+        if self.trunk is not None:
+            upper = self.depth[:, None, : self.trunk] < self.depth[:, :, None]
+            return F.pad(upper, (0, n - self.trunk)) | torch.eye(n, dtype=torch.bool, device=upper.device)
         above = torch.eye(n, device=self.tokens.device)  # one step up at most; the root stays where it is
         above = above[None] + torch.zeros(batch, n, n, device=above.device).scatter(2, self.parents.clamp_min(0)[..., None], 1.0)
         for _ in range(max(1, n - 1).bit_length()):  # twice as many steps each time
@@ -58,7 +68,30 @@ def hide(seen: Bool[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 def chain(tokens: Int[Tensor, "B n"], values: Float[Tensor, "B n"]) -> Tree:
     """Each token the child of the one before it."""
     order = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
-    return Tree(tokens, (order - 1).clamp_min(0), order, values)
+    return Tree(tokens, (order - 1).clamp_min(0), order, values, tokens.size(1))
+
+
+def spine(root: Int[Tensor, "B"], tokens: Int[Tensor, "B n w"], log_q: Float[Tensor, "B n w"], leaves: int, least: float = 0.0) -> Tree:
+    """On each of n levels the first token is the child of the first one of the level above; of all their brothers the most
+    valuable are leaves, `leaves` at most, without those whose value is below `least` in every row.
+
+    log_q: of each, behind the node above. The spine stands first: where the target follows it, what it read is in order.
+    """
+    along = F.pad(log_q[:, :, 0].cumsum(1), (1, 0))
+    brothers = (along[:, :-1, None] + log_q[:, :, 1:]).flatten(1)
+    value, kept = brothers.topk(min(leaves, brothers.size(1)), dim=1)
+    if least > 0:
+        wanted = int((value.exp() >= least).sum(1).max())
+        value, kept = value[:, :wanted], kept[:, :wanted]
+    order = torch.arange(along.size(1), device=root.device).expand_as(along)
+    above = kept // max(tokens.size(2) - 1, 1)
+    return Tree(
+        torch.cat([root[:, None], tokens[:, :, 0], tokens[:, :, 1:].flatten(1).gather(1, kept)], 1),
+        torch.cat([(order - 1).clamp_min(0), above], 1),
+        torch.cat([order, above + 1], 1),
+        torch.cat([along, value], 1),
+        along.size(1),
+    )
 
 
 def root_only(tokens: Int[Tensor, "B"]) -> Tree:
@@ -99,18 +132,6 @@ class Growth:
         self._frontier_value = kept_value
         self.count += value.size(1)
         return tokens.gather(1, kept), place.gather(1, kept)
-
-    @staticmethod
-    def of_spine(root: Int[Tensor, "B"], tokens: Int[Tensor, "B n w"], log_q: Float[Tensor, "B n w"]) -> Growth:
-        """A spine: on every level w children of the first one of the level above, each with its log-probability there."""
-        batch, n, width = tokens.shape
-        growth = Growth(root, width)
-        above = torch.nn.functional.pad(log_q[:, :-1, 0].cumsum(1), (1, 0))  # the value of each level's parent
-        growth.tokens, growth.values = list(tokens.unbind(1)), list((above[..., None] + log_q).unbind(1))
-        number = torch.arange(1 - width, n * width, width, device=root.device).clamp_min(0)  # of that parent: root, 1, 1 + w, ...
-        growth.parents = list(number[:, None, None].expand(-1, batch, width).unbind(0))
-        growth.count = n * width
-        return growth
 
     @property
     def reach(self) -> Float[Tensor, "B"]:
