@@ -153,8 +153,8 @@ def expected_tokens(table: Tensor, plan: Plan) -> float:
 
 
 def all_plans() -> list[Plan]:
-    """The grid: chains, spines with a leaf for every eighth, fourth or second level, and trees with one and a half to three times as many
-    nodes as levels."""  # fmt: skip
+    """The grid: chains, spines with a leaf for every eighth, fourth or second level, and trees with one and a half to three
+    times as many nodes as levels."""  # fmt: skip
     plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)]
     plans += [Plan(depth=d, width=2, budget=d + d // k, spine=True) for d in (8, 12, 16, 20, 24) for k in (8, 4, 2)]
     plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12, 16, 20) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
