@@ -19,12 +19,12 @@ from hb.model.guided import Branch
 class CFGDistillation(Stage):
     """The student learns the guided velocity at noised real latents, t = shift(u), u uniform, shift at least 3."""
 
-    def __init__(self, teacher: Bagel, student: Branch, *, lr: float = 0.01, shift: float = 3.0, **options):
+    def __init__(self, teacher: Bagel, student: Branch, *, lr: float = 0.003, shift: float = 3.0, **options):
         super().__init__(teacher, student, **options)
         self.lr, self.shift = lr, shift
 
     def turns(self) -> list[Turn]:
-        return [Turn("student", self.student, self.student_loss, muon(self.student, self.lr))]
+        return [Turn("student", self.student, self.student_loss, muon(self.student, self.lr, self.muon_dtype))]
 
     def student_loss(self, round_: Round, dice: torch.Generator) -> torch.Tensor:
         t = shift_time(uniform(round_.size, dice, round_.latent), self.shift)

@@ -41,9 +41,9 @@ class Turn:
         return tuple(p for p in self.module.parameters() if p.requires_grad)
 
 
-def muon(module: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Muon for matrices, AdamW at a tenth of the rate for the rest."""
-    return MuonAdamW(split_parameters(module, muon_lr=lr, adamw_lr=lr / 10))
+def muon(module: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
+    """Muon for matrices, AdamW at a tenth of the rate for the rest. dtype: what matrices are orthogonalised in."""
+    return MuonAdamW(split_parameters(module, muon_lr=lr, adamw_lr=lr / 10), dtype)
 
 
 def adam(module: nn.Module, lr: float, betas: tuple[float, float] = (0.0, 0.99)) -> torch.optim.Optimizer:
@@ -57,6 +57,8 @@ class Stage(L.LightningModule):
     teacher   reads prompts and pictures; never trained. Hangs on the stage without being a sub-module
     student   a generation branch; its average is what leaves the workshop
     watched   a number that `play` puts into `facts`; above `limit` the run has diverged
+    muon_dtype   what Muon, where a stage uses it, orthogonalises in: bfloat16 where the processor is fast at it (a third of
+              a step of stage 1 went there)
     """
 
     watched, limit = "", float("inf")
@@ -64,6 +66,7 @@ class Stage(L.LightningModule):
     def __init__(
         self, teacher: Bagel, student: Branch, *, guidance: dict[str, Guidance], total: int, average: float = 0.99,
         deployed: float = 0.5, copies: int = 2, seed: int = 0, decay: float = 0.3,
+        muon_dtype: torch.dtype = torch.float32,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -71,7 +74,7 @@ class Stage(L.LightningModule):
         self.student = student
         self.average = frozen_copy(student)
         self.guidance, self.total, self.kept = guidance, total, average
-        self.deployed, self.copies, self.seed, self.decay = deployed, copies, seed, decay
+        self.deployed, self.copies, self.seed, self.decay, self.muon_dtype = deployed, copies, seed, decay, muon_dtype
         self.facts: dict[str, float] = {}
 
     # ---- what a stage must say --------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class SegmentedConsistency(Stage):
             Turn("discriminator", self.discriminator, self.discriminator_loss, adam(self.discriminator, self.lr_discriminator))
         ]  # fmt: skip
         # without an adversary this is regression, and Muon's to do
-        student = adam(self.student, self.lr) if self.adversarial else muon(self.student, self.lr)
+        student = adam(self.student, self.lr) if self.adversarial else muon(self.student, self.lr, self.muon_dtype)
         return [*with_adversary, Turn("student", self.student, self.student_loss, student)]
 
     def play(self, round_: Round, dice: torch.Generator) -> Pair:
