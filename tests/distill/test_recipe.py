@@ -53,6 +53,20 @@ def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool
     assert {tuple(p) for p in sheet.reshape(-1, 3).tolist()} <= {(0, 0, 255), (255, 255, 255)} and (sheet == [0, 0, 255]).all(2).any()
 
 
+@pytest.mark.parametrize("precision, dtype", [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+@pytest.mark.parametrize("name", ["cfg", "lcm"])
+def test_muon_works_in_the_precision_of_the_run(teacher, pool, students, tmp_path, monkeypatch, name, precision, dtype):
+    used = {}
+    turns = STAGES[name].make.turns
+    monkeypatch.setattr(STAGES[name].make, "turns", lambda stage: used.setdefault("turns", turns(stage)))
+    spec = replace(STAGES[name], prompts=1, edits=1)
+    before = dict(cfg=students["cfg"]) if spec.after else {}
+    run_stage(name, tmp_path, teacher, pool, guidance=GUIDANCE, students=before, spec=spec, steps=1, bar=False, accelerator="cpu",
+              precision=precision)  # fmt: skip
+    (muon,) = [turn.optimizer for turn in used["turns"] if turn.name == "student"]
+    assert muon.dtype == dtype
+
+
 def test_a_run_that_diverges_ends_in_a_sentence(tiny_folder, tmp_path, monkeypatch, capsys):
     trip(monkeypatch, 1, diverge)
     argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path, "--pool", 2, "--steps", 3, "--prompts", 1, "--edits", 1]
