@@ -22,7 +22,8 @@ from hb.world.render import render, to_uint8
 from hb.world.scene import Scenes, any_requests, sample_any, sample_scenes
 
 TRAINING = 1  # first key of every training seed; evaluation sets use 2
-# many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster
+# many rich prompts, though no task of SceneEval asks for them: what they say need not be guessed, so they teach faster.
+# Counting is learnt last: with 8% of the prompts it stood at 0.45 where all else was at 0.8 to 1
 DRAW_MIX = dict(single=0.03, two=0.12, counting=0.26, colors=0.03, position=0.10, attribution=0.14, rich=0.32)
 SKEW = 0.5  # rich prompts say two thirds of what there is to say, not half
 # what follows a description can be read in it instead of seen: when all conversations had one, nano described pictures (0.71 of their

@@ -27,6 +27,11 @@ def orthogonalise(stack: Tensor, steps: int = 5) -> Tensor:
     return x.mT if wide else x
 
 
+def muon_dtype_of(precision: str | None) -> torch.dtype:
+    """What Muon orthogonalises in, for a run of this precision of Lightning's: see `MuonAdamW`."""
+    return torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Two kinds of parameter groups: {"kind": "muon"} for weight matrices (convolutions are flattened to matrices),
     {"kind": "adamw"} for vectors, embeddings and heads. Both decay weights by lr * weight_decay."""

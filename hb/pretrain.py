@@ -26,7 +26,7 @@ from hb.model.sequence import ImageSplit, TextSplit
 from hb.model.text import Text
 from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
-from hb.optim import MuonAdamW, split_parameters
+from hb.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.parcels import TinyPainter, fingerprint
 from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay
 from hb.world.render import render
@@ -425,13 +425,12 @@ def train_teacher(
         return drawn | (write_talks(text, side, sizes.talk, seed, step, rank) if sizes.talk else {})
 
     precision = precision_of(precision)
-    muon = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     # a minute of compiling pays after two hundred steps: drawing alone, float32, a core with AVX-512: 1.25 s a step instead of 1.88.
     # It needs a C++ compiler, which not everybody has
     able = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
     compiled = steps >= 500 and able
     settings = dict(compiled=compiled, align=eyes is not None) | (settings or {})
-    module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon, **settings)
+    module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon_dtype_of(precision), **settings)
     data = StepData(examples, steps)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     fit(module, data, folder, ema=ema, precision=precision, **trainer)

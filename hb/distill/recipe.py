@@ -21,6 +21,7 @@ from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
+from hb.optim import muon_dtype_of
 from hb.parcels import Student, TinyPainter, fingerprint
 from hb.preprocess import to_image
 from hb.training import StepData, fit, generator
@@ -91,9 +92,7 @@ def run_stage(
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
                          f"hb distill {missing[0]}")  # fmt: skip
     steps = steps or spec.steps
-    # bfloat16 for a processor that is fast at it, as for a teacher
-    muon_dtype = torch.bfloat16 if trainer.get("precision") == "bf16-mixed" else torch.float32
-    options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype)
+    options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype_of(trainer.get("precision")))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random
         start = branch_of(teacher, students.get(spec.after))

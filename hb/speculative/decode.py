@@ -263,7 +263,7 @@ def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Cal
     device, batch = tree.tokens.device, run.batch
     idle = Verdict([0], fast.markers[1])  # rows that have ended are dragged along
     root, before = torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device), run.position.clone()
-    if tree.tokens.size(1) == 1:  # nothing was guessed: as quick as plain decoding, or short answers would pay
+    if tree.tokens.size(1) == 1:  # nothing was guessed, drafting pauses: as quick as plain decoding
         run.keep(None, 1)
         return root, lambda: _certain(tree, None, 1, 1, root, stacked(states, batch), before, fast)
     paths = [verdicts.get(i, idle).path for i in range(batch)]
