@@ -416,6 +416,8 @@ def _distill(verbs):
     for turn in ("fake", "student"):
         knobs.add_argument(f"--renoise-{turn}", choices=("coupled", "fresh", "mixed"),
                            help=f"dmdo: how the {turn}'s samples are noised (printed: coupled)")  # fmt: skip
+    knobs.add_argument("--judged", choices=("end", "guess"),
+                       help="dmdo: what the scores judge, ends of walks or what one step saw (printed: either can be meant)")  # fmt: skip
     knobs.add_argument("--learns", choices=("end", "guess"),
                        help="dmdo: what the fake score learns, the ends of walks (as printed) or what each step saw")  # fmt: skip
     knobs.add_argument("--fake-times", type=_at_least_one, metavar="N", help="dmdo: moves of the fake score for one of the student")

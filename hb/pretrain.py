@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +27,9 @@ from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.parcels import TinyPainter, fingerprint
-from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay
+from hb.training import (
+    StepData, compile_layers, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay, worth_compiling,
+)  # fmt: skip
 from hb.world.render import render
 from hb.world.scene import SHAPES, sample_any
 
@@ -161,9 +162,8 @@ class TeacherTraining(L.LightningModule):
                 self.align = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, eyes))
 
     def on_train_start(self):
-        if self.compiled:  # layer by layer: one small graph serves all twelve, and is ready in seconds
-            for layer in self.model.language_model.model.layers:
-                layer.compile(dynamic=False)
+        if self.compiled:
+            compile_layers(self.model)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
@@ -425,11 +425,7 @@ def train_teacher(
         return drawn | (write_talks(text, side, sizes.talk, seed, step, rank) if sizes.talk else {})
 
     precision = precision_of(precision)
-    # a minute of compiling pays after two hundred steps: drawing alone, float32, a core with AVX-512: 1.25 s a step instead of 1.88.
-    # It needs a C++ compiler, which not everybody has
-    able = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++")))
-    compiled = steps >= 500 and able
-    settings = dict(compiled=compiled, align=eyes is not None) | (settings or {})
+    settings = dict(compiled=worth_compiling(steps), align=eyes is not None) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon_dtype_of(precision), **settings)
     data = StepData(examples, steps)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}

@@ -60,8 +60,8 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
     changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits") if getattr(args, k) is not None}
     options = dict(spec.options)
-    for option, kind in (("renoise_fake", DistributionMatching), ("renoise_student", DistributionMatching),
-                         ("fake_times", DistributionMatching), ("learns", DistributionMatching), ("mse", SegmentedConsistency)):  # fmt: skip
+    kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
+    for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():
         value = getattr(args, option)
         if value is None:
             continue

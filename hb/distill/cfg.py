@@ -19,7 +19,7 @@ from hb.model.guided import Branch
 class CFGDistillation(Stage):
     """The student learns the guided velocity at noised real latents, t = shift(u), u uniform, shift at least 3."""
 
-    def __init__(self, teacher: Bagel, student: Branch, *, lr: float = 0.003, shift: float = 3.0, **options):
+    def __init__(self, teacher: Bagel, student: Branch, *, lr: float = 0.001, shift: float = 3.0, **options):
         super().__init__(teacher, student, **options)
         self.lr, self.shift = lr, shift
 

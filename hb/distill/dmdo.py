@@ -6,6 +6,9 @@ it will be sampled with, and samples are noised along the line to the very noise
 
 The literal version contracts variance on small models, which can see through the coupling (`losses.coupled_fixed_point`), so
 both noisings are knobs here. DMD2's sampler (re-noising between steps) is one too.
+
+"Forward it again through the ODE" can be read in two ways (5.3.3). As one pass, it asks every guess to look like data, the first
+one too, which a walk hardly uses; as walking on to the end, it asks that of what is drawn. On nano the second is better by far.
 """
 
 from __future__ import annotations
@@ -61,8 +64,11 @@ def _each(stored: tuple[Tensor, ...], j: Tensor) -> Tensor:
 @torch.no_grad()
 def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tensor, fresh=None) -> tuple[Tensor, ...]:
     """All states of a walk from z. fresh: None for Euler; else the noise that is added between two guesses (DMD2)."""
-    steps = euler(velocity, z, grid) if fresh is None else renoise_steps(velocity, z, grid, fresh)
-    return (z, *(x for _, x in steps))
+    return (z, *(x for _, x in _steps(velocity, z, grid, fresh)))
+
+
+def _steps(velocity, x: Tensor, grid: Tensor, fresh):
+    return euler(velocity, x, grid) if fresh is None else renoise_steps(velocity, x, grid, fresh)
 
 
 def noise_between(sampler: str, dice: torch.Generator) -> Callable[[Tensor], Tensor] | None:
@@ -73,9 +79,14 @@ def noise_between(sampler: str, dice: torch.Generator) -> Callable[[Tensor], Ten
 class DistributionMatching(Stage):
     """DMDO. renoise_fake, renoise_student: "coupled" (literal), "fresh" (DMD) or "mixed", for each turn.
 
+    judged       what the scores look at in the student's turn: "guess", what one pass from a stored state sees (literal), or
+                 "end", where the walk from that state ends, with gradient through all its steps
     learns       what the fake score learns: "end", the pictures that walks end in (literal), or "guess", what any step of a
-                 walk saw. The student's turn judges guesses, so a fake score that learns ends judges what it never met;
-                 DMD2 learns guesses, and on a toy that is steadier (notebook 09)
+                 walk saw. Where guesses are judged, a fake score that learns ends judges what it never met; DMD2 learns
+                 guesses, and on a toy that is steadier (notebook 09)
+    real         the real score, and what the fake one begins as: stage 1. None: the teacher, guided, in two or three passes, and
+                 the fake one begins as the teacher, so that the two differ by guidance and by the student's law alone, not by
+                 what stage 1 could not follow (Hyper-Bagel does not say which)
     fake_times   moves of the fake score for one of the student
     times        t' of the generator's step, before the shift, and of the fake's
     sampler      "euler", or "renoise": DMD2's
@@ -84,16 +95,18 @@ class DistributionMatching(Stage):
     watched, limit = "spread", 3.0  # standard deviation of the student's latents over the real ones'
 
     def __init__(
-        self, teacher: Bagel, student: Branch, real: Branch, *, steps: int = 6, shift: float = 3.0, sampler: str = "euler",
-        renoise_fake: str = "coupled", renoise_student: str = "coupled", learns: str = "end", fake_times: int = 3,
+        self, teacher: Bagel, student: Branch, *, real: Branch | None = None, steps: int = 6, shift: float = 3.0,
+        sampler: str = "euler", renoise_fake: str = "coupled", renoise_student: str = "coupled", learns: str = "end",
+        judged: str = "guess", fake_times: int = 3,
         times: tuple[float, float] = (0.02, 0.98), lr: float = 5e-5, lr_fake: float = 1e-4, weighted: bool = True, **options,
     ):  # fmt: skip
-        if learns not in ("end", "guess"):
-            raise ValueError(f"a fake score learns the 'end' or the 'guess', not {learns!r}")
+        for what, value in (("a fake score learns", learns), ("scores judge", judged)):
+            if value not in ("end", "guess"):
+                raise ValueError(f"{what} the 'end' or the 'guess', not {value!r}")
         super().__init__(teacher, student, **options)
-        self.learns = learns
-        self.real = real.requires_grad_(False)
-        self.fake = guided_branch(real.model)
+        self.learns, self.judged = learns, judged
+        self.real = real and real.requires_grad_(False)
+        self.fake = guided_branch(real.model if real else teacher)
         self.grid, self.shift, self.sampler = time_grid(steps, shift), shift, sampler
         self.renoise_fake, self.renoise_student = renoise_fake, renoise_student
         self.fake_times, self.times, self.weighted = fake_times, times, weighted
@@ -132,17 +145,35 @@ class DistributionMatching(Stage):
         return velocity_loss(self.fake(x, t, round_.full, **round_.scales), wanted)
 
     def student_loss(self, rollout: Rollout, dice: torch.Generator) -> Tensor:
-        """One stored point, one pass with gradient, one guess of the data; then where the two scores disagree about it."""
+        """A guess of the data from one stored state, or the end of the walk from there; then where the two scores disagree."""
         round_, n = rollout.round, len(rollout.z)
-        j = torch.randint(0, len(self.grid) - 1, (n,), generator=dice)
-        x, t = rollout.at(j)
-        x0 = x0_from(x, self.student(x, t, round_.full, **round_.scales), t)
+        last = len(self.grid) - 2
+        if self.judged == "end":  # one step for all: walks of one length
+            j = torch.randint(0, last + 1, (1,), generator=dice).expand(n)
+            x0 = self.walk_on(rollout, int(j[0]), dice)
+        else:
+            j = torch.randint(0, last + 1, (n,), generator=dice)
+            x, t = rollout.at(j)
+            x0 = x0_from(x, self.student(x, t, round_.full, **round_.scales), t)
         again = self.draw_times(n, dice, x0)
         with torch.no_grad():
             y = renoised(x0, rollout.z, noise_like(x0, dice), again, self.renoise_student, dice)
-            real, fake = (x0_from(y, v(y, again, round_.full, **round_.scales), again) for v in (self.real, self.fake))
+            real, fake = (x0_from(y, v, again) for v in (self.real_velocity(y, again, round_),
+                                                         self.fake(y, again, round_.full, **round_.scales)))  # fmt: skip
             self.facts["log_rho"] = float(log_rho(x0, real, fake))
-            last = j == len(self.grid) - 2
-            if last.any():  # over all steps the number does not show that the fake score sees through the coupling; here it does
-                self.facts["log_rho_last"] = float(log_rho(x0[last], real[last], fake[last]))
+            at_last = j == last
+            if at_last.any():  # over all steps the number does not show that the fake score sees through the coupling; here it does
+                self.facts["log_rho_last"] = float(log_rho(x0[at_last], real[at_last], fake[at_last]))
         return distribution_matching_loss(x0, real, fake, self.weighted)
+
+    def walk_on(self, rollout: Rollout, j: int, dice: torch.Generator) -> Tensor:
+        """The end of the walk from its stored state j, with gradient through every step that is left."""
+        round_ = rollout.round
+        walk = lambda x, t: self.student(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+        for _, x in _steps(walk, rollout.states[j], self.grid[j:], noise_between(self.sampler, dice)):
+            pass
+        return x
+
+    def real_velocity(self, y: Tensor, t: Tensor, round_: Round) -> Tensor:
+        """What the real score says, without gradient."""
+        return self.guided(self.teacher, y, t, round_) if self.real is None else self.real(y, t, round_.full, **round_.scales)

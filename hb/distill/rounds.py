@@ -58,16 +58,18 @@ def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: in
 @torch.no_grad()
 def read_round(
     teacher: Bagel, batch: dict, guidance: dict[str, Guidance], dice: torch.Generator, *, deployed: float = 0.5,
-    copies: int = 2,
+    copies: int = 2, padded: bool = False,
 ) -> Round:
     """Read prompts, or pictures and instructions, once each; several pictures, or noises, share a reading.
 
     deployed: the share of pictures at the scales of `guidance`, those that will be used; the others' are uniform over the
-    ranges of Hyper-Bagel. copies: noises of one edit.
+    ranges of Hyper-Bagel. copies: noises of one edit. padded: texts stay as long as the pool's longest, so that every round
+    has the same shape, as compiled layers want it.
     """  # fmt: skip
     task, device = batch["task"], teacher.device
     ids, length = batch[f"{task}_ids"].long(), batch[f"{task}_length"].long()
-    ids = ids[:, : int(length.max())]
+    if not padded:
+        ids = ids[:, : int(length.max())]
     tokens = lambda latent: patchify(latent.float().to(device), teacher.config.latent_patch)
     if task == "draw":
         copies = PICTURES_A_PROMPT

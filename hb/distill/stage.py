@@ -14,7 +14,7 @@ from hb.guidance import Guidance, combine_each
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import generator, warmup_constant_decay
+from hb.training import compile_layers, generator, warmup_constant_decay
 
 
 class Diverged(ValueError):  # what the command line says as a sentence
@@ -57,6 +57,7 @@ class Stage(L.LightningModule):
     teacher   reads prompts and pictures; never trained. Hangs on the stage without being a sub-module
     student   a generation branch; its average is what leaves the workshop
     watched   a number that `play` puts into `facts`; above `limit` the run has diverged
+    compiled   layers run as compiled graphs. Worth its minutes for long runs only
     muon_dtype   what Muon, where a stage uses it, orthogonalises in: bfloat16 where the processor is fast at it (a third of
               a step of stage 1 went there)
     """
@@ -66,7 +67,7 @@ class Stage(L.LightningModule):
     def __init__(
         self, teacher: Bagel, student: Branch, *, guidance: dict[str, Guidance], total: int, average: float = 0.99,
         deployed: float = 0.5, copies: int = 2, seed: int = 0, decay: float = 0.3,
-        muon_dtype: torch.dtype = torch.float32,
+        muon_dtype: torch.dtype = torch.float32, compiled: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -75,6 +76,7 @@ class Stage(L.LightningModule):
         self.average = frozen_copy(student)
         self.guidance, self.total, self.kept = guidance, total, average
         self.deployed, self.copies, self.seed, self.decay, self.muon_dtype = deployed, copies, seed, decay, muon_dtype
+        self.compiled = compiled
         self.facts: dict[str, float] = {}
 
     # ---- what a stage must say --------------------------------------------------------------------------------------
@@ -99,12 +101,16 @@ class Stage(L.LightningModule):
 
     def on_fit_start(self):
         self.teacher.to(self.device)
+        if self.compiled:
+            for model in (self.teacher, *(part.model for part in self.modules() if isinstance(part, Branch))):
+                compile_layers(model)
+
 
     def training_step(self, batch: dict, batch_idx: int) -> None:
         step = self.global_step
         dice = generator(self.seed, step, self.global_rank)
         self.facts = {}
-        round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies)
+        round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies, padded=self.compiled)
         ground = self.play(round_, dice)
         clock = next(turn for turn in self.played if turn.every == 1 and turn.times == 1)
         factor = warmup_constant_decay(step, total=self.total, warmup=20, decay=self.decay)

@@ -124,7 +124,7 @@ def test_the_table_of_coupled_fixed_points_is_that_of_the_design(shift, s, share
     assert abs(coupled_fixed_point(s, t) / s - share) < 0.0051
 
 
-def slope_of_stage_three(a, s, way, shift, monkeypatch):
+def slope_of_stage_three(a, s, way, shift, monkeypatch, judged="guess"):
     """dL/da of DMDO's own student turn on data N(0, s^2): student x0 = a z in one step, perfect scores, noise and times
     summed out: z and fresh noise are +1 or -1, which is enough for second moments."""
     pairs = torch.cartesian_prod(SHARES, torch.tensor([-1.0, 1.0], dtype=WIDE), torch.tensor([-1.0, 1.0], dtype=WIDE))
@@ -139,7 +139,7 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch):
     fake = law(sees_through) if way == "coupled" else blob(still)
     stage = bare(
         DistributionMatching, student=law(lambda x, t: (1 - a) * x), real=blob(s), fake=fake, times=(0.02, 0.98),
-        shift=shift, renoise_student=way, weighted=False, grid=time_grid(1),
+        shift=shift, renoise_student=way, weighted=False, grid=time_grid(1), judged=judged, sampler="euler",
     )  # fmt: skip
     rollout = Rollout(nothing_read(z), stage.grid, (z, still * z))
     slope = torch.autograd.grad(stage.student_loss(rollout, dice()), a)[0].item()
@@ -168,6 +168,12 @@ def test_with_fresh_noise_stage_three_ends_at_the_right_law(shift, s, monkeypatc
     t, a = shift_time(0.02 + 0.96 * SHARES, shift), 1.7 * s
     c = lambda std: (1 - t) * std**2 / ((1 - t) ** 2 * std**2 + t**2)
     assert slope(a) == pytest.approx(float(((c(a) - c(s)) * (1 - t) * a).mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("way", ["coupled", "fresh"])
+def test_a_walk_of_one_step_ends_in_its_guess_and_is_judged_alike(way, monkeypatch):
+    ends, guesses = (slope_of_stage_three(0.7, 0.5, way, 3.0, monkeypatch, judged) for judged in ("end", "guess"))
+    assert ends == pytest.approx(guesses, rel=1e-9)
 
 
 def test_log_rho_falls_when_the_fake_score_sees_through_the_coupling(monkeypatch):

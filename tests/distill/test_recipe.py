@@ -162,6 +162,26 @@ def test_a_stage_gives_the_teacher_back_as_it_came(teacher, pool, tmp_path):
     assert {name: p.requires_grad for name, p in mine.named_parameters()} == before and len(set(before.values())) == 2
 
 
+def test_a_long_stage_compiles_all_that_play_and_gives_the_teacher_back_as_it_came(teacher, pool, students, tmp_path, monkeypatch):
+    met = []
+
+    def compile_layers(model):
+        met.append(model)
+        for layer in model.language_model.model.layers:
+            layer.compile(backend="eager")
+
+    monkeypatch.setattr("hb.distill.stage.compile_layers", compile_layers)
+    monkeypatch.setattr("hb.distill.recipe.worth_compiling", lambda steps: steps > 1)
+    run("dmdo", tmp_path / "short", teacher, pool, students, steps=1)
+    assert met == []
+    left = run("dmdo", tmp_path / "long", teacher, pool, students, steps=2)
+    assert len({id(m) for m in met}) == 4 and met[0] is teacher  # and the student, its average and the fake score
+    assert all(layer._compiled_call_impl is None for layer in teacher.language_model.model.layers)
+    monkeypatch.setattr("hb.distill.recipe.worth_compiling", lambda steps: False)
+    plain = run("dmdo", tmp_path / "plain", teacher, pool, students, steps=2)
+    assert all(torch.allclose(plain.weights[k], w, atol=1e-4) for k, w in left.weights.items())
+
+
 def test_a_stage_that_is_finished_gives_its_student_again(teacher, pool, students, tmp_path):
     first = run("cfg", tmp_path, teacher, pool, {}, steps=2)
     assert same(run("cfg", tmp_path, teacher, pool, {}, steps=2).weights, first.weights)
@@ -179,7 +199,7 @@ def test_a_run_that_goes_on_with_a_smaller_rate_learns_at_that_rate(teacher, poo
 
 @pytest.mark.parametrize(
     "name, there, missing",
-    [("tscd", (), "cfg"), ("dmdo", ("cfg",), "tscd"), ("lcm", (), "cfg"), ("dmdo", ("tscd",), "cfg")],
+    [("tscd", (), "cfg"), ("dmdo", ("cfg",), "tscd"), ("lcm", (), "cfg"), ("dmdo-literal", ("tscd",), "cfg")],
 )
 def test_a_stage_whose_beginning_is_missing_is_refused(name, there, missing, teacher, pool, students, tmp_path):
     begins = f"'{name}' begins with the student of '{missing}', which is not there; run it first: hb distill {missing}"
@@ -192,22 +212,23 @@ def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students
     """Before its first step: the student, its average, the two scores and the stepper."""
     met = {}
     monkeypatch.setattr(Stage, "training_step", lambda stage, *_: met.update(stage=stage) or power_cut())
-    for name in SIX_NFE:
+    for name in (*SIX_NFE, "dmdo-literal"):
         with pytest.raises(RuntimeError, match="power cut"):
             run(name, tmp_path / name, teacher, pool, students)
         parts = dict(met["stage"].named_children())
         begins = dict(cfg={}, tscd=dict(student="cfg", average="cfg", stepper="cfg"),
-                      dmdo=dict(student="tscd", average="tscd", real="cfg", fake="cfg"))[name]  # fmt: skip
+                      dmdo=dict(student="tscd", average="tscd"))  # fmt: skip
+        begins = (begins | {"dmdo-literal": begins["dmdo"] | dict(real="cfg", fake="cfg")})[name]
         for part, parcel in begins.items():
             assert same(dict(generation_weights(parts[part].model)), students[parcel].weights)
         if name == "tscd":
             assert same(dict(generation_weights(parts["discriminator"].backbone.model)), students["cfg"].weights)
-        if name == "cfg":
+        if name in ("cfg", "dmdo"):  # the fake score of the guided teacher begins as the teacher
             theirs = generation_weights(teacher)
-            mine = generation_weights(parts["student"].model)
+            mine = generation_weights(parts["student" if name == "cfg" else "fake"].model)
             assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in theirs.items())
         trains = {n.split(".")[0] for n, p in met["stage"].named_parameters() if p.requires_grad}
-        assert trains == dict(cfg={"student"}, tscd={"student", "discriminator"}, dmdo={"student", "fake"})[name]
+        assert trains == dict(cfg={"student"}, tscd={"student", "discriminator"}).get(name, {"student", "fake"})
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -37,8 +37,7 @@ def made(name, teacher, **options) -> Stage:
     if name == "lcm":
         one = Segments(1, 8, to_edge=True)
         return SegmentedConsistency(teacher, student, segments=one, adversarial=0.0, mse=1.0, **options)
-    real = shake(guided_branch(teacher), seed=1)
-    return DistributionMatching(teacher, student, real, **options)
+    return DistributionMatching(teacher, student, **dict(real=shake(guided_branch(teacher), seed=1)) | options)
 
 
 STAGES = ["cfg", "tscd", "lcm", "dmdo"]
@@ -291,6 +290,15 @@ def test_a_prompt_is_read_as_the_engine_reads_it_and_once_for_its_four_pictures(
         assert torch.equal(round_.latent[row], alone[0])
 
 
+@pytest.mark.parametrize("task", ["draw", "edit"])
+def test_texts_padded_to_the_pools_length_say_the_same(task, teacher, pool):
+    short, padded = (round_of(teacher, pool, task, n=1, padded=padded) for padded in (False, True))
+    width = getattr(pool, f"{task}_ids").size(1)
+    assert padded.full.visible.size(1) - short.full.visible.size(1) == width - int(batch_of(pool, task, 1)[f"{task}_length"]) > 0
+    said = [teacher.velocity(short.latent, torch.full((short.size,), 0.7), r.full) for r in (short, padded)]
+    assert torch.allclose(*said, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["cfg", "tscd", "dmdo"])
 def test_contexts_are_read_by_the_original_weights(name, teacher, pool, tmp_path):
     """However far all that trains has gone, a step is played on what the untouched teacher read."""
@@ -458,6 +466,45 @@ def test_the_students_turn_makes_one_pass_with_gradient_from_a_stored_state(samp
         assert torch.equal(real.calls[0][0], fake.calls[0][0])  # both scores look at the same sample
         assert loss.requires_grad
     assert met == set(range(6))  # never the picture itself
+
+
+@pytest.mark.parametrize("sampler", ["euler", "renoise"])
+def test_judged_by_its_ends_the_student_walks_on_with_gradient_to_where_the_stored_walk_went(sampler, teacher, pool, monkeypatch):
+    stage = made("dmdo", teacher, sampler=sampler, judged="end")
+    rollout = stage.play(round_of(teacher, pool, "edit", n=4), generator(0))
+    student, ends, met = Listener(stage.student), [], set()
+    monkeypatch.setattr("hb.distill.dmdo.distribution_matching_loss", lambda x0, *_: ends.append(x0) or x0.sum())
+    for draw in range(12):
+        student.calls.clear()
+        stage.student_loss(rollout, generator(1, draw))
+        left = len(student.calls)
+        assert all(kept for *_, kept in student.calls) and torch.equal(student.calls[0][0], rollout.states[6 - left])
+        if sampler == "euler":  # the same weights walk the same way
+            assert torch.allclose(ends[-1], rollout.x0, atol=1e-5)
+        met.add(left)
+    assert met == set(range(1, 7)) and all(end.requires_grad for end in ends)
+    stage.student_loss(rollout, generator(1, 0))  # gradient reaches the first of several steps, not the last alone
+    stage.walk_on(rollout, 3, generator(2)).sum().backward()
+    longer = [p.grad.clone() for p in stage.student.parameters() if p.grad is not None]
+    stage.student.zero_grad()
+    stage.walk_on(rollout, 5, generator(2)).sum().backward()
+    assert not all(torch.allclose(a, p.grad) for a, p in zip(longer, (p for p in stage.student.parameters() if p.grad is not None)))
+
+
+@pytest.mark.parametrize("task", ["draw", "edit"])
+def test_the_real_score_can_be_the_guided_teacher_and_the_fake_then_begins_as_the_teacher(task, teacher, pool):
+    stage = made("dmdo", teacher, real=None)
+    round_, t = round_of(teacher, pool, task, deployed=1.0), torch.tensor([0.3, 0.9]).repeat(4)
+    t = t[: round_.size]
+    assert torch.equal(stage.real_velocity(round_.latent, t, round_), stage.guided(teacher, round_.latent, t, round_))
+    assert torch.allclose(stage.fake(round_.latent, t, round_.full, **round_.scales), teacher.velocity(round_.latent, t, round_.full))
+    assert not torch.allclose(stage.real_velocity(round_.latent, t, round_), teacher.velocity(round_.latent, t, round_.full))
+
+
+def test_what_is_judged_or_learnt_is_a_guess_or_an_end(teacher):
+    for wrong in (dict(judged="walk"), dict(learns="walk")):
+        with pytest.raises(ValueError, match="the 'end' or the 'guess', not 'walk'"):
+            made("dmdo", teacher, **wrong)
 
 
 def test_the_fakes_turn_looks_at_the_stored_walk_anew_and_not_at_the_student(teacher, pool, tmp_path):
