@@ -68,7 +68,13 @@ def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tens
 
 
 def _steps(velocity, x: Tensor, grid: Tensor, fresh):
+    """The steps of a walk, lazily: whether they keep gradient is the caller's to say."""
     return euler(velocity, x, grid) if fresh is None else renoise_steps(velocity, x, grid, fresh)
+
+
+def walker(branch: Branch, round_: Round) -> Callable[[Tensor, Tensor], Tensor]:
+    """A branch's velocity (x, t) for a round, at one time t [] for all of its pictures."""
+    return lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
 
 
 def noise_between(sampler: str, dice: torch.Generator) -> Callable[[Tensor], Tensor] | None:
@@ -118,9 +124,10 @@ class DistributionMatching(Stage):
 
     def play(self, round_: Round, dice: torch.Generator) -> Rollout:
         guesses: list[Tensor] = []
+        velocity = walker(self.student, round_)
 
         def walk(x: Tensor, t: Tensor) -> Tensor:
-            v = self.student(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+            v = velocity(x, t)
             guesses.append(x0_from(x, v, t.to(x).expand(len(x))))
             return v
 
@@ -168,11 +175,9 @@ class DistributionMatching(Stage):
 
     def walk_on(self, rollout: Rollout, j: int, dice: torch.Generator) -> Tensor:
         """The end of the walk from its stored state j, with gradient through every step that is left."""
-        round_ = rollout.round
-        walk = lambda x, t: self.student(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
-        for _, x in _steps(walk, rollout.states[j], self.grid[j:], noise_between(self.sampler, dice)):
-            pass
-        return x
+        walk = walker(self.student, rollout.round)
+        *_, (_, end) = _steps(walk, rollout.states[j], self.grid[j:], noise_between(self.sampler, dice))
+        return end
 
     def real_velocity(self, y: Tensor, t: Tensor, round_: Round) -> Tensor:
         """What the real score says, without gradient."""

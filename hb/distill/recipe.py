@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hb.data import Pool
 from hb.distill.cfg import CFGDistillation
-from hb.distill.dmdo import DistributionMatching, noise_between, roll_out
+from hb.distill.dmdo import DistributionMatching, noise_between, roll_out, walker
 from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
 from hb.distill.stage import Stage, noise_like
@@ -171,8 +171,7 @@ def pictures_of(
 ) -> Tensor:
     """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]. painter: see `Bagel.decode`."""
     z = noise_like(round_.latent, dice)
-    walk = lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
-    return teacher.decode(roll_out(walk, z, grid, noise_between(sampler, dice))[-1], decoder=painter).clamp(-1, 1).cpu()
+    return teacher.decode(roll_out(walker(branch, round_), z, grid, noise_between(sampler, dice))[-1], decoder=painter).clamp(-1, 1).cpu()
 
 
 def tiled(rows: list[Tensor]):

@@ -105,7 +105,6 @@ class Stage(L.LightningModule):
             for model in (self.teacher, *(part.model for part in self.modules() if isinstance(part, Branch))):
                 compile_layers(model)
 
-
     def training_step(self, batch: dict, batch_idx: int) -> None:
         step = self.global_step
         dice = generator(self.seed, step, self.global_rank)
