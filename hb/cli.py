@@ -404,8 +404,8 @@ def _distill(verbs):
     run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
-    run.add_argument("--prompts", type=_at_least_one, metavar="N", help="in a step that draws, four pictures each (default: 8)")
-    run.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step that edits, two noises each (default: 16)")
+    run.add_argument("--prompts", type=_at_least_one, metavar="N", help="in a step that draws, four pictures each (default: the stage's own)")
+    run.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step that edits, two noises each (default: the stage's own)")
     run.add_argument("--lr", type=float, help="learning rate of the student (default: the stage's own)")
     run.add_argument("--pool", type=_at_least_one, default=4000, metavar="N",
                      help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip

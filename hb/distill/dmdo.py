@@ -94,6 +94,8 @@ class DistributionMatching(Stage):
                  the fake one begins as the teacher, so that the two differ by guidance and by the student's law alone, not by
                  what stage 1 could not follow (Hyper-Bagel does not say which)
     fake_times   moves of the fake score for one of the student
+    alone        steps at the beginning, a tenth of the run at most, in which the fake score moves alone: until it knows the
+                 student, it misleads
     times        t' of the generator's step, before the shift, and of the fake's
     sampler      "euler", or "renoise": DMD2's
     """
@@ -103,7 +105,7 @@ class DistributionMatching(Stage):
     def __init__(
         self, teacher: Bagel, student: Branch, *, real: Branch | None = None, steps: int = 6, shift: float = 3.0,
         sampler: str = "euler", renoise_fake: str = "coupled", renoise_student: str = "coupled", learns: str = "end",
-        judged: str = "guess", fake_times: int = 3,
+        judged: str = "guess", fake_times: int = 3, alone: int = 0,
         times: tuple[float, float] = (0.02, 0.98), lr: float = 5e-5, lr_fake: float = 1e-4, weighted: bool = True, **options,
     ):  # fmt: skip
         for what, value in (("a fake score learns", learns), ("scores judge", judged)):
@@ -115,12 +117,14 @@ class DistributionMatching(Stage):
         self.fake = guided_branch(real.model if real else teacher)
         self.grid, self.shift, self.sampler = time_grid(steps, shift), shift, sampler
         self.renoise_fake, self.renoise_student = renoise_fake, renoise_student
-        self.fake_times, self.times, self.weighted = fake_times, times, weighted
+        self.fake_times, self.alone, self.times, self.weighted = fake_times, alone, times, weighted
         self.lr, self.lr_fake = lr, lr_fake
 
     def turns(self) -> list[Turn]:
         fake = Turn("fake", self.fake, self.fake_loss, adam(self.fake, self.lr_fake, (0.0, 0.999)), times=self.fake_times)
-        return [fake, Turn("student", self.student, self.student_loss, adam(self.student, self.lr, (0.0, 0.999)))]
+        begins = min(self.alone, self.total // 10)
+        student = Turn("student", self.student, self.student_loss, adam(self.student, self.lr, (0.0, 0.999)), begins=begins)
+        return [fake, student]
 
     def play(self, round_: Round, dice: torch.Generator) -> Rollout:
         guesses: list[Tensor] = []

@@ -37,6 +37,7 @@ class StageSpec:
     after     the student it begins with; None: the teacher
     options   what `make` takes beside the usual; "real": the student that is the real score
     steps, prompts, edits, lr   of the training
+    editing   the share of steps that edit
     evaluations, sampler, any_steps, default   of the parcel (see `Student`)
     """
 
@@ -47,6 +48,7 @@ class StageSpec:
     lr: float
     prompts: int = 8
     edits: int = 16
+    editing: float = 0.5
     options: dict = field(default_factory=dict)
     evaluations: int = 6
     sampler: str = "euler"
@@ -55,7 +57,7 @@ class StageSpec:
 
 
 # how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
-OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", lr_fake=3e-4, deployed=1.0, decay=0.4,
+OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", alone=30, lr_fake=3e-4, deployed=1.0, decay=0.4,
                 average=0.98)  # fmt: skip
 
 STAGES = {
@@ -63,7 +65,7 @@ STAGES = {
                      prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),  # fmt: skip
     "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 1000, 2e-4),
     "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 1000, 1e-4,
-                      prompts=12, edits=16, default=True, options=OWN_DMDO),
+                      prompts=12, edits=24, editing=0.25, default=True, options=OWN_DMDO),
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5, options=dict(real="cfg")),
     # baselines at equal cost
@@ -106,7 +108,7 @@ def run_stage(
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
     sizes = dict(draw=spec.prompts, edit=spec.edits)
-    data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank), steps)
+    data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank, spec.editing), steps)
     grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
     sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
     try:

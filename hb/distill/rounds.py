@@ -39,16 +39,17 @@ class Round:
         return dict(text_scale=self.text_scale, image_scale=self.image_scale)
 
 
-def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: int = 0) -> dict:
+def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: int = 0, editing: float = 0.5) -> dict:
     """Rows of the pool for step `step`: of which task is a coin, so that moves made every other step meet both tasks.
 
-    sizes: prompts, or edits, in a step. A size of 0 leaves that task out.
+    sizes: prompts, or edits, in a step. A size of 0 leaves that task out. editing: the share of steps that edit, where there
+    are both.
     """
     rng = np.random.default_rng([TRAINING, seed, 23, step, rank])
     tasks = [task for task in TASKS if sizes.get(task)]
     if not tasks:
         raise ValueError("a round needs prompts or edits: give at least one size above 0")
-    task = tasks[int(rng.integers(len(tasks)))]
+    task = tasks[-1] if rng.random() < editing else tasks[0]
     rows = torch.from_numpy(rng.integers(0, len(pool.draw_ids if task == "draw" else pool.scene_latent), sizes[task]))
     names = dict(draw=("draw_ids", "draw_length", "draw_latent"),
                  edit=("edit_ids", "edit_length", "edit_latent", "scene_latent", "scene_picture"))[task]  # fmt: skip

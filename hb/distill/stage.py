@@ -25,8 +25,9 @@ class Diverged(ValueError):  # what the command line says as a sentence
 class Turn:
     """One network's move: whose weights may change, what they are asked to lower, how often.
 
-    every   plays in each `every`-th step (DMD2 lets the student move once in five)
-    times   and then so many times, each time on new draws
+    every    plays in each `every`-th step (DMD2 lets the student move once in five)
+    times    and then so many times, each time on new draws
+    begins   the first step it plays in: a judge may need to learn what it judges first
     """
 
     name: str
@@ -35,6 +36,10 @@ class Turn:
     optimizer: torch.optim.Optimizer
     every: int = 1
     times: int = 1
+    begins: int = 0
+
+    def plays(self, step: int) -> bool:
+        return step >= self.begins and step % self.every == 0
 
     @property
     def params(self) -> tuple[nn.Parameter, ...]:
@@ -93,8 +98,8 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self):
         self.played = self.turns()
-        if not any(turn.every == 1 and turn.times == 1 for turn in self.played):
-            raise ValueError("one turn must play exactly once in every step: it is the clock")
+        if not any(turn.every == 1 and not turn.begins for turn in self.played):
+            raise ValueError("one turn must play in every step, from the first: a step is counted when somebody moves")
         # as asked now: a checkpoint's optimisers bring the rates of their own day along
         self.rates = [[group["lr"] for group in turn.optimizer.param_groups] for turn in self.played]
         return [turn.optimizer for turn in self.played]
@@ -111,17 +116,17 @@ class Stage(L.LightningModule):
         self.facts = {}
         round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies, padded=self.compiled)
         ground = self.play(round_, dice)
-        clock = next(turn for turn in self.played if turn.every == 1 and turn.times == 1)
+        last = [turn for turn in self.played if turn.plays(step)][-1]
         factor = warmup_constant_decay(step, total=self.total, warmup=20, decay=self.decay)
         for turn, optimizer, rates in zip(self.played, self._optimizers(), self.rates):
-            if step % turn.every:
+            if not turn.plays(step):
                 continue
             for group, rate in zip(optimizer.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            for _ in range(turn.times):
+            for move in range(turn.times):
                 loss = turn.loss(ground, dice)
                 self._check(turn.name, loss, step)
-                self.move(turn, optimizer, loss, counts=turn is clock)
+                self.move(turn, optimizer, loss, counts=turn is last and move == turn.times - 1)
             self.facts[turn.name] = float(loss.detach())
         self.average.follow(self.student, self.kept)
         self.log_dict(self.facts, prog_bar=True)

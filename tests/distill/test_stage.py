@@ -110,7 +110,7 @@ class Game(Stage):
 
     watched, limit = "odd", 3.0
 
-    def __init__(self, teacher, turns=("rare", "clock"), odd=(), nan=(), **options):
+    def __init__(self, teacher, turns=("rare", "steady"), odd=(), nan=(), **options):
         options = dict(guidance=GUIDANCE, total=100) | options
         super().__init__(teacher, shake(guided_branch(teacher)), **options)
         self.rare = shake(guided_branch(teacher), seed=1)
@@ -120,8 +120,9 @@ class Game(Stage):
     def turns(self):
         every = dict(
             rare=Turn("rare", self.rare, self.square_of(self.rare), adam(self.rare, 1e-3), every=2, times=3),
-            clock=Turn("clock", self.student, self.square_of(self.student), adam(self.student, 1e-3)),
+            steady=Turn("steady", self.student, self.square_of(self.student), adam(self.student, 1e-3)),
             twice=Turn("twice", self.student, self.square_of(self.student), adam(self.student, 1e-3), times=2),
+            late=Turn("late", self.student, self.square_of(self.student), adam(self.student, 1e-3), begins=2),
         )
         return [every[name] for name in self.asked]
 
@@ -140,12 +141,12 @@ class Game(Stage):
 
 
 def test_every_and_times_are_played_as_they_say(teacher, pool, tmp_path):
-    """Every second step three times, on new draws and the same ground; the clock counts once a step."""
+    """Every second step three times, on new draws and the same ground; a step counts once."""
     stage = Game(teacher)
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=4)
     assert Counter((step, turn) for step, turn, _, _ in diary.lines) == {
-        (0, "rare"): 3, (0, "clock"): 1, (1, "clock"): 1, (2, "rare"): 3, (2, "clock"): 1, (3, "clock"): 1
+        (0, "rare"): 3, (0, "steady"): 1, (1, "steady"): 1, (2, "rare"): 3, (2, "steady"): 1, (3, "steady"): 1
     }  # fmt: skip
     assert trainer.global_step == 4 and len(set(stage.draws)) == 10
     assert len({id(ground) for ground in stage.grounds}) == 4
@@ -160,7 +161,7 @@ def test_the_rate_follows_the_schedule_however_often_a_turn_plays(teacher, pool,
 
 
 def test_the_average_follows_the_student_once_a_step(teacher, pool, tmp_path):
-    stage = Game(teacher, turns=("clock",), average=0.75)
+    stage = Game(teacher, turns=("steady",), average=0.75)
     seen = [weights_of(stage.average)]
     follow = stage.average.follow
 
@@ -176,10 +177,27 @@ def test_the_average_follows_the_student_once_a_step(teacher, pool, tmp_path):
     assert all(torch.equal(p, second[name]) for name, p in stage.student.named_parameters())
 
 
-@pytest.mark.parametrize("turns", [("rare",), ("twice",), ("rare", "twice")])
-def test_a_game_without_a_clock_is_refused(teacher, turns):
-    with pytest.raises(ValueError, match="exactly once in every step: it is the clock"):
+def test_a_step_counts_once_whoever_moves_in_it_and_nobody_moves_before_his_time(teacher, pool, tmp_path):
+    stage = Game(teacher, turns=("twice", "rare", "late"))
+    diary = Diary(stage)
+    trainer = played(stage, pool, tmp_path, steps=4)
+    assert Counter((step, turn) for step, turn, _, _ in diary.lines) == {
+        (0, "twice"): 2, (0, "rare"): 3, (1, "twice"): 2, (2, "twice"): 2, (2, "rare"): 3, (2, "late"): 1, (3, "twice"): 2, (3, "late"): 1
+    }  # fmt: skip
+    assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize("turns", [("rare",), ("late",), ("rare", "late")])
+def test_a_game_in_which_a_step_may_pass_unplayed_is_refused(teacher, turns):
+    with pytest.raises(ValueError, match="must play in every step, from the first"):
         Game(teacher, turns=turns).configure_optimizers()
+
+
+def test_the_fake_score_moves_alone_as_long_as_it_is_told(teacher, pool, tmp_path):
+    stage = made("dmdo", teacher, alone=2, fake_times=1)
+    diary = Diary(stage)
+    played(stage, pool, tmp_path, steps=3)
+    assert [(step, turn) for step, turn, _, _ in diary.lines] == [(0, "fake"), (1, "fake"), (2, "fake"), (2, "student")]
 
 
 def test_the_same_step_is_played_on_the_same_draws(teacher, pool, tmp_path):
@@ -209,7 +227,7 @@ def test_a_watched_number_above_its_limit_ends_the_run_in_words(teacher, pool, t
         played(Game(teacher, odd=(1,)), pool, tmp_path, steps=4)
 
 
-def test_the_step_that_is_named_is_the_one_that_diverged_also_after_the_clock(teacher, pool, tmp_path):
+def test_the_step_that_is_named_is_the_one_that_diverged_whichever_turn_it_was(teacher, pool, tmp_path):
     stage = made("tscd", teacher)
     stage.student_loss = lambda pair, dice: pair.fake.sum() * math.nan
     with pytest.raises(Diverged, match="diverged at step 0: the student's loss is nan"):
@@ -336,6 +354,8 @@ def test_rows_of_a_step_are_always_the_same_and_both_tasks_come(pool):
         assert {b["task"] for b in batches[parity::2]} == {"draw", "edit"}
     assert all(len(b[f"{b['task']}_ids"]) == sizes[b["task"]] for b in batches)
     assert {pick_round(pool, dict(edit=1, draw=0), 0, step)["task"] for step in range(9)} == {"edit"}
+    edits = [pick_round(pool, sizes, 0, step, editing=0.25)["task"] == "edit" for step in range(200)]
+    assert 35 <= sum(edits) <= 65
     with pytest.raises(ValueError, match="at least one size above 0"):
         pick_round(pool, dict(draw=0), 0, 0)
 
