@@ -6,10 +6,13 @@ stride-2 block instead of three, and is as wide as the model, at most 256.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.distill.losses import approximate_r1, hinge_discriminator_loss
 from hb.model.context import Context
 from hb.model.guided import Branch
 
@@ -52,3 +55,18 @@ class Discriminator(nn.Module):
         self.backbone(x, t, context, text_scale=text_scale, image_scale=image_scale, trace_gen=trace)
         grid = self.backbone.model.grid_of(x.size(1))
         return torch.stack([head(trace[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)
+
+
+def discriminate(
+    judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, r1: float, dice: torch.Generator
+) -> tuple[Tensor, float]:
+    """What a judge is asked to lower, and the share of its logits that tell the two apart (half: by chance).
+
+    real, fake: [B, n, values], without gradient; r1: weight of `approximate_r1`, 0 for none.
+    """
+    said_real, said_fake = judge(real), judge(fake)
+    loss = hinge_discriminator_loss(said_real, said_fake)
+    if r1:
+        disturbed = real + 0.05 * torch.randn(real.shape, generator=dice).to(real)
+        loss = loss + r1 * approximate_r1(said_real, judge(disturbed))
+    return loss, float((said_real > said_fake).float().mean())

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hb.distill.losses import distribution_matching_loss, log_rho, renoised, velocity_loss
+from hb.distill.discriminator import Discriminator, discriminate
+from hb.distill.losses import distribution_matching_loss, hinge_generator_loss, log_rho, renoised, velocity_loss
 from hb.distill.rounds import Round
 from hb.distill.stage import Stage, Turn, adam, noise_like, uniform
-from hb.flow import euler, renoise_steps, shift_time, time_grid, x0_from
+from hb.flow import euler, interpolate, renoise_steps, shift_time, time_grid, x0_from
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
 
@@ -93,6 +94,10 @@ class DistributionMatching(Stage):
     real         the real score, and what the fake one begins as: stage 1. None: the teacher, guided, in two or three passes, and
                  the fake one begins as the teacher, so that the two differ by guidance and by the student's law alone, not by
                  what stage 1 could not follow (Hyper-Bagel does not say which)
+    adversarial  weight of a discriminator that learns real latents from the student's pictures, both noised alike (DMD2,
+                 arXiv 2405.14867, section 4.3; Hyper-Bagel's stage 3 has none). What the scores do not know it may: they
+                 are no better than the teacher
+    r1           weight of `approximate_r1` there
     fake_times   moves of the fake score for one of the student
     alone        steps at the beginning, a tenth of the run at most, in which the fake score moves alone: until it knows the
                  student, it misleads
@@ -106,7 +111,8 @@ class DistributionMatching(Stage):
         self, teacher: Bagel, student: Branch, *, real: Branch | None = None, steps: int = 6, shift: float = 3.0,
         sampler: str = "euler", renoise_fake: str = "coupled", renoise_student: str = "coupled", learns: str = "end",
         judged: str = "guess", fake_times: int = 3, alone: int = 0,
-        times: tuple[float, float] = (0.02, 0.98), lr: float = 5e-5, lr_fake: float = 1e-4, weighted: bool = True, **options,
+        adversarial: float = 0.0, r1: float = 1.0, times: tuple[float, float] = (0.02, 0.98), lr: float = 5e-5,
+        lr_fake: float = 1e-4, lr_discriminator: float = 5e-4, weighted: bool = True, **options,
     ):  # fmt: skip
         for what, value in (("a fake score learns", learns), ("scores judge", judged)):
             if value not in ("end", "guess"):
@@ -118,13 +124,18 @@ class DistributionMatching(Stage):
         self.grid, self.shift, self.sampler = time_grid(steps, shift), shift, sampler
         self.renoise_fake, self.renoise_student = renoise_fake, renoise_student
         self.fake_times, self.alone, self.times, self.weighted = fake_times, alone, times, weighted
-        self.lr, self.lr_fake = lr, lr_fake
+        self.adversarial, self.r1 = adversarial, r1
+        self.discriminator = Discriminator(guided_branch(teacher), side=teacher.config.latent_side) if adversarial else None
+        self.lr, self.lr_fake, self.lr_discriminator = lr, lr_fake, lr_discriminator
 
     def turns(self) -> list[Turn]:
         fake = Turn("fake", self.fake, self.fake_loss, adam(self.fake, self.lr_fake, (0.0, 0.999)), times=self.fake_times)
         begins = min(self.alone, self.total // 10)
         student = Turn("student", self.student, self.student_loss, adam(self.student, self.lr, (0.0, 0.999)), begins=begins)
-        return [fake, student]
+        if self.discriminator is None:
+            return [fake, student]
+        return [Turn("discriminator", self.discriminator, self.discriminator_loss, adam(self.discriminator, self.lr_discriminator)),
+                fake, student]  # fmt: skip
 
     def play(self, round_: Round, dice: torch.Generator) -> Rollout:
         guesses: list[Tensor] = []
@@ -143,6 +154,16 @@ class DistributionMatching(Stage):
     def draw_times(self, n: int, dice: torch.Generator, like: Tensor) -> Tensor:
         low, high = self.times
         return shift_time(low + (high - low) * uniform(n, dice, like), self.shift)
+
+    def judge(self, round_: Round, dice: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """What the discriminator says of pictures of this round, all noised with one noise to times in [0, 0.9]."""
+        t, noise = 0.9 * uniform(round_.size, dice, round_.latent), noise_like(round_.latent, dice)
+        return lambda x: self.discriminator(interpolate(x, noise, t), t, round_.full, **round_.scales)
+
+    def discriminator_loss(self, rollout: Rollout, dice: torch.Generator) -> Tensor:
+        round_ = rollout.round
+        loss, self.facts["told_apart"] = discriminate(self.judge(round_, dice), round_.latent, rollout.x0, self.r1, dice)
+        return loss
 
     def fake_loss(self, rollout: Rollout, dice: torch.Generator) -> Tensor:
         """The fake score learns the velocity noise - x0 of what the student makes."""
@@ -175,7 +196,10 @@ class DistributionMatching(Stage):
             at_last = j == last
             if at_last.any():  # over all steps the number does not show that the fake score sees through the coupling; here it does
                 self.facts["log_rho_last"] = float(log_rho(x0[at_last], real[at_last], fake[at_last]))
-        return distribution_matching_loss(x0, real, fake, self.weighted)
+        loss = distribution_matching_loss(x0, real, fake, self.weighted)
+        if self.adversarial:
+            loss = loss + self.adversarial * hinge_generator_loss(self.judge(round_, dice)(x0))
+        return loss
 
     def walk_on(self, rollout: Rollout, j: int, dice: torch.Generator) -> Tensor:
         """The end of the walk from its stored state j, with gradient through every step that is left."""

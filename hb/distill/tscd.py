@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hb.distill.discriminator import Discriminator
-from hb.distill.losses import approximate_r1, consistency_loss, hinge_discriminator_loss, hinge_generator_loss
+from hb.distill.discriminator import Discriminator, discriminate
+from hb.distill.losses import consistency_loss, hinge_generator_loss
 from hb.distill.rounds import Round
 from hb.distill.segments import Segments
 from hb.distill.stage import Stage, Turn, adam, frozen_copy, muon, noise_like
@@ -78,12 +78,8 @@ class SegmentedConsistency(Stage):
         return self.discriminator(x, pair.end, pair.round.full, **pair.round.scales)
 
     def discriminator_loss(self, pair: Pair, dice: torch.Generator) -> Tensor:
-        real, fake = self.judge(pair.real, pair), self.judge(pair.fake.detach(), pair)
-        loss = hinge_discriminator_loss(real, fake)
-        self.facts["told_apart"] = float((real > fake).float().mean())
-        if self.r1:
-            disturbed = pair.real + 0.05 * noise_like(pair.real, dice)
-            loss = loss + self.r1 * approximate_r1(real, self.judge(disturbed, pair))
+        judge = lambda x: self.judge(x, pair)
+        loss, self.facts["told_apart"] = discriminate(judge, pair.real, pair.fake.detach(), self.r1, dice)
         return loss
 
     def student_loss(self, pair: Pair, dice: torch.Generator) -> Tensor:

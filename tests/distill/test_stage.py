@@ -37,10 +37,12 @@ def made(name, teacher, **options) -> Stage:
     if name == "lcm":
         one = Segments(1, 8, to_edge=True)
         return SegmentedConsistency(teacher, student, segments=one, adversarial=0.0, mse=1.0, **options)
+    if name == "dmdo-adversarial":
+        options |= dict(adversarial=1.0)
     return DistributionMatching(teacher, student, **dict(real=shake(guided_branch(teacher), seed=1)) | options)
 
 
-STAGES = ["cfg", "tscd", "lcm", "dmdo"]
+STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial"]
 
 
 def played(stage, pool, folder, steps, **sizes):
@@ -84,7 +86,8 @@ def test_a_turn_changes_its_own_weights_and_no_others(name, teacher, pool, tmp_p
     stage, before = made(name, teacher), fingerprint(teacher)
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=2)
-    turns = dict(tscd=["discriminator"], dmdo=["fake"] * 3).get(name, []) + ["student"]
+    before_it = {"tscd": ["discriminator"], "dmdo": ["fake"] * 3, "dmdo-adversarial": ["discriminator"] + ["fake"] * 3}
+    turns = before_it.get(name, []) + ["student"]
     assert [(step, turn) for step, turn, _, _ in diary.lines] == [(step, turn) for step in (0, 1) for turn in turns]
     assert all(parts == {turn} for _, turn, parts, _ in diary.lines)
     assert trainer.global_step == 2  # steps of the game, however many turns
@@ -191,6 +194,29 @@ def test_a_step_counts_once_whoever_moves_in_it_and_nobody_moves_before_his_time
 def test_a_game_in_which_a_step_may_pass_unplayed_is_refused(teacher, turns):
     with pytest.raises(ValueError, match="must play in every step, from the first"):
         Game(teacher, turns=turns).configure_optimizers()
+
+
+def test_the_adversary_of_stage_3_sees_real_and_made_pictures_noised_alike(teacher, pool):
+    said = []
+
+    def judge(x, t, context, **scales):
+        said.append((x, t))
+        return 0.01 * x.mean((1, 2))[:, None]  # within the hinge's bounds
+
+    stage = made("dmdo-adversarial", teacher, r1=0.0)
+    del stage.discriminator
+    stage.discriminator = judge
+    rollout = stage.play(round_of(teacher, pool, "edit"), generator(0))
+    loss = stage.discriminator_loss(rollout, generator(1))
+    (real, t), (fake, again) = said
+    apart = (1 - t).reshape(-1, 1, 1) * (rollout.round.latent - rollout.x0)
+    assert torch.equal(t, again) and bool((t < 0.9).all()) and torch.allclose(real - fake, apart, atol=1e-5)
+    assert torch.allclose(loss, 2 - 0.01 * (real - fake).mean(), atol=1e-5)
+    stage.adversarial = 3.0
+    with_it = stage.student_loss(rollout, generator(2))
+    (x, _), stage.adversarial = said[-1], 0.0
+    assert x.requires_grad and len(said) == 3
+    assert torch.allclose(with_it - stage.student_loss(rollout, generator(2)), -3 * 0.01 * x.mean(), atol=1e-4) and len(said) == 3
 
 
 def test_the_fake_score_moves_alone_as_long_as_it_is_told(teacher, pool, tmp_path):
