@@ -57,14 +57,15 @@ class StageSpec:
 
 
 # how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
-OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", alone=30, lr_fake=3e-4, deployed=1.0, decay=0.4,
-                average=0.98)  # fmt: skip
+OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", adversarial=10.0, alone=30, lr_fake=3e-4, deployed=1.0,
+                decay=0.5, average=0.99)  # fmt: skip
 
 STAGES = {
     "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
                      prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),  # fmt: skip
-    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 1000, 2e-4),
-    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 1000, 1e-4,
+    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4,
+                     prompts=12, edits=24),
+    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 2000, 1e-4,
                       prompts=12, edits=24, editing=0.25, default=True, options=OWN_DMDO),
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5, options=dict(real="cfg")),
