@@ -70,15 +70,14 @@ STAGES = {
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5, options=dict(real="cfg")),
     # baselines at equal cost
-    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 1000,
-                     0.005, options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03),
-                     sampler="renoise"),
-    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 1000, 2e-4,
-                     options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
-    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2's re-noising sampler, without its adversary", "cfg", 1000, 5e-5,
-                      options=dict(real="cfg", sampler="renoise", renoise_fake="fresh", renoise_student="fresh", learns="guess",
-                                   fake_times=5),
-                      sampler="renoise"),
+    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
+                     0.001, prompts=12, edits=24, editing=0.25,
+                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="renoise"),
+    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 600, 2e-4,
+                     prompts=12, edits=24, editing=0.25, options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
+    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2, its re-noising sampler and its adversary", "cfg", 600, 1e-4,
+                      prompts=12, edits=24, editing=0.25,
+                      options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5), sampler="renoise"),
 }  # fmt: skip
 SIX_NFE = ("cfg", "tscd", "dmdo")
 

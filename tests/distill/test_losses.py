@@ -140,6 +140,7 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch, judged="guess"):
     stage = bare(
         DistributionMatching, student=law(lambda x, t: (1 - a) * x), real=blob(s), fake=fake, times=(0.02, 0.98),
         shift=shift, renoise_student=way, weighted=False, grid=time_grid(1), judged=judged, sampler="euler",
+        adversarial=0.0,
     )  # fmt: skip
     rollout = Rollout(nothing_read(z), stage.grid, (z, still * z))
     slope = torch.autograd.grad(stage.student_loss(rollout, dice()), a)[0].item()

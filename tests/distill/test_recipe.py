@@ -175,7 +175,7 @@ def test_a_long_stage_compiles_all_that_play_and_gives_the_teacher_back_as_it_ca
     run("dmdo", tmp_path / "short", teacher, pool, students, steps=1)
     assert met == []
     left = run("dmdo", tmp_path / "long", teacher, pool, students, steps=2)
-    assert len({id(m) for m in met}) == 4 and met[0] is teacher  # and the student, its average and the fake score
+    assert len({id(m) for m in met}) == 5 and met[0] is teacher  # the student, its average, fake score, adversary
     assert all(layer._compiled_call_impl is None for layer in teacher.language_model.model.layers)
     monkeypatch.setattr("hb.distill.recipe.worth_compiling", lambda steps: False)
     plain = run("dmdo", tmp_path / "plain", teacher, pool, students, steps=2)
@@ -223,12 +223,14 @@ def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students
             assert same(dict(generation_weights(parts[part].model)), students[parcel].weights)
         if name == "tscd":
             assert same(dict(generation_weights(parts["discriminator"].backbone.model)), students["cfg"].weights)
-        if name in ("cfg", "dmdo"):  # the fake score of the guided teacher begins as the teacher
-            theirs = generation_weights(teacher)
-            mine = generation_weights(parts["student" if name == "cfg" else "fake"].model)
-            assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in theirs.items())
+        # the fake score of the guided teacher begins as the teacher, and so does the adversary beside it
+        of_teacher = dict(cfg=[parts["student"]], dmdo=[parts.get("fake"), getattr(parts.get("discriminator"), "backbone", None)])
+        for part in of_teacher.get(name, []):
+            mine = generation_weights(part.model)
+            assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in generation_weights(teacher).items())
         trains = {n.split(".")[0] for n, p in met["stage"].named_parameters() if p.requires_grad}
-        assert trains == dict(cfg={"student"}, tscd={"student", "discriminator"}).get(name, {"student", "fake"})
+        assert trains == {"cfg": {"student"}, "tscd": {"student", "discriminator"}, "dmdo": {"student", "fake", "discriminator"},
+                          "dmdo-literal": {"student", "fake"}}[name]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STAGES)
