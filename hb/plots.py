@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
@@ -224,13 +225,21 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
 
 
 def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share right") -> Chart:
-    """Quality against cost. rows as `hb.evaluate.ladder` makes them: guided, nfe, overall {value, low, high}."""
+    """Quality against cost: the teacher's two lines, and a mark for each student.
+
+    rows as `hb.evaluate.ladder` makes them: guided, nfe, overall {value, low, high}, and student, None or left out for the teacher.
+    """
     figure, axes = _chart(6.4, 3.4)
     ax = axes[0, 0]
     for guided, colour, name in ((True, UNDERSTANDING, "guided"), (False, GENERATION, "unguided")):
-        line = sorted((r["nfe"], r["overall"]) for r in rows if r["guided"] == guided) if rows else []
+        line = sorted(((r["nfe"], r["overall"]) for r in rows if r["guided"] == guided and not r.get("student")), key=itemgetter(0))
         if line:
             _band(ax, [n for n, _ in line], [o for _, o in line], colour, name)
+    for i, name in enumerate(dict.fromkeys(r["student"] for r in rows if r.get("student"))):
+        mine = [r for r in rows if r.get("student") == name]
+        value, low, high = (np.array([r["overall"][k] for r in mine]) for k in ("value", "low", "high"))
+        x = [(1 + 0.05 * i) * r["nfe"] for r in mine]  # they cost the same: side by side, or none could be read
+        ax.errorbar(x, value, yerr=[value - low, high - value], color=f"C{i + 2}", fmt="D", markersize=4, capsize=2, label=f"student {name}")
     ax.set_xscale("log", base=2)
     ticks = [t for t in (1, 2, 3, 6, 12, 25, 50, 100) if t <= max(r["nfe"] for r in rows)]
     ax.set_xticks(ticks, [f"{t}" for t in ticks])

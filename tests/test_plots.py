@@ -54,6 +54,16 @@ def test_every_figure_is_a_small_png(name):
     assert png.startswith(b"\x89PNG") and len(png) < 60_000
 
 
+def test_students_stand_beside_the_teachers_lines_and_not_on_them():
+    of = lambda name, row: row | dict(student=name)
+    students = [of("cfg", _ladder()[0] | dict(nfe=50)), of("cfg", _ladder()[0] | dict(nfe=6)), of("dmdo", _ladder()[1] | dict(nfe=6))]
+    (ax,) = plots.ladder(_ladder() + students).axes
+    lines = {line.get_label(): [*line.get_xdata()] for line in ax.lines if not line.get_label().startswith("_")}
+    assert lines == {"guided": [12, 100], "unguided": [1, 50]}
+    marks = {bars.get_label(): [*bars.lines[0].get_xdata()] for bars in ax.containers}
+    assert marks["student cfg"] == [50, 6] and 6 < marks["student dmdo"][0] < 7
+
+
 def test_figures_are_the_same_each_time():
     assert FIGURES["strip"]().png() == FIGURES["strip"]().png()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from hb import evaluate
+from hb import evaluate, plots
 from hb.commands.output import table, to_json, write_figure, write_json
 from hb.commands.use import is_shipped, open_model
 from hb.engine import Model
@@ -129,7 +128,9 @@ def _ladder(args) -> None:
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
         lines.append(Number(what, round(lost, 4), target=least, headline=True))
     folder = finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
-    write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", ladder_figure(rungs), dpi=120)
+    figure = plots.ladder(rungs, y="SceneEval", title="The teacher's own few steps, and what students make of six" if model.students else
+                          "The teacher's own few steps: what a student must beat")  # fmt: skip
+    write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", figure, dpi=120)
 
 
 def _rung(r: dict) -> str:
@@ -327,26 +328,3 @@ def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
     ]
     return table(["", "value", between, "n", "target"], cells)
 
-
-def ladder_figure(rungs: Sequence[dict]) -> Figure:
-    """SceneEval over metered cost, guided and not: the curves a student has to leave above it."""
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
-    ax = figure.subplots()
-    for guided, color in ((True, "tab:blue"), (False, "tab:orange")):
-        mine = sorted((r for r in rungs if r["guided"] == guided), key=lambda r: r["nfe"])
-        value = [r["overall"]["value"] for r in mine]
-        below = [v - r["overall"]["low"] for v, r in zip(value, mine)]
-        above = [r["overall"]["high"] - v for v, r in zip(value, mine)]
-        label = "guided" if guided else "unguided"
-        ax.errorbar(
-            [r["nfe"] for r in mine], value, yerr=[below, above], marker="o", capsize=3, color=color, label=label
-        )
-    ax.set_xscale("log")
-    ticks = sorted({r["nfe"] for r in rungs})
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.minorticks_off()
-    ax.set(xlabel="function evaluations a picture (metered)", ylabel="SceneEval (95% intervals)", ylim=(-0.02, 1.02),
-           title="The teacher's own few steps: what a student must beat")  # fmt: skip
-    ax.grid(alpha=0.3)
-    ax.legend()
-    return figure
