@@ -327,4 +327,3 @@ def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
         [f.what, f.shown, f.interval, "" if f.n is None else f.n, f.verdict] for f in lines
     ]
     return table(["", "value", between, "n", "target"], cells)
-

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hb.distill.losses import approximate_r1, hinge_discriminator_loss
+from hb.distill.stage import noise_like
 from hb.model.context import Context
 from hb.model.guided import Branch
 
@@ -67,6 +68,6 @@ def discriminate(
     said_real, said_fake = judge(real), judge(fake)
     loss = hinge_discriminator_loss(said_real, said_fake)
     if r1:
-        disturbed = real + 0.05 * torch.randn(real.shape, generator=dice).to(real)
+        disturbed = real + 0.05 * noise_like(real, dice)
         loss = loss + r1 * approximate_r1(said_real, judge(disturbed))
     return loss, float((said_real > said_fake).float().mean())

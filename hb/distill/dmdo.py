@@ -1,11 +1,14 @@
 """Stage 3, DMDO, distribution matching along the ODE: the student's own six steps, judged by two scores (method.md 5.3).
 
-A real score (the stage-1 model, frozen) and a fake one, which learns what the student makes, look at the same noised sample;
-their difference says where the student's law is too thick. Hyper-Bagel's two changes to DMD: the student walks the Euler ODE
-it will be sampled with, and samples are noised along the line to the very noise they came from ("coupled").
+A real score (the stage-1 model or the guided teacher, frozen) and a fake one, which learns what the student makes, look at the
+same noised sample; their difference says where the student's law is too thick. Hyper-Bagel's two changes to DMD: the student
+walks the Euler ODE it will be sampled with, and samples are noised along the line to the very noise they came from ("coupled").
 
 The literal version contracts variance on small models, which can see through the coupling (`losses.coupled_fixed_point`), so
 both noisings are knobs here. DMD2's sampler (re-noising between steps) is one too.
+
+Neither score is better than the teacher. The data are: an adversary may look at real latents beside the scores (DMD2's; ours to
+add, Hyper-Bagel has one in stage 2 only).
 
 "Forward it again through the ODE" can be read in two ways (5.3.3). As one pass, it asks every guess to look like data, the first
 one too, which a walk hardly uses; as walking on to the end, it asks that of what is drawn. On nano the second is better by far.
