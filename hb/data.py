@@ -6,7 +6,7 @@ and half-precision arrays. The batch of step i is a function of (seed, rank, i),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hb.model.text import Text
@@ -75,6 +76,15 @@ class Pool:
             raise ValueError(f"{path} is a pool of an older kind (it lacks {', '.join(sorted(missing))}); begin with --fresh")
         return Pool(**stored)
 
+    def to(self, device: str | torch.device) -> Pool:
+        """The same pool there. What `pick` takes of a pool comes to lie where the pool does."""
+        return Pool(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def rows(self, names: Sequence[str], rows: Tensor) -> dict[str, Tensor]:
+        """These rows of the arrays of these names."""
+        rows = rows.to(self.draw_ids.device)
+        return {name: getattr(self, name)[rows] for name in names}
+
     def latent_statistics(self) -> tuple[float, float]:
         """Mean and standard deviation over all latent values."""
         sample = self.draw_latent.flatten(0, 1).float()
@@ -83,24 +93,49 @@ class Pool:
 
 def make_pool(
     encode: Callable[[Tensor], Tensor], text: Text, *, side: int, prompts: int, scenes: int, seed: int = 0,
-    bar: bool = True, see: Callable[[Tensor], Tensor] | None = None,
+    bar: bool = True, see: Callable[[Tensor], Tensor] | None = None, workers: int = 0,
 ) -> Pool:
-    """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]; see: pictures -> features."""  # fmt: skip
+    """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]; see: pictures -> features;
+    workers: processes that write prompts and render. The pool is the same with any number of them."""  # fmt: skip
     see = see or (lambda pictures: pictures.new_zeros(len(pictures), 0, 0))
-    chunk, parts = 1000, []
+    chunk, merged = 1000, {}
     jobs = [("draw", i, min(chunk, prompts - i)) for i in range(0, prompts, chunk)]
     jobs += [("scene", i, min(chunk, scenes - i)) for i in range(0, scenes, chunk)]
-    for kind, start, n in tqdm(jobs, desc="making the pool", unit="k", disable=not bar):
-        rng = np.random.default_rng([TRAINING, seed, kind == "scene", start])
-        parts.append((_draw_part if kind == "draw" else _scene_part)(encode, see, text, side, n, rng))
-    merged = {}
-    for part in parts:
-        for name, tensor in part.items():
+    written = DataLoader(_Written(jobs, text, side, seed), batch_size=None, num_workers=workers)
+    for part in tqdm(written, desc="making the pool", unit="k", disable=not bar):
+        for name, tensor in _encoded(part, encode, see).items():
             merged.setdefault(name, []).append(tensor)
     return Pool(**{name: torch.cat(tensors) for name, tensors in merged.items()})
 
 
-def _draw_part(encode, see, text, side, n, rng):
+@dataclass(frozen=True)
+class _Written(Dataset):
+    """Parts of a pool before they are encoded, each from a seed of its own."""
+
+    jobs: list[tuple[str, int, int]]
+    text: Text
+    side: int
+    seed: int
+
+    def __len__(self):
+        return len(self.jobs)
+
+    def __getitem__(self, i):
+        kind, start, n = self.jobs[i]
+        rng = np.random.default_rng([TRAINING, self.seed, kind == "scene", start])
+        return (_draw_part if kind == "draw" else _scene_part)(self.text, self.side, n, rng)
+
+
+def _encoded(part: dict[str, Tensor], encode, see) -> dict[str, Tensor]:
+    if "drawn" in part:
+        pictures = part.pop("drawn")
+        by_prompt = lambda values: values.half().unflatten(0, (-1, PICTURES_A_PROMPT))
+        return part | dict(draw_latent=by_prompt(encode(pictures)), draw_seen=by_prompt(see(pictures)))
+    pictures, targets = part.pop("before"), part.pop("after")
+    return part | dict(scene_latent=encode(pictures).half(), edit_latent=encode(targets).half(), edit_seen=see(targets).half())
+
+
+def _draw_part(text, side, n, rng):
     names, law = list(DRAW_MIX), list(DRAW_MIX.values())
     requests, ids = [], []
     while len(ids) < n:
@@ -110,14 +145,11 @@ def _draw_part(encode, see, text, side, n, rng):
             requests.append(request)
             ids.append(row)
     scenes = sample_scenes([r for r in requests for _ in range(PICTURES_A_PROMPT)], rng)
-    pictures = render(scenes, side)
-    by_prompt = lambda values: values.half().unflatten(0, (n, PICTURES_A_PROMPT))
     padded, length = _pad([[text.start, *row, text.end] for row in ids], DRAW_TOKENS, text.end)
-    return dict(draw_ids=padded, draw_length=length, draw_latent=by_prompt(encode(pictures)),
-                draw_seen=by_prompt(see(pictures)))  # fmt: skip
+    return dict(draw_ids=padded, draw_length=length, drawn=render(scenes, side))
 
 
-def _scene_part(encode, see, text, side, n, rng):
+def _scene_part(text, side, n, rng):
     scenes = sample_any(n, rng)
     pictures = render(scenes, side)
     listed = scenes.to_list()
@@ -126,10 +158,7 @@ def _scene_part(encode, see, text, side, n, rng):
     edit_ids, edit_length = _pad(
         [[text.start, *text.encode(e.instruction), text.end] for e in edits], EDIT_TOKENS, text.end
     )
-    return dict(
-        scene_picture=to_uint8(pictures), scene_latent=encode(pictures).half(), edit_latent=encode(targets).half(),
-        edit_ids=edit_ids, edit_length=edit_length, edit_seen=see(targets).half(),
-    )  # fmt: skip
+    return dict(scene_picture=to_uint8(pictures), edit_ids=edit_ids, edit_length=edit_length, before=pictures, after=targets)
 
 
 def _some_edit(scene, rng):
@@ -210,4 +239,4 @@ def pick(pool: Pool, sizes: BatchSizes, seed: int, step: int, rank: int = 0) -> 
     edit = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.edit))
     names = dict(draw=("draw_ids", "draw_length", "draw_latent", "draw_seen"),
                  edit=("edit_ids", "edit_length", "edit_latent", "edit_seen", "scene_latent", "scene_picture"))  # fmt: skip
-    return {name: getattr(pool, name)[rows] for rows, kind in ((draw, "draw"), (edit, "edit")) for name in names[kind]}
+    return {name: part for rows, kind in ((draw, "draw"), (edit, "edit")) for name, part in pool.rows(names[kind], rows).items()}

@@ -53,22 +53,24 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, group):
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        # lists at once: on a GPU a step of nano would else begin two thousand kernels, each shorter than its beginning
+        gradients, momenta = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         by_shape = defaultdict(list)
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            nesterov = p.grad.lerp(state["momentum"], group["momentum"])
-            by_shape[p.flatten(1).shape].append((p, nesterov.flatten(1)))
+        for p, u in zip(params, nesterov):
+            by_shape[p.flatten(1).shape].append((p, u.flatten(1)))
         for (rows, cols), pairs in by_shape.items():
             updates = orthogonalise(torch.stack([u for _, u in pairs]).to(self.dtype))
-            scale = max(1.0, rows / cols) ** 0.5
-            for (p, _), update in zip(pairs, updates):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.reshape(p.shape).to(p.dtype), alpha=-group["lr"] * scale)
+            moved = [u.reshape(p.shape).to(p.dtype) for (p, _), u in zip(pairs, updates)]
+            torch._foreach_add_([p for p, _ in pairs], moved, alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5)
 
     def _adamw(self, group):
         params = [p for p in group["params"] if p.grad is not None]

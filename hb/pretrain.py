@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.parcels import TinyPainter, fingerprint
 from hb.training import (
-    StepData, compile_layers, fit, generator, noise_levels, painting_errors, warm_then_cosine, warmup_constant_decay, worth_compiling,
+    StepData, compile_layers, fit, generator, noise_levels, noise_like, painting_errors, warm_then_cosine, warmup_constant_decay,
+    working_device, worth_compiling,
 )  # fmt: skip
 from hb.world.render import render
 from hb.world.scene import SHAPES, sample_any
@@ -190,7 +192,7 @@ class TeacherTraining(L.LightningModule):
         """Noise splits for clean tokens [B, copies, n, values], and their velocity targets in the same shape."""
         t = torch.randn(latent.shape[:2], generator=dice)
         t = shift_time(torch.sigmoid(t), self.shift).to(latent)
-        eps = torch.randn(latent.shape, generator=dice).to(latent)
+        eps = noise_like(latent, dice)
         x = interpolate(latent.flatten(0, 1), eps.flatten(0, 1), t.flatten()).unflatten(0, t.shape)
         keep = torch.ones(len(latent), dtype=torch.bool, device=latent.device)
         splits = [ImageSplit("noise", x[:, i], keep, t[:, i]) for i in range(latent.size(1))]
@@ -358,8 +360,9 @@ def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
 
 
 def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
-             precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None) -> Pool:  # fmt: skip
-    """The pool at `path`, made first if it is not there; with eyes, what they see is in it."""
+             precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None, square: int | None = None) -> Pool:  # fmt: skip
+    """The pool at `path`, made first if it is not there; with eyes, what they see is in it, a feature for each square of so
+    many pixels."""
     path = Path(path)
     if path.exists():
         return Pool.load(path)
@@ -367,12 +370,12 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval()
     fast = precision_of(precision) == "bf16-mixed"
     dice = generator(seed, 11)
-    square = autoencoder.config.downsample * 2  # pixels of a latent token
+    workers = 0 if device == "cpu" else min(12, (os.cpu_count() or 1) - 1)  # on a CPU encoding takes what cores there are
 
     @torch.no_grad()
     def encode(pictures: Tensor) -> Tensor:
         out = []
-        for part in pictures.split(128):
+        for part in pictures.split(128 if device == "cpu" else 1024):
             part = (part * 2 - 1).to(device, memory_format=torch.channels_last)
             with torch.autocast(device, torch.bfloat16, enabled=fast):
                 out.append(autoencoder.encode(part, dice).float().cpu())
@@ -382,7 +385,7 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
     def see(pictures: Tensor) -> Tensor:
         return torch.cat([seen_by(eyes, part * 2 - 1, square) for part in pictures.split(128)])
 
-    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see)
+    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see, workers=workers)
     pool.save(path)
     return pool
 
@@ -417,8 +420,9 @@ def train_teacher(
         model.vit_model.requires_grad_(False)
     side, pool = config.picture_side, None
     if sizes.draw or sizes.edit:
-        pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=side, prompts=prompts,
-                        scenes=scenes, seed=seed, precision=precision, eyes=eyes)  # fmt: skip
+        where = working_device(**trainer)
+        pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=side, prompts=prompts, scenes=scenes, seed=seed,
+                        precision=precision, device=where, eyes=eyes, square=config.token_pixels).to(where)  # fmt: skip
 
     def examples(step: int, rank: int) -> dict[str, Tensor]:
         drawn = pick(pool, sizes, seed, step, rank) if pool else {}
@@ -435,10 +439,23 @@ def train_teacher(
 
 
 def begin_from(model: Bagel, begun: Bagel) -> None:
-    """Give `model` the weights of one for other latents: with another number of channels, their first and last layers stay fresh."""
-    fresh, latents = model.state_dict(), ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias")
-    other = begun.config.autoencoder.z_channels != model.config.autoencoder.z_channels
-    model.load_state_dict({k: fresh[k] if other and k in latents else v for k, v in begun.state_dict().items()})
+    """Give `model` the weights of one for other latents, or for other tokens of the same latents.
+
+    With another number of channels the first and last layers stay fresh. With smaller tokens, each begins as the mean of what the
+    large token held in its places (one place for four: what comes in is divided by two and not by four, since what four places
+    add up to grows with the root of their number), and the table of places stays fresh.
+    """
+    fresh, begin = model.state_dict(), dict(begun.state_dict())
+    now, then = model.config, begun.config
+    if then.autoencoder.z_channels != now.autoencoder.z_channels:
+        begin |= {k: fresh[k] for k in ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias")}
+    elif (places := then.latent_patch**2) > 1 == now.latent_patch:
+        begin["vae2llm.weight"] = begin["vae2llm.weight"].unflatten(1, (places, -1)).sum(1) / places**0.5
+        for name in ("llm2vae.weight", "llm2vae.bias"):
+            begin[name] = begin[name].unflatten(0, (places, -1)).mean(0)
+    if then.latent_side != now.latent_side:
+        begin["latent_pos_embed.pos_embed"] = fresh["latent_pos_embed.pos_embed"]
+    model.load_state_dict(begin)
 
 
 def provenance(folder: Path, command: str, **facts) -> dict:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -105,6 +106,20 @@ def generator(seed: int, *position: int) -> torch.Generator:
     for number in position:
         mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
     return torch.Generator().manual_seed(mixed)
+
+
+def noise_like(x: Tensor, dice: torch.Generator) -> Tensor:
+    """Standard normal numbers in the shape of x. dice live on the CPU; for an x that does not they choose the seed of its noise,
+    which is drawn where it is needed: a million numbers a step cost more on the way to a GPU than the step."""
+    if x.device == dice.device:
+        return torch.randn(x.shape, generator=dice).to(x)
+    there = torch.Generator(x.device).manual_seed(int(torch.randint(2**62, (1,), generator=dice)))
+    return torch.randn(x.shape, generator=there, device=x.device).to(x)
+
+
+def working_device(accelerator: str = "auto", devices: int = 1, **_) -> str:
+    """Where a run of one process computes, and so where its data should lie; several processes hand theirs over themselves."""
+    return "cuda" if accelerator in ("auto", "gpu", "cuda") and devices == 1 and torch.cuda.is_available() else "cpu"
 
 
 class Log(Callback):
@@ -226,7 +241,8 @@ def fit(
         ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_train_steps=save_every, enable_version_counter=False)
     ]
     own[0].CHECKPOINT_NAME_LAST = "last"
-    averages = None if ema is None else EMAWeightAveraging(decay=ema)
+    # EMAWeightAveraging is the same, one weight after another
+    averages = None if ema is None else WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(ema))
     if averages is not None:
         own.append(averages)
     if minutes is not None:

@@ -14,6 +14,7 @@ from hb.distill.tscd import SegmentedConsistency
 from hb.engine import STUDENTS, Model
 from hb.parcels import STUDENT_CONFIG, Student, fingerprint
 from hb.pretrain import pool_for, precision_of, provenance
+from hb.training import working_device
 
 
 def distill(args) -> None:
@@ -44,10 +45,10 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
                  teacher=fingerprint(model.bagel), pool=args.pool,
                  start=students[spec.after].fingerprint() if spec.after in students else None)  # fmt: skip
     claim(home, args, facts, ("last.ckpt", "log.jsonl"))
-    pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,
-                    prompts=args.pool, scenes=args.pool, seed=args.seed)  # fmt: skip
-    guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
+    pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,
+                    prompts=args.pool, scenes=args.pool, seed=args.seed, device=working_device(**options))  # fmt: skip
+    guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
     student = interruptible(run_stage, name, home, model.bagel, pool, guidance=guidance, students=students, spec=spec,
                             steps=spec.steps, tiny=model.tiny, **options)  # fmt: skip
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))

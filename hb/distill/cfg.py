@@ -10,10 +10,11 @@ import torch
 
 from hb.distill.losses import velocity_loss
 from hb.distill.rounds import Round
-from hb.distill.stage import Stage, Turn, muon, noise_like, uniform
+from hb.distill.stage import Stage, Turn, muon, uniform
 from hb.flow import interpolate, shift_time
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch
+from hb.training import noise_like
 
 
 class CFGDistillation(Stage):

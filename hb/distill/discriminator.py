@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hb.distill.losses import approximate_r1, hinge_discriminator_loss
-from hb.distill.stage import noise_like
 from hb.model.context import Context
 from hb.model.guided import Branch
+from hb.training import noise_like
 
 
 class Head(nn.Module):

@@ -25,10 +25,11 @@ from torch import Tensor
 from hb.distill.discriminator import Discriminator, discriminate
 from hb.distill.losses import distribution_matching_loss, hinge_generator_loss, log_rho, renoised, velocity_loss
 from hb.distill.rounds import Round
-from hb.distill.stage import Stage, Turn, adam, noise_like, uniform
+from hb.distill.stage import Stage, Turn, adam, uniform
 from hb.flow import euler, interpolate, renoise_steps, shift_time, time_grid, x0_from
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
+from hb.training import noise_like
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hb.distill.cfg import CFGDistillation
 from hb.distill.dmdo import DistributionMatching, noise_between, roll_out, walker
 from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
-from hb.distill.stage import Stage, noise_like
+from hb.distill.stage import Stage
 from hb.distill.tscd import SegmentedConsistency
 from hb.flow import time_grid
 from hb.guidance import Guidance
@@ -24,7 +24,7 @@ from hb.model.guided import Branch, guided_branch
 from hb.optim import muon_dtype_of
 from hb.parcels import Student, TinyPainter, fingerprint
 from hb.preprocess import to_image
-from hb.training import StepData, fit, generator, undo_compile, worth_compiling
+from hb.training import StepData, fit, generator, noise_like, undo_compile, working_device, worth_compiling
 
 SHIFT = 3.0
 
@@ -99,6 +99,8 @@ def run_stage(
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
                          f"hb distill {missing[0]}")  # fmt: skip
     steps = steps or spec.steps
+    where = working_device(**trainer)
+    teacher, pool = teacher.to(where), pool.to(where)
     options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype_of(trainer.get("precision")), compiled=worth_compiling(steps))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random

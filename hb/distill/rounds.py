@@ -53,7 +53,7 @@ def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: in
     rows = torch.from_numpy(rng.integers(0, len(pool.draw_ids if task == "draw" else pool.scene_latent), sizes[task]))
     names = dict(draw=("draw_ids", "draw_length", "draw_latent"),
                  edit=("edit_ids", "edit_length", "edit_latent", "scene_latent", "scene_picture"))[task]  # fmt: skip
-    return dict(task=task) | {name: getattr(pool, name)[rows] for name in names}
+    return dict(task=task) | pool.rows(names, rows)
 
 
 @torch.no_grad()

@@ -175,11 +175,6 @@ def frozen_copy(branch: Branch) -> Branch:
     return guided_branch(branch.model, trainable=False)
 
 
-def noise_like(x: Tensor, dice: torch.Generator) -> Tensor:
-    """Standard normal numbers in the shape of x, from a generator that lives on the CPU."""
-    return torch.randn(x.shape, generator=dice).to(x)
-
-
 def uniform(n: int, dice: torch.Generator, like: Tensor) -> Tensor:
     """n numbers in [0, 1)."""
     return torch.rand(n, generator=dice).to(like)

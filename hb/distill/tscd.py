@@ -16,10 +16,11 @@ from hb.distill.discriminator import Discriminator, discriminate
 from hb.distill.losses import consistency_loss, hinge_generator_loss
 from hb.distill.rounds import Round
 from hb.distill.segments import Segments
-from hb.distill.stage import Stage, Turn, adam, frozen_copy, muon, noise_like
+from hb.distill.stage import Stage, Turn, adam, frozen_copy, muon
 from hb.flow import interpolate, jump
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
+from hb.training import noise_like
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,7 @@ class Bagel(nn.Module):
         present = step < length[:, None]
         causal = (step[None, :] <= step[:, None]).expand(batch, -1, -1)
         mask = None
-        if n > 1 or not bool(context.visible.all()):
+        if n > 1 or not context.whole:
             mask = torch.cat([context.visible[:, None].expand(-1, n, -1), causal & present[:, None]], dim=2)
             mask = mask | _self_mask(n, context.length, self.device)
         at = context.position[:, None] + step
@@ -264,7 +264,7 @@ class Bagel(nn.Module):
         n = pair[0].size(1) + pair[1].size(1)
         at = context.position[:, None].expand(-1, n)
         mask = None
-        if not bool(context.visible.all()):
+        if not context.whole:
             own = context.visible.new_ones(context.batch, n)
             mask = torch.cat([context.visible, own], 1)[:, None, None].expand(-1, -1, n, -1)
         return self.language_model.model(pair, at, mask, context.cache, trace, trace_gen)

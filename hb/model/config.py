@@ -150,7 +150,8 @@ NANO = BagelConfig(
     autoencoder=AutoencoderConfig(
         ch=16, ch_mult=(1, 2, 4, 4), num_res_blocks=1, z_channels=8, scale_factor=1.0, shift_factor=0.0, norm_groups=4
     ),
-    latent_side=4, picture_side=64,
+    # a token for each place of the latent, not for four as FLUX has it: each of 16 tokens would carry 64 values in a state of 128
+    latent_patch=1, latent_side=8, picture_side=64,
 )  # fmt: skip
 SMALL = BagelConfig(
     llm=DecoderConfig(

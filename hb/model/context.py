@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -26,6 +27,11 @@ class Context:
     @property
     def batch(self) -> int:
         return len(self.position)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Is there no padding? Asked by every call of the denoiser, and on a GPU the answer makes the processor wait."""
+        return bool(self.visible.all())
 
     @property
     def length(self) -> int:

@@ -86,8 +86,7 @@ class Branch(nn.Module):
     @torch.no_grad()
     def follow(self, other: Branch, decay: float) -> None:
         """Exponential moving average: self <- decay * self + (1 - decay) * other."""
-        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - decay)
+        torch._foreach_lerp_(list(self.parameters()), list(other.parameters()), 1 - decay)
 
     @torch.no_grad()
     def copy_from(self, other: Branch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,6 +78,12 @@ def may_attend(lengths: Sequence[int], modes: Sequence[str]) -> Bool[Tensor, "L 
     return inside | (earlier & ~noise[None, :])
 
 
+@lru_cache(maxsize=64)
+def _rule(lengths: tuple[int, ...], modes: tuple[str, ...], device: torch.device) -> Bool[Tensor, "L L"]:
+    """`may_attend`, made once for each plan: in training every step asks for the same few."""
+    return may_attend(lengths, modes).to(device)
+
+
 def positions(splits: Sequence[Split]) -> Int[Tensor, "B L"]:
     """RoPE positions: text counts up, a picture's tokens share one, a noised picture does not move the next."""
     parts, start = [], None
@@ -94,7 +101,7 @@ def positions(splits: Sequence[Split]) -> Int[Tensor, "B L"]:
 def attention_mask(splits: Sequence[Split]) -> Bool[Tensor, "B 1 L L"]:
     """The rule for a batch: keys of absent tokens are hidden. An absent token sees itself, so no row is empty."""
     present = torch.cat([s.present for s in splits], dim=1)
-    rule = may_attend([s.present.size(1) for s in splits], [MODES[s.kind] for s in splits]).to(present.device)
+    rule = _rule(tuple(s.present.size(1) for s in splits), tuple(MODES[s.kind] for s in splits), present.device)
     mask = rule & present[:, None, :]
     mask |= torch.eye(mask.size(1), dtype=torch.bool, device=mask.device)
     return mask[:, None]
