@@ -315,3 +315,24 @@ def test_the_log_of_a_resumed_run_counts_each_step_once(text, pool, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [r["step"] for r in rows]
     assert [s for s in steps if s < 8] == list(range(1, 8)) and [r["seconds"] for r in rows] == sorted(r["seconds"] for r in rows)
+
+
+def test_a_pool_is_the_same_however_many_write_it(text):
+    encode = lambda pictures: pictures[:, :, ::8, ::8]
+    one, two = (make_pool(encode, text, side=64, prompts=1003, scenes=4, bar=False, workers=n) for n in (0, 2))
+    assert all(torch.equal(getattr(one, f.name), getattr(two, f.name)) for f in fields(Pool))
+
+
+def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
+    """Four places of one value: each small token is told half of what the large one was, and answers what the large one did."""
+    large = replace(TINY, latent_patch=2, latent_side=4)
+    old, new = (Bagel(c, (text.start, text.end, text.vision_start, text.vision_end)) for c in (large, replace(large, latent_patch=1, latent_side=8)))
+    torch.nn.init.normal_(old.llm2vae.weight)
+    begin_from(new, old)
+    values = torch.randn(1, 1, large.autoencoder.z_channels)
+    flat = values.repeat(1, 1, 4)
+    assert torch.allclose(new.vae2llm(values) - new.vae2llm.bias, (old.vae2llm(flat) - old.vae2llm.bias) / 2, atol=1e-5)
+    state = torch.randn(1, large.llm.hidden_size)
+    assert torch.allclose(new.llm2vae(state), old.llm2vae(state).unflatten(-1, (4, -1)).mean(-2), atol=1e-5)
+    kept = [n for n in old.state_dict() if not n.startswith(("vae2llm.weight", "llm2vae", "latent_pos_embed"))]
+    assert all(torch.equal(new.state_dict()[n], old.state_dict()[n]) for n in kept)
