@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model, save_model
 from hb.model.guided import is_generation
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
-from hb.pretrain import AutoencoderTraining, TeacherTraining, random_pictures, shared_out, train_teacher, warmup_constant_decay
+from hb.pretrain import (
+    AutoencoderTraining, TeacherTraining, begin_from, random_pictures, shared_out, train_teacher, warmup_constant_decay,
+)  # fmt: skip
 from hb.training import StepData, fit, generator
 from hb.world.language import DESCRIBE_REQUESTS
 from hb.world.scene import sample_any
@@ -325,8 +328,9 @@ def test_a_pool_is_the_same_however_many_write_it(text):
 
 def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
     """Four places of one value: each small token is told half of what the large one was, and answers what the large one did."""
-    large = replace(TINY, latent_patch=2, latent_side=4)
-    old, new = (Bagel(c, (text.start, text.end, text.vision_start, text.vision_end)) for c in (large, replace(large, latent_patch=1, latent_side=8)))
+    large = replace(tiny_config(text.vocab_size), latent_patch=2, latent_side=4)
+    markers = (text.start, text.end, text.vision_start, text.vision_end)
+    old, new = (Bagel(c, markers) for c in (large, replace(large, latent_patch=1, latent_side=8)))
     torch.nn.init.normal_(old.llm2vae.weight)
     begin_from(new, old)
     values = torch.randn(1, 1, large.autoencoder.z_channels)

@@ -1,7 +1,7 @@
 """Real or fake? A copy of the generation branch that may learn, with many small heads on its layers (DMDX; method.md 5.2.3).
 
-DMDX (arXiv 2507.18569) freezes the backbone; Hyper-Bagel trains it, and so do we. Our grids are 4 x 4, so a head has one
-stride-2 block instead of three, and is as wide as the model, at most 256.
+DMDX (arXiv 2507.18569) freezes the backbone; Hyper-Bagel trains it, and so do we. Our grids are 8 x 8, so a head has two
+stride-2 blocks instead of three, and is as wide as the model, at most 256.
 """
 
 from __future__ import annotations
