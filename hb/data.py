@@ -239,4 +239,4 @@ def pick(pool: Pool, sizes: BatchSizes, seed: int, step: int, rank: int = 0) -> 
     edit = torch.from_numpy(rng.integers(0, len(pool.scene_latent), sizes.edit))
     names = dict(draw=("draw_ids", "draw_length", "draw_latent", "draw_seen"),
                  edit=("edit_ids", "edit_length", "edit_latent", "edit_seen", "scene_latent", "scene_picture"))  # fmt: skip
-    return {name: part for rows, kind in ((draw, "draw"), (edit, "edit")) for name, part in pool.rows(names[kind], rows).items()}
+    return pool.rows(names["draw"], draw) | pool.rows(names["edit"], edit)

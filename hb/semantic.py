@@ -27,7 +27,7 @@ from torch import Tensor
 from hb.data import TRAINING
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.optim import MuonAdamW, split_parameters
-from hb.training import StepData, fit, generator, noise_levels, painting_errors, warm_then_cosine
+from hb.training import StepData, fit, generator, noise_levels, noise_like, painting_errors, warm_then_cosine
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, SHAPES, Scenes, sample_any
 
@@ -122,7 +122,7 @@ class SemanticAutoencoder(L.LightningModule):
     def training_step(self, batch, batch_idx):
         pictures, field = batch
         dice = generator(self.seed, self.global_step, self.global_rank)
-        eps = torch.randn(field.shape, generator=dice).to(field)
+        eps = noise_like(field, dice)
         wrong, pixel, edge = self.losses(pictures.to(memory_format=torch.channels_last), field, eps)
         self.log_dict(dict(field=wrong, pixel=pixel, edge=edge), prog_bar=True)
         return wrong + pixel + edge
