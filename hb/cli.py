@@ -402,6 +402,8 @@ def _distill(verbs):
                         choices=("six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2"), help="see above")  # fmt: skip
     run = parser.add_argument_group("run")
     run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
+    run.add_argument("--start-from", metavar="FOLDER", help="a student to begin with (default: that of the stage before), "
+                     "to go on training one, say")
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
     run.add_argument("--prompts", type=_at_least_one, metavar="N", help="in a step that draws, four pictures each (default: the stage's own)")

@@ -227,9 +227,7 @@ class Model:
         clock, meter = _Clock(self.bagel.device), Meter()
         with clock("prefill"):
             seeds = _seeds(seed, len(pixels))
-            latent = torch.cat([
-                self.bagel.encode(p[None], torch.Generator().manual_seed(2**40 + s)) for p, s in zip(pixels, seeds)
-            ])  # fmt: skip
+            latent = self.bagel.encode(pixels, [torch.Generator().manual_seed(2**40 + s) for s in seeds])
             seen = self.bagel.read_latent(self.bagel.empty(len(pixels)), latent, shape)
             _, seen = self.bagel.see(seen, self._for_eyes(pixels))
             ids = self._encode(instructions)

@@ -23,6 +23,8 @@ def distill(args) -> None:
         raise ValueError(f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own")
     if args.devices * args.num_nodes > 1:
         raise ValueError("a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1")
+    if args.start_from and args.stage == "six-nfe":
+        raise ValueError("--start-from is for one stage; six-nfe begins with the teacher, and each stage with the one before it")
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "distill"
     names = SIX_NFE if args.stage == "six-nfe" else (args.stage,)
     specs = {name: _as_asked(STAGES[name], args, name) for name in names}
@@ -40,17 +42,18 @@ def distill(args) -> None:
 
 
 def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
-    home = folder / name
+    home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
+    first = begin or students.get(spec.after)
     facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
                  teacher=fingerprint(model.bagel), pool=args.pool,
-                 start=students[spec.after].fingerprint() if spec.after in students else None)  # fmt: skip
+                 start=first and first.fingerprint())  # fmt: skip
     claim(home, args, facts, ("last.ckpt", "log.jsonl"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
     pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,
                     prompts=args.pool, scenes=args.pool, seed=args.seed, device=working_device(**options))  # fmt: skip
     guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
     student = interruptible(run_stage, name, home, model.bagel, pool, guidance=guidance, students=students, spec=spec,
-                            steps=spec.steps, tiny=model.tiny, **options)  # fmt: skip
+                            steps=spec.steps, tiny=model.tiny, begin=begin, **options)  # fmt: skip
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
     if is_first_process():
         _put(student, folder / STUDENTS / name)

@@ -85,15 +85,15 @@ SIX_NFE = ("cfg", "tscd", "dmdo")
 def run_stage(
     name: str, folder: Path, teacher: Bagel, pool: Pool, *, guidance: dict[str, Guidance], students: dict[str, Student],
     spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None,
-    tiny: TinyPainter | None = None, **trainer,
+    tiny: TinyPainter | None = None, begin: Student | None = None, **trainer,
 ) -> Student:
-    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name; tiny: what
-    paints the run's sheets, instead of the autoencoder's own decoder.
+    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name; begin: the student
+    to begin with instead of the recipe's; tiny: what paints the run's sheets, instead of the autoencoder's own decoder.
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip
     spec = spec or STAGES[name]
-    needed = [n for n in (spec.after, spec.options.get("real")) if n]
+    needed = [n for n in (None if begin else spec.after, spec.options.get("real")) if n]
     missing = [n for n in needed if n not in students]
     if missing:
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
@@ -104,7 +104,7 @@ def run_stage(
     options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype_of(trainer.get("precision")), compiled=worth_compiling(steps))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random
-        start = branch_of(teacher, students.get(spec.after))
+        start = branch_of(teacher, begin or students.get(spec.after))
         if "real" in options:
             options["real"] = branch_of(teacher, students[options["real"]], trainable=False)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came

@@ -6,6 +6,7 @@ The layers are diffusers'; the names in the file are the released ones, translat
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,16 +63,21 @@ class Autoencoder(nn.Module):
         return mean, logvar
 
     def encode(
-        self, pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None, sample: bool = True
+        self, pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        sample: bool = True,
     ) -> Float[Tensor, "B C h w"]:
         """Latents scale * (mean + std * eps - shift). The released model samples eps at inference too, and so do we.
 
+        generator   of eps, on the CPU: a seed means the same picture on every device. One for all, or one for each picture,
+                    which then has the same latent alone and among others, to rounding
         sample=False gives the mean: the same picture, always the same latent.
-        """
+        """  # fmt: skip
         mean, logvar = self.moments(pictures)
         if sample:
-            # noise comes from the CPU generator so that a seed means the same picture on every device
-            eps = torch.randn(mean.shape, generator=generator).to(mean)
+            if isinstance(generator, Sequence):
+                eps = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generator]).to(mean)
+            else:
+                eps = torch.randn(mean.shape, generator=generator).to(mean)
             mean = mean + (0.5 * logvar).exp() * eps
         return self.config.scale_factor * (mean - self.config.shift_factor)
 

@@ -283,7 +283,7 @@ class Bagel(nn.Module):
         return height // side, width // side
 
     def encode(self, pictures: Float[Tensor, "B 3 H W"], generator=None, sample: bool = True) -> Tensor:
-        """Pictures in [-1, 1] to latent tokens [B, n, values]."""
+        """Pictures in [-1, 1] to latent tokens [B, n, values]. generator, sample: see `Autoencoder.encode`."""
         with torch.no_grad():
             z = self.autoencoder.encode(pictures.to(self.device), generator, sample)
         return patchify(z, self.config.latent_patch)

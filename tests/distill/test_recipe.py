@@ -25,13 +25,13 @@ from tests.distill.conftest import GUIDANCE, round_of
 STEPS = 6
 
 
-def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, **changes) -> Student:
+def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, begin=None, **changes) -> Student:
     """A stage as the recipe has it, but small. luck: what PyTorch's own dice stand at when it begins."""
     spec = replace(STAGES[name], **dict(prompts=1, edits=2, lr=20 * STAGES[name].lr) | changes)
     with torch.random.fork_rng():
         torch.manual_seed(luck)
         return run_stage(name, folder, teacher, pool, guidance=GUIDANCE, students=students, spec=spec, steps=steps,
-                         bar=False, accelerator="cpu", save_every=4)  # fmt: skip
+                         begin=begin, bar=False, accelerator="cpu", save_every=4)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,24 @@ def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students
         trains = {n.split(".")[0] for n, p in met["stage"].named_parameters() if p.requires_grad}
         assert trains == {"cfg": {"student"}, "tscd": {"student", "discriminator"}, "dmdo": {"student", "fake", "discriminator"},
                           "dmdo-literal": {"student", "fake"}}[name]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["cfg", "tscd"])
+def test_a_stage_can_begin_with_another_student(name, teacher, pool, students, tmp_path, monkeypatch):
+    """With itself, to be trained on, or with one that the recipe has elsewhere; what the recipe asks for need not be there."""
+    met = {}
+    monkeypatch.setattr(Stage, "training_step", lambda stage, *_: met.update(stage=stage) or power_cut())
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(name, tmp_path, teacher, pool, {}, begin=students["dmdo"])
+    assert same(dict(generation_weights(met["stage"].student.model)), students["dmdo"].weights)
+
+
+@pytest.mark.parametrize("stage, said", [("six-nfe", "for one stage"), ("tscd", "student.json")])
+def test_a_beginning_that_will_not_do_is_refused_in_words(stage, said, tiny_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = ["distill", stage, "--model", tiny_folder, "--folder", folder, "--start-from", tmp_path]
+    assert main([*map(str, argv), "--accelerator", "cpu"]) == 2
+    assert said in capsys.readouterr().err and not folder.exists()
 
 
 @pytest.mark.parametrize("name", STAGES)
