@@ -72,7 +72,7 @@ class AutoencoderTraining(L.LightningModule):
                  decoder_only: bool = False, noise: float = 0.0):  # fmt: skip
         super().__init__()
         self.noise = noise
-        self.autoencoder = Autoencoder(config).to(memory_format=torch.channels_last)
+        self.autoencoder = Autoencoder(config)
         with torch.no_grad():  # begin with little noise: at standard deviation 1 it drowns the signal and nothing is learnt
             self.autoencoder.encoder.conv_out.bias[config.z_channels :] = -5.0
         self.total, self.lr, self.kl, self.seed, self.decoder_only = total, lr, kl, seed, decoder_only
@@ -367,7 +367,7 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
     if path.exists():
         return Pool.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval()
+    autoencoder = autoencoder.to(device).eval()
     fast = precision_of(precision) == "bf16-mixed"
     dice = generator(seed, 11)
     workers = 0 if device == "cpu" else min(12, (os.cpu_count() or 1) - 1)  # on a CPU encoding takes what cores there are

@@ -106,7 +106,6 @@ class SemanticAutoencoder(L.LightningModule):
         with torch.no_grad():  # the posterior's deviation is not learnt
             said.weight[len(FIELD) :] = 0
             said.bias[len(FIELD) :] = LOGVAR
-        self.autoencoder.to(memory_format=torch.channels_last)
         self.total, self.lr, self.noise, self.seed = total, lr, noise, seed
         field = thing_field(random_scenes(4096, seed, 0), rows=8)  # the statistics do not depend on it
         self.register_buffer("middle", field.mean((0, 2, 3))[:, None, None])

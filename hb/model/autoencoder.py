@@ -48,6 +48,7 @@ class Autoencoder(nn.Module):
         levels = len(widths)
         self.encoder = Encoder(3, config.z_channels, ("DownEncoderBlock2D",) * levels, double_z=True, **common)
         self.decoder = Decoder(config.z_channels, 3, ("UpDecoderBlock2D",) * levels, **common)
+        self.to(memory_format=torch.channels_last)  # on a CPU convolutions are twice as fast
 
     def moments(
         self, pictures: Float[Tensor, "B 3 H W"]

@@ -305,8 +305,8 @@ def same_reading(mine, theirs):
 def test_an_edit_is_read_as_the_engine_reads_it(model, teacher, pool, monkeypatch):
     """Latent, then what the eyes see, then words; without words; and words alone."""
     batch = batch_of(pool, "edit", n=4)
-    latents = iter(patchify(batch["scene_latent"].float(), teacher.config.latent_patch).split(1))
-    monkeypatch.setattr(Bagel, "encode", lambda *_: next(latents))
+    latents = patchify(batch["scene_latent"].float(), teacher.config.latent_patch)
+    monkeypatch.setattr(Bagel, "encode", lambda *_: latents)
     reader = Reader(model.bagel, model.text, Sampling(**GUIDANCE))
     reader.rows = texts_of(batch, "edit")
     wanted = reader.edit(batch["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4)
