@@ -191,10 +191,8 @@ class Model:
         released_steps   the published code's grid: one step fewer than it says (98 evaluations for 100)
         """  # fmt: skip
         prompts = _listed(prompts, "prompt")
-        sampling = sampling or self.sampling
-        guidance = sampling.draw if text_scale is None else replace(sampling.draw, text_scale=text_scale)
-        student = self.student_for(student, nfe)
-        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "draw", student)
+        student, grid, guidance = self.settle("draw", nfe=nfe, steps=steps, text_scale=text_scale, released_steps=released_steps,
+                                              sampling=sampling, student=student)  # fmt: skip
         height, width = size or (self._side(),) * 2
         shape = self.bagel.latent_grid(height, width)
         clock, meter = _Clock(self.bagel.device), Meter()
@@ -218,11 +216,8 @@ class Model:
             instructions = instructions * len(pixels)
         if len(instructions) != len(pixels):
             raise ValueError(f"{len(pixels)} pictures but {len(instructions)} instructions; give one for each, or one for all")
-        sampling = sampling or self.sampling
-        changes = {k: v for k, v in (("text_scale", text_scale), ("image_scale", image_scale)) if v is not None}
-        guidance = replace(sampling.edit, **changes)
-        student = self.student_for(student, nfe)
-        grid = self._grid(nfe, steps, guidance, sampling, released_steps, "edit", student)
+        student, grid, guidance = self.settle("edit", nfe=nfe, steps=steps, text_scale=text_scale, image_scale=image_scale,
+                                              released_steps=released_steps, sampling=sampling, student=student)  # fmt: skip
         shape = self.bagel.latent_grid(*pixels.shape[-2:])
         clock, meter = _Clock(self.bagel.device), Meter()
         with clock("prefill"):
@@ -266,6 +261,21 @@ class Model:
                 self._painting = (self.tiny, self.tiny.open(self.bagel))
             decoder = self._painting[1]
         return (self.bagel.decode(tokens, grid, decoder).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    def settle(
+        self, verb: str, *, nfe: int | None = None, steps: int | None = None, text_scale: float | None = None,
+        image_scale: float | None = None, released_steps: bool = False, sampling: Sampling | None = None, student: str | None = None,
+    ) -> tuple[str | None, Tensor, Guidance]:
+        """What these options of `draw` or `edit` (verb) come to: the student's name, None for the teacher; the times it is asked
+        at; the guidance. Whatever differs in words only is the same here.
+
+        Raises ValueError for a student, or a cost, that is not to be had.
+        """  # fmt: skip
+        sampling = sampling or self.sampling
+        changes = {k: v for k, v in (("text_scale", text_scale), ("image_scale", image_scale)) if v is not None}
+        guidance = replace(getattr(sampling, verb), **changes)
+        student = self.student_for(student, nfe)
+        return student, self._grid(nfe, steps, guidance, sampling, released_steps, verb, student), guidance
 
     def student_for(self, name: str | None, nfe: int | None = None) -> str | None:
         """The name of the student that is meant: the one that was named, or the one that serves this nfe; None: the teacher."""

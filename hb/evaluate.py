@@ -135,10 +135,12 @@ def identity(model: Model) -> str:
     return fingerprint(model.bagel)
 
 
-def _who(model: Model, options: dict) -> dict:
-    """A student's fingerprint, if one draws."""
-    name = model.student_for(options.get("student"), options.get("nfe"))
-    return {} if name is None else dict(student_weights=model.students[name].fingerprint())
+def _how(model: Model, verb: str, options: dict) -> dict:
+    """What draws, and how. nfe=100 and student="teacher" are the same where the teacher serves 100: its pictures are made once."""
+    name, grid, guidance = model.settle(verb, **options)
+    student = name and model.students[name]
+    who = student and (student.fingerprint(), student.sampler)
+    return dict(student=who, grid=grid.tolist(), guidance=asdict(guidance))
 
 
 def as_seen(pictures: Pictures | Tensor) -> Tensor:
@@ -179,8 +181,8 @@ def scene_eval(
     Noise depends on (seed, prompt, picture) alone, so two models, or two settings, can be compared picture by picture.
     """  # fmt: skip
     cases = bench.scene_set() if cases is None else cases
-    key = dict(what="scene", model=identity(model), pictures=pictures, seed=seed, draw=draw, n=len(cases),
-               prompts=[c.prompt for c in cases], sampling=asdict(model.sampling)) | _who(model, draw)  # fmt: skip
+    key = dict(what="scene", model=identity(model), pictures=pictures, seed=seed, n=len(cases),
+               prompts=[c.prompt for c in cases]) | _how(model, "draw", draw)  # fmt: skip
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i // pictures] for i in numbers]
@@ -254,8 +256,7 @@ def edit_eval(
     then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""  # fmt: skip
     cases = bench.edit_set() if cases is None else cases
     side = model.bagel.config.picture_side
-    key = dict(what="edit", model=identity(model), seed=seed, edit=edit, n=len(cases),
-               sampling=asdict(model.sampling)) | _who(model, edit)  # fmt: skip
+    key = dict(what="edit", model=identity(model), seed=seed, n=len(cases)) | _how(model, "edit", edit)
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i] for i in numbers]
@@ -393,8 +394,7 @@ def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Pat
 
     requests = [parse(p) for p in COVERAGE_PROMPTS]
     cases = [bench.SceneCase("coverage", p, r) for p, r in zip(COVERAGE_PROMPTS, requests)]
-    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, draw=draw, prompts=COVERAGE_PROMPTS,
-               sampling=asdict(model.sampling)) | _who(model, draw)  # fmt: skip
+    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, prompts=COVERAGE_PROMPTS) | _how(model, "draw", draw)
 
     def work(numbers):
         chosen = [cases[i // pictures] for i in numbers]

@@ -124,18 +124,32 @@ def test_a_damaged_student_is_named(model, tmp_path):
 # ---- measured against its teacher -----------------------------------------------------------------------------------
 
 
-def test_a_student_is_measured_as_itself_and_against_itself_loses_nothing(model, tmp_path):
+def test_a_student_is_measured_as_itself_and_against_itself_loses_nothing(model, tmp_path, monkeypatch):
     cases = bench.scene_set()[::100]
     run = lambda name: evaluate.scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, student=name)
     mine = run("six")
     assert mine.nfe == 6
     assert evaluate.scene_difference(mine, run("six"))["overall"]["value"] == 0
-    run("other")
+    kept = lambda: len(list(tmp_path.iterdir()))
+    run("renoise")  # the same weights, another walk
+    assert kept() == 2
+    for student, files in ((model.students["other"], 3), (model.students["six"], 3), (parcel(model, shaken=0.02, seed=5), 4)):
+        monkeypatch.setitem(model.students, "other", student)  # by its weights, not by its name
+        run("other")
+        assert kept() == files
+
+
+def test_the_same_pictures_asked_for_in_other_words_are_not_drawn_again(model, tmp_path):
+    cases, edits = bench.scene_set()[::200], bench.edit_set()[::60]
+    scene = lambda **how: evaluate.scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, **how)
+    edit = lambda **how: evaluate.edit_eval(model, cases=edits, keep=tmp_path, bar=False, **how)
+    same = [dict(nfe=8), dict(steps=4), dict(steps=4, text_scale=model.sampling.draw.text_scale, student="teacher")]
+    assert len({scene(**how).seconds for how in same}) == 1  # a second drawing would have taken another time
+    same = [dict(steps=2), dict(steps=2, student="teacher", image_scale=model.sampling.edit.image_scale)]
+    assert len({edit(**how)["seconds_per_picture"] for how in same}) == 1
     assert len(list(tmp_path.iterdir())) == 2
-    model.students["other"], kept = model.students["six"], model.students["other"]
-    run("other")  # the same name, other weights: not to be taken for what was measured before
-    model.students["other"] = kept
-    assert len(list(tmp_path.iterdir())) == 3
+    scene(steps=4, text_scale=1.0), edit(steps=2, image_scale=1.0), scene(steps=3), scene(nfe=6)
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def verdicts(value, tasks=("single", "two"), prompts=5, pictures=2):
