@@ -313,6 +313,8 @@ def _train(verbs):
                               "a step (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
+    teacher.add_argument("--mix", nargs="+", default=(), metavar="TASK=SHARE",
+                         help="of the prompts, counting=0.5 say; tasks that are not named part the rest (default: as in hb/data.py)")
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
         stages, "decoder", "a tiny decoder that draws the pixels in half the time (minutes)",

@@ -6,7 +6,7 @@ and half-precision arrays. The batch of step i is a function of (seed, rank, i),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -39,6 +39,19 @@ PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in trai
 DRAW_TOKENS, EDIT_TOKENS, TALK_TOKENS = 24, 14, 112  # text budgets, markers included
 
 assert set(DRAW_MIX) == set(TASKS)
+
+
+def mixed(shares: Mapping[str, float]) -> dict[str, float]:
+    """DRAW_MIX with these shares for the tasks that are named; the others part what is left as they do in DRAW_MIX."""
+    unknown = [task for task in shares if task not in DRAW_MIX]
+    if unknown:
+        raise ValueError(f"no task {unknown[0]!r}; prompts are of {', '.join(DRAW_MIX)}")
+    others = {task: share for task, share in DRAW_MIX.items() if task not in shares}
+    left = 1 - sum(shares.values())
+    if min(shares.values(), default=0) < 0 or left < 0 or not others:
+        raise ValueError("shares are 0 or more, and 1 or less together, and one task at least is left to take the rest; "
+                         f"got {' '.join(f'{task}={share:g}' for task, share in shares.items())}")  # fmt: skip
+    return dict(shares) | {task: left * share / sum(others.values()) for task, share in others.items()}
 
 
 @dataclass(frozen=True)
@@ -93,15 +106,16 @@ class Pool:
 
 def make_pool(
     encode: Callable[[Tensor], Tensor], text: Text, *, side: int, prompts: int, scenes: int, seed: int = 0,
-    bar: bool = True, see: Callable[[Tensor], Tensor] | None = None, workers: int = 0,
+    bar: bool = True, see: Callable[[Tensor], Tensor] | None = None, workers: int = 0, mix: Mapping[str, float] = DRAW_MIX,
 ) -> Pool:
     """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]; see: pictures -> features;
-    workers: processes that write prompts and render. The pool is the same with any number of them."""  # fmt: skip
+    workers: processes that write prompts and render (the pool is the same with any number of them); mix: shares of the tasks among
+    the prompts, 1 together (see `mixed`)."""  # fmt: skip
     see = see or (lambda pictures: pictures.new_zeros(len(pictures), 0, 0))
     chunk, merged = 1000, {}
     jobs = [("draw", i, min(chunk, prompts - i)) for i in range(0, prompts, chunk)]
     jobs += [("scene", i, min(chunk, scenes - i)) for i in range(0, scenes, chunk)]
-    written = DataLoader(_Written(jobs, text, side, seed), batch_size=None, num_workers=workers)
+    written = DataLoader(_Written(jobs, text, side, seed, mix), batch_size=None, num_workers=workers)
     for part in tqdm(written, desc="making the pool", unit="k", disable=not bar):
         for name, tensor in _encoded(part, encode, see).items():
             merged.setdefault(name, []).append(tensor)
@@ -116,6 +130,7 @@ class _Written(Dataset):
     text: Text
     side: int
     seed: int
+    mix: Mapping[str, float]
 
     def __len__(self):
         return len(self.jobs)
@@ -123,7 +138,7 @@ class _Written(Dataset):
     def __getitem__(self, i):
         kind, start, n = self.jobs[i]
         rng = np.random.default_rng([TRAINING, self.seed, kind == "scene", start])
-        return (_draw_part if kind == "draw" else _scene_part)(self.text, self.side, n, rng)
+        return _draw_part(self.text, self.side, n, rng, self.mix) if kind == "draw" else _scene_part(self.text, self.side, n, rng)
 
 
 def _encoded(part: dict[str, Tensor], encode, see) -> dict[str, Tensor]:
@@ -135,8 +150,8 @@ def _encoded(part: dict[str, Tensor], encode, see) -> dict[str, Tensor]:
     return part | dict(scene_latent=encode(pictures).half(), edit_latent=encode(targets).half(), edit_seen=see(targets).half())
 
 
-def _draw_part(text, side, n, rng):
-    names, law = list(DRAW_MIX), list(DRAW_MIX.values())
+def _draw_part(text, side, n, rng, mix):
+    names, law = list(mix), list(mix.values())
     requests, ids = [], []
     while len(ids) < n:
         request = sample_request(names[rng.choice(len(names), p=law)], rng, SKEW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hb.data import TRAINING, BatchSizes, Pool, make_pool, pick, write_talks
+from hb.data import DRAW_MIX, TRAINING, BatchSizes, Pool, make_pool, pick, write_talks
 from hb.flow import interpolate, shift_time, velocity_of
 from hb.machine import commit, machine
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -360,9 +361,10 @@ def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
 
 
 def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
-             precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None, square: int | None = None) -> Pool:  # fmt: skip
+             precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None, square: int | None = None,
+             mix: Mapping[str, float] = DRAW_MIX) -> Pool:  # fmt: skip
     """The pool at `path`, made first if it is not there; with eyes, what they see is in it, a feature for each square of so
-    many pixels."""
+    many pixels. mix: see `make_pool`."""
     path = Path(path)
     if path.exists():
         return Pool.load(path)
@@ -401,9 +403,12 @@ def seen_by(eyes: VisionTower, pictures: Tensor, square: int) -> Tensor:
 def train_teacher(
     folder: Path, config: BagelConfig, autoencoder: Autoencoder, text: Text, *, steps: int, prompts: int = 40_000,
     scenes: int = 40_000, sizes: BatchSizes = BatchSizes(), seed: int = 0, precision: str = "auto", ema: float = 0.995,
-    start_from: Path | None = None, eyes: VisionTower | None = None, settings: dict | None = None, **trainer,
+    start_from: Path | None = None, eyes: VisionTower | None = None, mix: Mapping[str, float] = DRAW_MIX,
+    settings: dict | None = None, **trainer,
 ) -> Bagel:
     """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.
+
+    mix: shares of the tasks among the prompts that are drawn, see `make_pool`.
 
     start_from: a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint.
     eyes: a schooled vision tower (hb.eyes), which the model keeps as it is and which says what there is to see. BAGEL goes on
@@ -422,7 +427,7 @@ def train_teacher(
     if sizes.draw or sizes.edit:
         where = working_device(**trainer)
         pool = pool_for(autoencoder, text, Path(folder) / "pool.safetensors", side=side, prompts=prompts, scenes=scenes, seed=seed,
-                        precision=precision, device=where, eyes=eyes, square=config.token_pixels).to(where)  # fmt: skip
+                        precision=precision, device=where, eyes=eyes, square=config.token_pixels, mix=mix).to(where)  # fmt: skip
 
     def examples(step: int, rank: int) -> dict[str, Tensor]:
         drawn = pick(pool, sizes, seed, step, rank) if pool else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from hb.commands.output import to_json, write, write_json
 from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
 from hb.commands.use import is_shipped, open_model
-from hb.data import BatchSizes
+from hb.data import BatchSizes, mixed
 from hb.engine import SHIPPED, Model, Sampling
 from hb.eyes import train_eyes
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -118,13 +119,13 @@ def teacher(args) -> None:
     pictures = _autoencoder_for(args, start)
     eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    sizes = _sizes(usual.batch, args)
+    sizes, mix = _sizes(usual.batch, args), mixed(_shares(args.mix))
     facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
-                 start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns)  # fmt: skip
+                 start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns, mix=" ".join(args.mix) or None)  # fmt: skip
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     done = interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
-        start_from=start, eyes=eyes, settings=dict(lr=usual.lr, learns=args.learns), **trainer_options(args),
+        start_from=start, eyes=eyes, mix=mix, settings=dict(lr=usual.lr, learns=args.learns), **trainer_options(args),
     )  # fmt: skip
     if not is_first_process():
         return
@@ -215,6 +216,14 @@ def _sizes(batch: int, args) -> BatchSizes:
     if args.learns == "understanding":
         return BatchSizes(0, 0, args.talks or batch)
     return BatchSizes(batch, args.edits or half, 0 if args.learns == "drawing" else args.talks or half)
+
+
+def _shares(words: Sequence[str]) -> dict[str, float]:
+    """["counting=0.5"] as numbers."""
+    try:
+        return {task: float(share) for task, share in (word.split("=") for word in words)}
+    except ValueError:
+        raise ValueError(f"--mix is said as TASK=SHARE, counting=0.5 for example, not {' '.join(words)!r}") from None
 
 
 def _folder(args) -> Path:
