@@ -447,6 +447,16 @@ def test_examples_of_a_branch_that_rests_are_refused(hb, tiny_preset, tiny_folde
     assert status == 2 and f"{option} is for what --learns {branch} leaves alone" in said
 
 
+@pytest.mark.parametrize(
+    ("mix", "why"),
+    [(["counting"], "TASK=SHARE"), (["counting=many"], "TASK=SHARE"), (["dancing=0.5"], "no task 'dancing'"),
+     (["two=-1"], "0 or more"), (["two=0.7", "counting=0.7"], "1 or less together")],
+)  # fmt: skip
+def test_shares_that_are_none_are_refused(hb, tiny_preset, tiny_folder, mix, why):
+    status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--mix", *mix)
+    assert status == 2 and why in said
+
+
 def test_training_from_nothing_to_a_model(hb, tiny_preset):
     run = ("--preset", "tiny", "--folder", "mine", "--accelerator", "cpu", "--precision", "f32", "--json")
     status, said, _ = hb("train", "autoencoder", *run)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from hb.data import TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, pick, write_talks
+from hb.data import DRAW_MIX, TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, mixed, pick, write_talks
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model, save_model
@@ -20,7 +20,7 @@ from hb.pretrain import (
     AutoencoderTraining, TeacherTraining, begin_from, random_pictures, shared_out, train_teacher, warmup_constant_decay,
 )  # fmt: skip
 from hb.training import StepData, fit, generator
-from hb.world.language import DESCRIBE_REQUESTS
+from hb.world.language import DESCRIBE_REQUESTS, parse
 from hb.world.scene import sample_any
 from tests.conftest import TOKENIZER, tiny_config
 
@@ -324,6 +324,16 @@ def test_a_pool_is_the_same_however_many_write_it(text):
     encode = lambda pictures: pictures[:, :, ::8, ::8]
     one, two = (make_pool(encode, text, side=64, prompts=1003, scenes=4, bar=False, workers=n) for n in (0, 2))
     assert all(torch.equal(getattr(one, f.name), getattr(two, f.name)) for f in fields(Pool))
+
+
+def test_shares_of_tasks_are_as_asked_and_the_others_keep_their_proportions(text):
+    assert mixed({}) == DRAW_MIX
+    mix = mixed(dict(counting=0.5, rich=0.0))
+    assert mix["counting"] == 0.5 and mix["rich"] == 0 and sum(mix.values()) == pytest.approx(1)
+    assert mix["two"] / mix["position"] == pytest.approx(DRAW_MIX["two"] / DRAW_MIX["position"])
+    pool = make_pool(lambda p: p[:, :, ::8, ::8], text, side=64, prompts=30, scenes=1, bar=False, mix=mixed(dict(counting=1.0)))
+    prompts = [text.decode(ids[:n]) for ids, n in zip(pool.draw_ids, pool.draw_length)]
+    assert all(len(r.wishes) > 1 and len(set(r.wishes)) == 1 for r in map(parse, prompts)), prompts
 
 
 def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
