@@ -308,9 +308,9 @@ def _train(verbs):
                          help="schooled eyes to begin with, and to learn drawing from (hb train eyes)")  # fmt: skip
     teacher.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step (default: half the prompts)")
     teacher.add_argument("--talks", type=_at_least_one, metavar="N", help="conversations in a step (default: half the prompts)")
-    teacher.add_argument("--learns", choices=("all", "understanding", "drawing"), default="all",
-                         help="one branch alone, the other stays as it is; understanding alone takes --batch conversations "
-                              "a step (default: %(default)s)")  # fmt: skip
+    teacher.add_argument("--learns", choices=("all", "understanding", "answers", "drawing"), default="all",
+                         help="one branch alone, the other stays as it is; answers: of understanding what no drawing reads; these two "
+                              "take --batch conversations a step (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--mix", nargs="+", default=(), metavar="TASK=SHARE",

@@ -131,7 +131,8 @@ class TeacherTraining(L.LightningModule):
 
     learns: "all", or one of the two branches alone while the other stays as it is (LMFusion: Shi et al. 2024, arXiv 2412.15188, trains
     the drawing branch beside a frozen language model). "understanding" answers only; "drawing" draws and edits, and whatever was
-    made for the understanding branch, a draft for one, stays true (`hb.parcels.reading_fingerprint`).
+    made for the understanding branch, a draft for one, stays true (`hb.parcels.reading_fingerprint`). "answers": of the understanding
+    branch what no drawing reads (`is_answering`), so that pictures stay as they are, to the last bit.
 
     Differs from BAGEL: one prefix carries several noise splits (other pictures of the same prompt, or other noises of the
     same edit). They cannot see each other, so this is the same loss for less work. BAGEL drops every split on its own
@@ -146,11 +147,11 @@ class TeacherTraining(L.LightningModule):
         learns: str = "all",
     ):  # fmt: skip
         super().__init__()
-        self.learns = learns
-        if learns != "all":
-            for name, p in model.named_parameters():
-                if is_generation(name) != (learns == "drawing"):
-                    p.requires_grad_(False)
+        self.draws, self.talks = learns in ("all", "drawing"), learns != "drawing"
+        layers = model.config.llm.num_hidden_layers
+        for name, p in model.named_parameters():
+            if not (self.draws if is_generation(name) else self.talks and (learns != "answers" or is_answering(name, layers))):
+                p.requires_grad_(False)
         self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
@@ -159,7 +160,7 @@ class TeacherTraining(L.LightningModule):
         self.aligned = aligned or max(1, model.config.llm.num_hidden_layers // 3)  # REPA: about a third of the way up
         width, eyes = model.config.llm.hidden_size, model.config.vision.hidden_size
         self.align = None
-        if align and learns != "understanding":  # not without eyes: DDP does not like weights that are never used
+        if align and self.draws:  # not without eyes: DDP does not like weights that are never used
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 self.align = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, eyes))
@@ -171,10 +172,10 @@ class TeacherTraining(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         dice = generator(self.seed, self.global_step, self.global_rank)
         terms = {}
-        if self.learns != "understanding":
+        if self.draws:
             (draw, unlike), (edit, unlike_edit) = self.draw_loss(batch, dice), self.edit_loss(batch, dice)
             terms |= dict(draw=draw, edit=edit, unlike=unlike + unlike_edit)
-        if self.learns != "drawing":
+        if self.talks:
             terms["ce"] = self.talk_loss(batch)
         self.log_dict(terms, prog_bar=True)
         weights = dict(ce=self.ce_weight, unlike=self.align_weight)
@@ -260,6 +261,14 @@ class TeacherTraining(L.LightningModule):
             optimizer, lambda i: warmup_constant_decay(i, total=self.total, decay=self.decay)
         )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def is_answering(name: str, layers: int) -> bool:
+    """Is a parameter of this name between the last layer's keys and values and the words that are said? Nothing else looks there:
+    a drawing reads a prompt, and an edit a picture, by keys and values alone."""
+    last = ("self_attn.q_proj.", "self_attn.q_norm.", "self_attn.o_proj.", "post_attention_layernorm.", "mlp.")
+    begins = tuple(f"language_model.model.layers.{layers - 1}.{part}" for part in last)
+    return name.startswith((*begins, "language_model.model.norm.", "language_model.lm_head."))
 
 
 def shared_out(wanted: Tensor) -> Tensor:

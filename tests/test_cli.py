@@ -441,7 +441,7 @@ def tiny_preset(monkeypatch):
     monkeypatch.setitem(train.USUAL, ("teacher", "tiny"), train.Usual(4, 3, 0.02))
 
 
-@pytest.mark.parametrize(("option", "branch"), [("--edits", "understanding"), ("--talks", "drawing")])
+@pytest.mark.parametrize(("option", "branch"), [("--edits", "understanding"), ("--edits", "answers"), ("--talks", "drawing")])
 def test_examples_of_a_branch_that_rests_are_refused(hb, tiny_preset, tiny_folder, option, branch):
     status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--learns", branch, option, 2)
     assert status == 2 and f"{option} is for what --learns {branch} leaves alone" in said

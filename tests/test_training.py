@@ -17,7 +17,7 @@ from hb.model.checkpoint import load_model, save_model
 from hb.model.guided import is_generation
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
 from hb.pretrain import (
-    AutoencoderTraining, TeacherTraining, begin_from, random_pictures, shared_out, train_teacher, warmup_constant_decay,
+    AutoencoderTraining, TeacherTraining, begin_from, is_answering, random_pictures, shared_out, train_teacher, warmup_constant_decay,
 )  # fmt: skip
 from hb.training import StepData, fit, generator
 from hb.world.language import DESCRIBE_REQUESTS, parse
@@ -163,7 +163,10 @@ def test_every_weight_learns(pool, text):
     assert not [n for n in idle if "k_proj" not in n]
 
 
-@pytest.mark.parametrize(("learns", "sizes"), [("understanding", BatchSizes(0, 0, 3)), ("drawing", BatchSizes(3, 2, 0))])
+@pytest.mark.parametrize(
+    ("learns", "sizes"),
+    [("understanding", BatchSizes(0, 0, 3)), ("answers", BatchSizes(0, 0, 3)), ("drawing", BatchSizes(3, 2, 0))],
+)
 def test_one_branch_learns_and_the_other_stays_to_the_last_bit(text, pool, tmp_path, monkeypatch, learns, sizes):
     monkeypatch.setattr("hb.pretrain.pool_for", lambda *_, **__: pool)
     config, begun = tiny_config(text.vocab_size), module(text, seed=3).model
@@ -176,8 +179,30 @@ def test_one_branch_learns_and_the_other_stays_to_the_last_bit(text, pool, tmp_p
     ours = [k for k in old if not k.startswith("autoencoder") and "embed" not in k and "vit" not in k]
     moved = {k for k in ours if not torch.equal(old[k], new[k])}
     wanted = {k for k in ours if is_generation(k) == (learns == "drawing")}
+    if learns == "answers":
+        wanted = {k for k in wanted if is_answering(k, config.llm.num_hidden_layers)}
     assert not {k for k in ours if k not in wanted} & moved
     assert len(moved) > 0.9 * len(wanted)
+
+
+def test_no_picture_reads_what_answering_learns(tiny):
+    """No key or value knows of the last layer's own weights and of the head: drawings and edits stay to the last bit."""
+    bagel, picture = tiny.bagel, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    layers = bagel.config.llm.num_hidden_layers
+    flat = bagel.llm2vae.weight.detach().clone()  # an untrained model's last layer is zero, and would draw noise whatever it read
+    make = lambda: (tiny.draw("two red stars", steps=3).latent, tiny.edit(picture, "remove the star", steps=2).latent)
+    say = lambda: bagel.logits(bagel.read_text(bagel.empty(1), [tiny.text.encode("is there a star?")])[0])
+    kept = {name: p.detach().clone() for name, p in bagel.named_parameters() if is_answering(name, layers)}
+    try:
+        torch.nn.init.normal_(bagel.llm2vae.weight, 0, 0.2)
+        pictures, said = make(), say()
+        with torch.no_grad():
+            for name in kept:
+                bagel.get_parameter(name).mul_(1.5).add_(0.01)
+        assert all(torch.equal(one, other) for one, other in zip(pictures, make()))
+        assert not torch.allclose(said, say(), atol=1e-3)
+    finally:
+        bagel.load_state_dict(kept | {"llm2vae.weight": flat}, strict=False)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():

@@ -209,11 +209,11 @@ def _asked(usual: Usual, args) -> Usual:
 
 def _sizes(batch: int, args) -> BatchSizes:
     """What a step of the teacher holds: of what is not learnt, nothing."""
-    for option, branch in (("edits", "understanding"), ("talks", "drawing")):
-        if getattr(args, option) and args.learns == branch:
-            raise ValueError(f"--{option} is for what --learns {branch} leaves alone; leave one of the two out")
+    for option, resting in (("edits", ("understanding", "answers")), ("talks", ("drawing",))):
+        if getattr(args, option) and args.learns in resting:
+            raise ValueError(f"--{option} is for what --learns {args.learns} leaves alone; leave one of the two out")
     half = max(1, batch // 2)
-    if args.learns == "understanding":
+    if args.learns in ("understanding", "answers"):
         return BatchSizes(0, 0, args.talks or batch)
     return BatchSizes(batch, args.edits or half, 0 if args.learns == "drawing" else args.talks or half)
 
