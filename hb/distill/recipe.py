@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -88,7 +88,7 @@ def run_stage(
     tiny: TinyPainter | None = None, begin: Student | None = None, **trainer,
 ) -> Student:
     """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name; begin: the student
-    to begin with instead of the recipe's; tiny: what paints the run's sheets, instead of the autoencoder's own decoder.
+    to begin with instead of the recipe's, another teacher's too (an earlier version's is most of the way there); tiny: what paints the run's sheets, instead of the autoencoder's own decoder.
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip
@@ -101,6 +101,8 @@ def run_stage(
     steps = steps or spec.steps
     where = working_device(**trainer)
     teacher, pool = teacher.to(where), pool.to(where)
+    if begin is not None:
+        begin = replace(begin, teacher=fingerprint(teacher))
     options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype_of(trainer.get("precision")), compiled=worth_compiling(steps))
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random

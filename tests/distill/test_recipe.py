@@ -236,11 +236,12 @@ def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students
 
 @pytest.mark.parametrize("name", ["cfg", "tscd"])
 def test_a_stage_can_begin_with_another_student(name, teacher, pool, students, tmp_path, monkeypatch):
-    """With itself, to be trained on, or with one that the recipe has elsewhere; what the recipe asks for need not be there."""
+    """With itself, to be trained on, with one that the recipe has elsewhere, with that of an earlier teacher; what the recipe asks
+    for need not be there."""
     met = {}
     monkeypatch.setattr(Stage, "training_step", lambda stage, *_: met.update(stage=stage) or power_cut())
     with pytest.raises(RuntimeError, match="power cut"):
-        run(name, tmp_path, teacher, pool, {}, begin=students["dmdo"])
+        run(name, tmp_path, teacher, pool, {}, begin=replace(students["dmdo"], teacher="an earlier version"))
     assert same(dict(generation_weights(met["stage"].student.model)), students["dmdo"].weights)
 
 
