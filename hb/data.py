@@ -47,7 +47,7 @@ def mixed(shares: Mapping[str, float]) -> dict[str, float]:
     if unknown:
         raise ValueError(f"no task {unknown[0]!r}; prompts are of {', '.join(DRAW_MIX)}")
     others = {task: share for task, share in DRAW_MIX.items() if task not in shares}
-    left = 1 - sum(shares.values())
+    left = round(1 - sum(shares.values()), 9)  # 0.1, 0.2 and 0.7 are 1 to a person
     if min(shares.values(), default=0) < 0 or left < 0 or not others:
         raise ValueError("shares are 0 or more, and 1 or less together, and one task at least is left to take the rest; "
                          f"got {' '.join(f'{task}={share:g}' for task, share in shares.items())}")  # fmt: skip

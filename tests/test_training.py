@@ -356,6 +356,7 @@ def test_shares_of_tasks_are_as_asked_and_the_others_keep_their_proportions(text
     mix = mixed(dict(counting=0.5, rich=0.0))
     assert mix["counting"] == 0.5 and mix["rich"] == 0 and sum(mix.values()) == pytest.approx(1)
     assert mix["two"] / mix["position"] == pytest.approx(DRAW_MIX["two"] / DRAW_MIX["position"])
+    assert mixed(dict(single=0.1, two=0.2, counting=0.7))["rich"] == 0
     pool = make_pool(lambda p: p[:, :, ::8, ::8], text, side=64, prompts=30, scenes=1, bar=False, mix=mixed(dict(counting=1.0)))
     prompts = [text.decode(ids[:n]) for ids, n in zip(pool.draw_ids, pool.draw_length)]
     assert all(len(r.wishes) > 1 and len(set(r.wishes)) == 1 for r in map(parse, prompts)), prompts

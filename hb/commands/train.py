@@ -212,6 +212,8 @@ def _sizes(batch: int, args) -> BatchSizes:
     for option, resting in (("edits", ("understanding", "answers")), ("talks", ("drawing",))):
         if getattr(args, option) and args.learns in resting:
             raise ValueError(f"--{option} is for what --learns {args.learns} leaves alone; leave one of the two out")
+    if args.mix and args.learns in ("understanding", "answers"):
+        raise ValueError(f"--mix is of prompts to draw, and --learns {args.learns} draws none; leave one of the two out")
     half = max(1, batch // 2)
     if args.learns in ("understanding", "answers"):
         return BatchSizes(0, 0, args.talks or batch)
