@@ -284,7 +284,7 @@ def _train(verbs):
     autoencoder.add_argument("--semantic", action="store_true",
                              help="latents that say what is in the picture and where, every channel (after VA-VAE)")  # fmt: skip
     autoencoder.add_argument("--noise", type=float, metavar="SD",
-                             help="with --semantic (0.4) or --decoder-only (0): noise on the latents that the decoder learns from")  # fmt: skip
+                             help="with --semantic (0.4) or --decoder-only (0): noise on the latents the decoder learns from")  # fmt: skip
     _stage(
         stages, "eyes", "optional: the vision tower, schooled before it has to talk (minutes)",
         "School the vision tower: what lies under every patch, of what shape, color, size and texture, and where its centre\n"
@@ -404,11 +404,12 @@ def _distill(verbs):
                         choices=("six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2"), help="see above")  # fmt: skip
     run = parser.add_argument_group("run")
     run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
-    run.add_argument("--start-from", metavar="FOLDER", help="a student to begin with (default: that of the stage before), "
-                     "to go on training one, say")
+    run.add_argument("--start-from", metavar="FOLDER",
+                     help="a student to begin with, to go on training one, say (default: that of the stage before)")  # fmt: skip
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
-    run.add_argument("--prompts", type=_at_least_one, metavar="N", help="in a step that draws, four pictures each (default: the stage's own)")
+    run.add_argument("--prompts", type=_at_least_one, metavar="N",
+                     help="in a step that draws, four pictures each (default: the stage's own)")  # fmt: skip
     run.add_argument("--edits", type=_at_least_one, metavar="N", help="in a step that edits, two noises each (default: the stage's own)")
     run.add_argument("--lr", type=float, help="learning rate of the student (default: the stage's own)")
     run.add_argument("--pool", type=_at_least_one, default=4000, metavar="N",

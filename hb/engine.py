@@ -208,8 +208,8 @@ class Model:
         seed: int | Sequence[int] = 0, text_scale: float | None = None, image_scale: float | None = None,
         released_steps: bool = False, sampling: Sampling | None = None, student: str | None = None,
     ) -> Pictures:
-        """Change each picture as its instruction says. Pictures: PIL images, or a tensor [B, 3, H, W] in [0, 1], or a
-        `Pictures` record. nfe=132 is the teacher's 50 steps, guided by text and picture where t > 0.4; nfe=6 or `student` as in `draw`."""  # fmt: skip
+        """Change each picture as its instruction says. Pictures: PIL images, or a tensor [B, 3, H, W] in [0, 1], or a `Pictures`
+        record. nfe=132 is the teacher's 50 steps, guided by text and picture where t > 0.4; nfe=6 or `student` as in `draw`."""
         pixels = self._pixels(pictures)
         instructions = _listed(instructions, "instruction")
         if len(instructions) == 1:
@@ -244,8 +244,7 @@ class Model:
             else:
                 walk = sample_student(self.open_student(student), contexts.full, x, grid, guidance, meter, shape, picture=picture,
                                       sampler=self.students[student].sampler, seeds=seeds)  # fmt: skip
-            for _, x in walk:
-                pass
+            *_, (_, x) = walk
         with clock("decode picture"):
             pixels = self.paint(x, shape)
         nfe, due = meter.rows / len(prompts), guidance.evaluations(grid) if student is None else len(grid) - 1

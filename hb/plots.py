@@ -239,7 +239,8 @@ def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share
         mine = [r for r in rows if r.get("student") == name]
         value, low, high = (np.array([r["overall"][k] for r in mine]) for k in ("value", "low", "high"))
         x = [(1 + 0.05 * i) * r["nfe"] for r in mine]  # they cost the same: side by side, or none could be read
-        ax.errorbar(x, value, yerr=[value - low, high - value], color=f"C{i + 2}", fmt="D", markersize=4, capsize=2, label=f"student {name}")
+        ax.errorbar(x, value, yerr=[value - low, high - value], color=f"C{i + 2}", fmt="D", markersize=4, capsize=2,
+                    label=f"student {name}")  # fmt: skip
     ax.set_xscale("log", base=2)
     ticks = [t for t in (1, 2, 3, 6, 12, 25, 50, 100) if t <= max(r["nfe"] for r in rows)]
     ax.set_xticks(ticks, [f"{t}" for t in ticks])

@@ -30,12 +30,20 @@ from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.parcels import TinyPainter, fingerprint
 from hb.training import (
-    StepData, compile_layers, fit, generator, noise_levels, noise_like, painting_errors, warm_then_cosine, warmup_constant_decay,
-    working_device, worth_compiling,
-)  # fmt: skip
+    StepData,
+    compile_layers,
+    fit,
+    generator,
+    noise_levels,
+    noise_like,
+    painting_errors,
+    warm_then_cosine,
+    warmup_constant_decay,
+    working_device,
+    worth_compiling,
+)
 from hb.world.render import render
 from hb.world.scene import SHAPES, sample_any
-
 
 # what a decoder learns last: points, narrow arms, and the hole of a ring. Of 54 scenes in 2,000 that it still got wrong, 14 had
 # lost a small moon and 3 to 4 each a small ring, cross, heart, circle, triangle or star; two had lost a large moon
@@ -112,9 +120,9 @@ class AutoencoderTraining(L.LightningModule):
 class TeacherTraining(L.LightningModule):
     """The unified model learns to draw, edit and answer, all in one step (BAGEL section 2; bagel.md section 10).
 
-    loss = draw_mse + edit_mse + ce_weight * ce, ce weighed as in `shared_out`. Velocity targets are eps - x0 at t = shift(sigmoid(normal)). Conditions
-    are dropped for guidance: the text of a drawing or an edit, the pictures of an edit (both at once, as the image-dropped
-    branch of the sampler has it, or the vision tower's view alone).
+    loss = draw_mse + edit_mse + ce_weight * ce, ce weighed as in `shared_out`. Velocity targets are eps - x0 at
+    t = shift(sigmoid(normal)). Conditions are dropped for guidance: the text of a drawing or an edit, the pictures of an edit (both
+    at once, as the image-dropped branch of the sampler has it, or the vision tower's view alone).
 
     With schooled eyes (hb.eyes) a fourth term: the generation tokens' states after layer `aligned` must say, through a small
     projection that is thrown away later, what the eyes see in the finished picture (REPA: Yu et al. 2024, arXiv 2410.06940,

@@ -11,7 +11,7 @@ from hb.flow import released_grid
 from hb.guidance import combine
 from hb.model.checkpoint import load_model
 from hb.model.sequence import may_attend
-from hb.model.vision import patchify, sincos_table, table_rows
+from hb.model.vision import patchify, table_rows
 from hb.preprocess import resized
 
 HERE = Path(__file__).parent / "golden"

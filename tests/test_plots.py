@@ -270,7 +270,8 @@ def test_watched_cycles_add_up_to_the_answer(drafted, plan, how):
         assert said[:24] == decode_fast(model.fast_text(), context.context, max_tokens=24)[0][0][:24]
 
 
-@pytest.mark.parametrize("plan", [Plan(depth=3, width=3, budget=8, start_after=0), Plan(depth=3, budget=3, start_after=0)], ids=["tree", "chain"])
+@pytest.mark.parametrize("plan", [Plan(depth=3, width=3, budget=8, start_after=0), Plan(depth=3, budget=3, start_after=0)],
+                         ids=["tree", "chain"])  # fmt: skip
 def test_noise_makes_a_draft_guess_otherwise(drafted, plan):
     quiet, noisy = (widgets.tree_cycles(*drafted, plan, max_tokens=4, noise=n)[0].tree.tokens.tolist() for n in (0.0, 9.0))
     assert quiet != noisy

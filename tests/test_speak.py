@@ -71,7 +71,7 @@ def test_asking_is_raced_against_its_peers(with_draft, tmp_path, capsys, short):
     assert "NOT MET: tau, chain of 10" in said  # a draft that knows nothing is called so
 
 
-def test_tuning_turns_a_worthless_draft_off(with_draft, tmp_path, capsys, no_clock):
+def test_tuning_turns_a_worthless_draft_off(with_draft, tmp_path, capsys, no_clock):  # noqa: F811 (the fixture)
     parcel = tmp_path / "parcel"
     load(with_draft).drafter.save(parcel)
     args = ["--model", str(with_draft), "--draft", str(parcel), "--results", str(tmp_path), "--n", "1", "--temperatures", "0"]

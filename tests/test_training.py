@@ -17,8 +17,15 @@ from hb.model.checkpoint import load_model, save_model
 from hb.model.guided import is_generation
 from hb.optim import MuonAdamW, orthogonalise, split_parameters
 from hb.pretrain import (
-    AutoencoderTraining, TeacherTraining, begin_from, is_answering, random_pictures, shared_out, train_teacher, warmup_constant_decay,
-)  # fmt: skip
+    AutoencoderTraining,
+    TeacherTraining,
+    begin_from,
+    is_answering,
+    random_pictures,
+    shared_out,
+    train_teacher,
+    warmup_constant_decay,
+)
 from hb.training import StepData, fit, generator
 from hb.world.language import DESCRIBE_REQUESTS, parse
 from hb.world.scene import sample_any

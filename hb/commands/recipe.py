@@ -12,6 +12,7 @@ from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT
 from hb.distill.recipe import SIX_NFE, STAGES
 from hb.engine import DECODER
 
+
 @dataclass(frozen=True)
 class Part:
     """One command of the recipe. words: after `hb`; makes: what is there when it is done; steps: the usual length."""

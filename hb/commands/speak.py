@@ -190,8 +190,8 @@ def draft_ablation(args) -> None:
     for name, options in VARIANTS.items():
         for seed in range(args.seeds):
             parcel = train_draft(
-                folder / f"{name.replace(' ', '-')}-{seed}-{args.steps}", model.bagel, model.text, seed=seed, steps=args.steps, pool=args.pool,
-                answers=folder / f"answers-{seed}.safetensors", bar=not args.json, precision=precision_of("f32"), **options,
+                folder / f"{name.replace(' ', '-')}-{seed}-{args.steps}", model.bagel, model.text, seed=seed, steps=args.steps,
+                pool=args.pool, answers=folder / f"answers-{seed}.safetensors", bar=not args.json, precision=precision_of("f32"), **options,
             )  # fmt: skip
             model.drafter = parcel
             tau = _tau(model, scenes)

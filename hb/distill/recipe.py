@@ -87,8 +87,11 @@ def run_stage(
     spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None,
     tiny: TinyPainter | None = None, begin: Student | None = None, **trainer,
 ) -> Student:
-    """Run a stage in `folder` (resumes there) and return its student. students: those made before it, by name; begin: the student
-    to begin with instead of the recipe's, another teacher's too (an earlier version's is most of the way there); tiny: what paints the run's sheets, instead of the autoencoder's own decoder.
+    """Run a stage in `folder` (resumes there) and return its student.
+
+    students   those made before it, by name
+    begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of the way there
+    tiny       what paints the run's sheets, instead of the autoencoder's own decoder
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip

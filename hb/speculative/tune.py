@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -79,14 +80,15 @@ def measure_costs(fast: FastText, draft: FastDraft, read: Read, repeats: int = 1
     for n in NODES:
         ids = torch.randint(0, len(fast.embedding), (batch, n), generator=dice).to(fast.embedding.device)
         local = None if n == 1 else hide(torch.rand(batch, n, n, generator=dice).to(ids.device) < 0.5 + torch.eye(n, device=ids.device))
-        target[n] = median_seconds(lambda: fast.logits(run.read(ids, None, local, [])).argmax(-1).tolist(), repeats)
+        look = partial(run.read, ids, None, local, [])
+        target[n] = median_seconds(lambda look=look: fast.logits(look()).argmax(-1).tolist(), repeats)
     root = torch.full((batch,), fast.markers[0], device=fast.embedding.device)
     helper = DraftRun(draft, batch, read.context.length + 256)
     before = _before(read, root, fast)
     helper.absorb(before)
     step = {}
     for w in WIDTHS:
-        deep, flat = (median_seconds(lambda d=d: helper.grow(root, Plan(depth=d, width=w, budget=8)), repeats) for d in (6, 2))
+        deep, flat = (median_seconds(partial(helper.grow, root, Plan(depth=d, width=w, budget=8)), repeats) for d in (6, 2))
         step[w] = max((deep - flat) / 4, 1e-6)
     four = Certain(*(getattr(before, f)[:, :4] for f in ("trace", "following", "positions", "next_positions")))
     start, mixed = helper.layers.length, None if helper.mix is None else helper.mix.length
@@ -157,7 +159,8 @@ def all_plans() -> list[Plan]:
     times as many nodes as levels."""  # fmt: skip
     plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)]
     plans += [Plan(depth=d, width=2, budget=d + d // k, spine=True) for d in (8, 12, 16, 20, 24) for k in (8, 4, 2)]
-    plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12, 16, 20) for b in sorted({3 * d // 2, 2 * d, 3 * d})]
+    plans += [Plan(depth=d, width=w, budget=b) for w in WIDTHS[1:] for d in (3, 5, 7, 9, 12, 16, 20)
+              for b in sorted({3 * d // 2, 2 * d, 3 * d})]  # fmt: skip
     return plans
 
 

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from hb.world.judge import ATTRIBUTES, MOVED, ReadThing, Reading, distance, in_place, whereabouts
+from hb.world.judge import ATTRIBUTES, MOVED, Reading, ReadThing, distance, in_place, whereabouts
 from hb.world.render import render
 from hb.world.scene import Scene, Thing
 

@@ -51,12 +51,13 @@ class Prompter:
         for row, answer in enumerate(self.answers):
             ahead = answer[len(said[row]) :] + [0] * depth
             right = self.rng.integers(0, depth + 1)  # so many of the guesses are right
+            above = 0
             for d in range(depth):  # two brothers at every depth, behind the first or the second of the level above
                 first, second = 1 + 2 * d, 2 + 2 * d
                 true_first = self.rng.random() < 0.5
                 truth = ahead[d] if d < right else 7
                 tokens[row, [first, second]] = (truth, 8) if true_first else (8, truth)
-                parents[row, [first, second]] = 0 if d == 0 else above
+                parents[row, [first, second]] = above
                 level[row, [first, second]] = d + 1
                 above = first if true_first else second
         as_tensor = lambda a: torch.from_numpy(a)
