@@ -417,6 +417,8 @@ def _distill(verbs):
     run.add_argument("--fresh", action="store_true", help="throw away what the folder holds of a stage, and begin it again")
     run.add_argument("--install", metavar="MODEL", help="a model folder to put the students into, where they are found by name")
     knobs = parser.add_argument_group("knobs of a stage")
+    knobs.add_argument("--eyes", action=argparse.BooleanOptionalAction, default=None,
+                       help="does the student see a picture to be edited, beside reading its latent? (default: dmdo does not)")  # fmt: skip
     knobs.add_argument("--mse", type=float, metavar="W", help="tscd: weight of the mean square beside the adversary (printed: 0)")
     for turn in ("fake", "student"):
         knobs.add_argument(f"--renoise-{turn}", choices=("coupled", "fresh", "mixed"),

@@ -224,7 +224,8 @@ class Model:
             seeds = _seeds(seed, len(pixels))
             latent = self.bagel.encode(pixels, [torch.Generator().manual_seed(2**40 + s) for s in seeds])
             seen = self.bagel.read_latent(self.bagel.empty(len(pixels)), latent, shape)
-            _, seen = self.bagel.see(seen, self._for_eyes(pixels))
+            if student is None or self.students[student].eyes:
+                _, seen = self.bagel.see(seen, self._for_eyes(pixels))
             ids = self._encode(instructions)
             _, full = self.bagel.read_text(seen, ids)
             no_image = None

@@ -139,7 +139,7 @@ def _how(model: Model, verb: str, options: dict) -> dict:
     """What draws, and how. nfe=100 and student="teacher" are the same where the teacher serves 100: its pictures are made once."""
     name, grid, guidance = model.settle(verb, **options)
     student = name and model.students[name]
-    who = student and (student.fingerprint(), student.sampler)
+    who = student and (student.fingerprint(), student.sampler, student.eyes)
     return dict(student=who, grid=grid.tolist(), guidance=asdict(guidance))
 
 

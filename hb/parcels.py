@@ -82,6 +82,8 @@ class Student:
     any_steps  it serves any number of steps as well (stage 1 does)
     sampler    "euler", or "renoise" for those trained to guess, add noise, guess again (LCM, DMD2)
     default    it answers to nfe=steps without being named
+    eyes       a picture to be edited is read twice by the teacher, its latent and what the vision tower sees; False: this student
+               needs the latent alone, which halves the reading
     teacher    fingerprint of the model it was made from. With another one it would draw nothing
     """
 
@@ -92,6 +94,7 @@ class Student:
     sampler: str = "euler"
     any_steps: bool = False
     default: bool = False
+    eyes: bool = True
     provenance: dict = field(default_factory=dict, repr=False)
     weights: dict[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
 

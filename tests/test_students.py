@@ -66,6 +66,20 @@ def test_an_edit_costs_six_and_reads_what_the_teacher_reads(model):
     assert torch.equal(untrained.pixels, teacher.pixels)
 
 
+def test_a_student_without_eyes_edits_by_the_latent_alone(model, monkeypatch):
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model = Model(model.bagel, model.text, model.sampling, students=dict(six=model.students["six"]))
+    edit = lambda **how: model.edit(pictures, "make the circle green", nfe=6, **how).pixels
+    seeing = edit()
+    model.students["six"] = replace(model.students["six"], eyes=False)
+    blind = edit()
+    assert not torch.allclose(blind, seeing, atol=1e-4)
+    monkeypatch.setattr(type(model.bagel), "see", None)  # whoever looks now falls over
+    assert torch.equal(edit(), blind)
+    with pytest.raises(TypeError):
+        edit(student="teacher")
+
+
 def test_the_picture_scale_is_an_edits_knob_and_the_text_scale_both(model):
     pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     edit = lambda **scales: model.edit(pictures, "remove the star", student="six", **scales).latent

@@ -44,8 +44,8 @@ def distill(args) -> None:
 def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
     first = begin or students.get(spec.after)
-    facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
-                 teacher=fingerprint(model.bagel), pool=args.pool,
+    facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, eyes=spec.eyes,
+                 options=str(spec.options), teacher=fingerprint(model.bagel), pool=args.pool,
                  start=first and first.fingerprint())  # fmt: skip
     claim(home, args, facts, ("last.ckpt", "log.jsonl"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
@@ -62,7 +62,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
 
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
-    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits") if getattr(args, k) is not None}
+    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits", "eyes") if getattr(args, k) is not None}
     options = dict(spec.options)
     kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
     for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():

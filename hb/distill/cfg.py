@@ -32,4 +32,4 @@ class CFGDistillation(Stage):
         x = interpolate(round_.latent, noise_like(round_.latent, dice), t)
         with torch.no_grad():
             wanted = self.guided(self.teacher, x, t, round_)
-        return velocity_loss(self.student(x, t, round_.full, **round_.scales), wanted)
+        return velocity_loss(self.student(x, t, round_.read, **round_.scales), wanted)

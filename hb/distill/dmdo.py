@@ -78,8 +78,8 @@ def _steps(velocity, x: Tensor, grid: Tensor, fresh):
 
 
 def walker(branch: Branch, round_: Round) -> Callable[[Tensor, Tensor], Tensor]:
-    """A branch's velocity (x, t) for a round, at one time t [] for all of its pictures."""
-    return lambda x, t: branch(x, t.to(x).expand(len(x)), round_.full, **round_.scales)
+    """A student's velocity (x, t) for a round, at one time t [] for all of its pictures."""
+    return lambda x, t: branch(x, t.to(x).expand(len(x)), round_.read, **round_.scales)
 
 
 def noise_between(sampler: str, dice: torch.Generator) -> Callable[[Tensor], Tensor] | None:
@@ -190,7 +190,7 @@ class DistributionMatching(Stage):
         else:
             j = torch.randint(0, last + 1, (n,), generator=dice)
             x, t = rollout.at(j)
-            x0 = x0_from(x, self.student(x, t, round_.full, **round_.scales), t)
+            x0 = x0_from(x, self.student(x, t, round_.read, **round_.scales), t)
         again = self.draw_times(n, dice, x0)
         with torch.no_grad():
             y = renoised(x0, rollout.z, noise_like(x0, dice), again, self.renoise_student, dice)

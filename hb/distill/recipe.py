@@ -38,7 +38,7 @@ class StageSpec:
     options   what `make` takes beside the usual; "real": the student that is the real score
     steps, prompts, edits, lr   of the training
     editing   the share of steps that edit
-    evaluations, sampler, any_steps, default   of the parcel (see `Student`)
+    evaluations, sampler, any_steps, default, eyes   of the parcel (see `Student`)
     """
 
     make: Callable[..., Stage]
@@ -54,6 +54,7 @@ class StageSpec:
     sampler: str = "euler"
     any_steps: bool = False
     default: bool = False
+    eyes: bool = True
 
 
 # how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
@@ -66,7 +67,7 @@ STAGES = {
     "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4,
                      prompts=12, edits=24),
     "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 2000, 1e-4,
-                      prompts=12, edits=24, editing=0.25, default=True, options=OWN_DMDO),
+                      prompts=12, edits=24, editing=0.25, default=True, eyes=False, options=OWN_DMDO),
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5, options=dict(real="cfg")),
     # baselines at equal cost
@@ -106,7 +107,8 @@ def run_stage(
     teacher, pool = teacher.to(where), pool.to(where)
     if begin is not None:
         begin = replace(begin, teacher=fingerprint(teacher))
-    options = dict(spec.options, lr=spec.lr, muon_dtype=muon_dtype_of(trainer.get("precision")), compiled=worth_compiling(steps))
+    options = dict(spec.options, lr=spec.lr, eyes=spec.eyes, muon_dtype=muon_dtype_of(trainer.get("precision")),
+                   compiled=worth_compiling(steps))  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random
         start = branch_of(teacher, begin or students.get(spec.after))
@@ -126,7 +128,8 @@ def run_stage(
             p.requires_grad_(True)
     weights = {n.replace("/", "."): p.detach().clone() for n, p in stage.average.named_parameters()}
     facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
-    return Student(name, spec.evaluations, SHIFT, fingerprint(teacher), spec.sampler, spec.any_steps, spec.default, facts, weights)
+    return Student(name, spec.evaluations, SHIFT, fingerprint(teacher), spec.sampler, spec.any_steps, spec.default, spec.eyes, facts,
+                   weights)  # fmt: skip
 
 
 def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:
@@ -168,7 +171,7 @@ class Sheet(Callback):
         for task in (t for t, n in self.sizes.items() if n):
             dice = generator(stage.seed, 99)
             batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
-            round_ = read_round(stage.teacher, batch, self.guidance, dice, deployed=1.0)
+            round_ = read_round(stage.teacher, batch, self.guidance, dice, deployed=1.0, eyes=stage.eyes)
             rows.append(pictures_of(stage.teacher, stage.average, round_, self.grid, dice, self.sampler, self.painter)[:8])
         return tiled(rows)
 

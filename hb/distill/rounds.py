@@ -23,7 +23,8 @@ class Round:
     """B pictures of one task. Contexts were read by the original weights and carry no gradient."""
 
     task: str
-    full: Context  # everything
+    full: Context  # everything: what the teacher reads, and whoever judges
+    read: Context  # what a student reads: the same, or all but what the eyes see of a picture to be edited
     no_text: Context
     no_image: Context | None  # of an edit
     latent: Tensor  # clean tokens [B, n, values]
@@ -59,13 +60,13 @@ def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: in
 @torch.no_grad()
 def read_round(
     teacher: Bagel, batch: dict, guidance: dict[str, Guidance], dice: torch.Generator, *, deployed: float = 0.5,
-    copies: int = 2, padded: bool = False,
+    copies: int = 2, padded: bool = False, eyes: bool = True,
 ) -> Round:
     """Read prompts, or pictures and instructions, once each; several pictures, or noises, share a reading.
 
     deployed: the share of pictures at the scales of `guidance`, those that will be used; the others' are uniform over the
     ranges of Hyper-Bagel. copies: noises of one edit. padded: texts stay as long as the pool's longest, so that every round
-    has the same shape, as compiled layers want it.
+    has the same shape, as compiled layers want it. eyes: see `Student`.
     """  # fmt: skip
     task, device = batch["task"], teacher.device
     ids, length = batch[f"{task}_ids"].long(), batch[f"{task}_length"].long()
@@ -75,6 +76,7 @@ def read_round(
     if task == "draw":
         copies = PICTURES_A_PROMPT
         _, full = teacher.read_ids(teacher.empty(len(ids)), ids, length)
+        read = full
         no_text, no_image = teacher.empty(len(ids)), None
         latent = tokens(batch["draw_latent"].flatten(0, 1))
     else:
@@ -82,13 +84,15 @@ def read_round(
         pixels = batch["scene_picture"].movedim(-1, 1).float() / 127.5 - 1
         _, no_text = teacher.see(seen, pixels)
         _, full = teacher.read_ids(no_text, ids, length)
+        read = full if eyes else teacher.read_ids(seen, ids, length)[1]
         _, no_image = teacher.read_ids(teacher.empty(len(ids)), ids, length)
         latent = tokens(batch["edit_latent"]).repeat_interleave(copies, 0)
     rows = torch.arange(len(ids), device=device).repeat_interleave(copies)
     spread = lambda context: context and context.select(rows)
     scale = lambda used, law: _scales(len(rows), used, law, deployed, dice).to(device)
+    whole = spread(full)
     return Round(
-        task, spread(full), spread(no_text), spread(no_image), latent, scale(guidance[task].text_scale, TEXT_SCALES),
+        task, whole, whole if read is full else spread(read), spread(no_text), spread(no_image), latent, scale(guidance[task].text_scale, TEXT_SCALES),
         scale(guidance[task].image_scale, IMAGE_SCALES) if task == "edit" else None,
     )  # fmt: skip
 

@@ -61,6 +61,7 @@ class Stage(L.LightningModule):
 
     teacher   reads prompts and pictures; never trained. Hangs on the stage without being a sub-module
     student   a generation branch; its average is what leaves the workshop
+    eyes      see `Student`: does it read what the vision tower sees, or is that for its judges alone?
     watched   a number that `play` puts into `facts`; above `limit` the run has diverged
     compiled   layers run as compiled graphs. Worth its minutes for long runs only
     muon_dtype   what Muon, where a stage uses it, orthogonalises in: bfloat16 where the processor is fast at it (a third of
@@ -71,7 +72,7 @@ class Stage(L.LightningModule):
 
     def __init__(
         self, teacher: Bagel, student: Branch, *, guidance: dict[str, Guidance], total: int, average: float = 0.99,
-        deployed: float = 0.5, copies: int = 2, seed: int = 0, decay: float = 0.3,
+        deployed: float = 0.5, copies: int = 2, seed: int = 0, decay: float = 0.3, eyes: bool = True,
         muon_dtype: torch.dtype = torch.float32, compiled: bool = False,
     ):  # fmt: skip
         super().__init__()
@@ -81,7 +82,7 @@ class Stage(L.LightningModule):
         self.average = frozen_copy(student)
         self.guidance, self.total, self.kept = guidance, total, average
         self.deployed, self.copies, self.seed, self.decay, self.muon_dtype = deployed, copies, seed, decay, muon_dtype
-        self.compiled = compiled
+        self.compiled, self.eyes = compiled, eyes
         self.facts: dict[str, float] = {}
 
     # ---- what a stage must say --------------------------------------------------------------------------------------
@@ -114,7 +115,8 @@ class Stage(L.LightningModule):
         step = self.global_step
         dice = generator(self.seed, step, self.global_rank)
         self.facts = {}
-        round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies, padded=self.compiled)
+        round_ = read_round(self.teacher, batch, self.guidance, dice, deployed=self.deployed, copies=self.copies,
+                            padded=self.compiled, eyes=self.eyes)  # fmt: skip
         ground = self.play(round_, dice)
         last = [turn for turn in self.played if turn.plays(step)][-1]
         factor = warmup_constant_decay(step, total=self.total, warmup=20, decay=self.decay)

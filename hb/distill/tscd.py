@@ -69,9 +69,9 @@ class SegmentedConsistency(Stage):
         start, step, end = (t.to(round_.latent) for t in (jumps.start, jumps.step, jumps.end))
         x = interpolate(round_.latent, noise_like(round_.latent, dice), start)
         with torch.no_grad():
-            lower = jump(x, self.stepper(x, start, round_.full, **round_.scales), start, step)
-            real = jump(lower, self.average(lower, step, round_.full, **round_.scales), step, end)
-        fake = jump(x, self.student(x, start, round_.full, **round_.scales), start, end)
+            lower = jump(x, self.stepper(x, start, round_.read, **round_.scales), start, step)
+            real = jump(lower, self.average(lower, step, round_.read, **round_.scales), step, end)
+        fake = jump(x, self.student(x, start, round_.read, **round_.scales), start, end)
         self.facts["apart"] = float(consistency_loss(fake.detach(), real))
         return Pair(round_, fake, real, end)
 

@@ -72,7 +72,7 @@ def nothing_read(latent) -> Round:
     """A round whose context says nothing, for those functions."""
     n = len(latent)
     empty = Context((), torch.zeros(n, 0, dtype=torch.bool), torch.zeros(n, dtype=torch.long))
-    return Round("draw", empty, empty, None, latent, torch.ones(n), None)
+    return Round("draw", empty, empty, empty, None, latent, torch.ones(n), None)
 
 
 def law(exact):

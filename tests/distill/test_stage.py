@@ -19,9 +19,9 @@ from hb.engine import Model, Sampling
 from hb.flow import interpolate, shift_time
 from hb.guidance import OFF
 from hb.model.bagel import Bagel
-from hb.model.guided import guided_branch
+from hb.model.guided import Branch, guided_branch
 from hb.model.vision import patchify
-from hb.parcels import fingerprint
+from hb.parcels import Student, fingerprint
 from hb.sampling.image import sample_student
 from hb.training import StepData, fit, generator, warmup_constant_decay
 from tests.distill.conftest import GUIDANCE, bare, batch_of, changed, nothing_read, round_of, shake, weights_of
@@ -314,6 +314,11 @@ def test_an_edit_is_read_as_the_engine_reads_it(model, teacher, pool, monkeypatc
     rows = torch.arange(4).repeat_interleave(3)
     for part in ("full", "no_text", "no_image"):
         assert same_reading(getattr(round_, part), getattr(wanted, part).select(rows))
+    assert round_.read is round_.full
+    reader.students = dict(blind=Student("dmdo", 6, 3.0, "", eyes=False))
+    wanted = reader.edit(batch["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4, student="blind")
+    blind = read_round(teacher, batch, GUIDANCE, torch.Generator(), copies=3, eyes=False)
+    assert same_reading(blind.read, wanted.full.select(rows)) and same_reading(blind.full, round_.full)
     assert len({len(row) for row in reader.rows}) > 1  # or rows of one length would prove little
     latent = patchify(batch["edit_latent"].float(), teacher.config.latent_patch)
     assert torch.equal(round_.latent, latent[rows]) and round_.size == 12
@@ -355,6 +360,21 @@ def test_contexts_are_read_by_the_original_weights(name, teacher, pool, tmp_path
     flat = lambda round_: [x for c in (round_.full, round_.no_text, round_.no_image) for pair in c.cache for x in pair]
     assert all(torch.equal(a, b) for a, b in zip(flat(before), flat(met[0]), strict=True))
     assert not any(x.requires_grad for x in flat(met[0]))
+
+
+@pytest.mark.parametrize("name", ["cfg", "tscd", "dmdo"])
+def test_a_student_without_eyes_reads_latent_and_words_and_its_judges_all(name, teacher, pool, tmp_path):
+    stage, read = made(name, teacher, eyes=False), {}
+    for part, module in stage.named_modules():
+        if isinstance(module, Branch):
+            module.register_forward_pre_hook(lambda _, args, part=part: read.setdefault(part, set()).add(args[2].length))
+    played(stage, pool, tmp_path, steps=1, edit=2)
+    batch = pick_round(pool, dict(edit=2), 0, 0)
+    latent, words = teacher.config.latent_side**2 + 2, int(batch["edit_length"].max())  # each picture has two markers
+    seen = (64 // teacher.config.vision.patch_size) ** 2 + 2
+    for part, lengths in read.items():
+        assert lengths == {latent + words + seen * (part not in ("student", "average", "stepper"))}, part
+    assert len(read) == dict(cfg=1, tscd=4, dmdo=3)[name]
 
 
 def test_half_of_the_scales_are_those_to_be_served_and_the_others_of_the_whole_range(teacher, pool):
