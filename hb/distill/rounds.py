@@ -91,8 +91,9 @@ def read_round(
     spread = lambda context: context and context.select(rows)
     scale = lambda used, law: _scales(len(rows), used, law, deployed, dice).to(device)
     whole = spread(full)
+    own = whole if read is full else spread(read)
     return Round(
-        task, whole, whole if read is full else spread(read), spread(no_text), spread(no_image), latent, scale(guidance[task].text_scale, TEXT_SCALES),
+        task, whole, own, spread(no_text), spread(no_image), latent, scale(guidance[task].text_scale, TEXT_SCALES),
         scale(guidance[task].image_scale, IMAGE_SCALES) if task == "edit" else None,
     )  # fmt: skip
 
