@@ -405,7 +405,7 @@ def _distill(verbs):
     run = parser.add_argument_group("run")
     run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
     run.add_argument("--start-from", metavar="FOLDER",
-                     help="a student to begin with, to go on training one, say (default: that of the stage before)")  # fmt: skip
+                     help="a student to begin with, to go on training one, say (default: as the recipe has it)")  # fmt: skip
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
     run.add_argument("--prompts", type=_at_least_one, metavar="N",

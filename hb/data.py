@@ -48,7 +48,7 @@ def mixed(shares: Mapping[str, float]) -> dict[str, float]:
         raise ValueError(f"no task {unknown[0]!r}; prompts are of {', '.join(DRAW_MIX)}")
     others = {task: share for task, share in DRAW_MIX.items() if task not in shares}
     left = round(1 - sum(shares.values()), 9)  # 0.1, 0.2 and 0.7 are 1 to a person
-    if min(shares.values(), default=0) < 0 or left < 0 or not others:
+    if not all(0 <= share <= 1 for share in shares.values()) or left < 0 or not others:
         raise ValueError("shares are 0 or more, and 1 or less together, and one task at least is left to take the rest; "
                          f"got {' '.join(f'{task}={share:g}' for task, share in shares.items())}")  # fmt: skip
     return dict(shares) | {task: left * share / sum(others.values()) for task, share in others.items()}

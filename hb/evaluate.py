@@ -139,8 +139,9 @@ def _how(model: Model, verb: str, options: dict) -> dict:
     """What draws, and how. nfe=100 and student="teacher" are the same where the teacher serves 100: its pictures are made once."""
     name, grid, guidance = model.settle(verb, **options)
     student = name and model.students[name]
-    who = student and (student.fingerprint(), student.sampler, student.eyes)
-    return dict(student=who, grid=grid.tolist(), guidance=asdict(guidance))
+    who = student and (student.fingerprint(), student.sampler, verb == "draw" or student.eyes)
+    painter = model.tiny and model.tiny.fingerprint()
+    return dict(student=who, grid=grid.tolist(), guidance=asdict(guidance), painter=painter)
 
 
 def as_seen(pictures: Pictures | Tensor) -> Tensor:
@@ -256,7 +257,8 @@ def edit_eval(
     then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""  # fmt: skip
     cases = bench.edit_set() if cases is None else cases
     side = model.bagel.config.picture_side
-    key = dict(what="edit", model=identity(model), seed=seed, n=len(cases)) | _how(model, "edit", edit)
+    asked = [f"{c.edit.instruction}: {c.source} {c.edit.target}" for c in cases]
+    key = dict(what="edit", model=identity(model), seed=seed, cases=asked) | _how(model, "edit", edit)
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i] for i in numbers]

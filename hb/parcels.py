@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -84,7 +84,7 @@ class Student:
     default    it answers to nfe=steps without being named
     eyes       a picture to be edited is read twice by the teacher, its latent and what the vision tower sees; False: this student
                needs the latent alone, which halves the reading
-    teacher    fingerprint of the model it was made from. With another one it would draw nothing
+    teacher    fingerprint of the model it was made from. Beside any other it is refused
     """
 
     stage: str
@@ -109,8 +109,9 @@ class Student:
     @staticmethod
     def load(folder: str | Path) -> Student:
         """Raises CheckpointError with what is wrong."""
-        names = tuple(f.name for f in fields(Student) if f.name != "weights")
-        values = _load(Path(folder), STUDENT_CONFIG, names, "a student", "hb distill six-nfe")
+        own = [f for f in fields(Student) if f.name != "weights"]
+        needed = tuple(f.name for f in own if f.default is MISSING and f.default_factory is MISSING)
+        values = _load(Path(folder), STUDENT_CONFIG, needed, "a student", "hb distill six-nfe", others=tuple(f.name for f in own))
         return Student(**values, weights=read_weights(Path(folder) / STUDENT))
 
     def fingerprint(self) -> str:
@@ -162,6 +163,10 @@ class TinyPainter:
         values = _load(Path(folder), TINY_CONFIG, names, "a tiny decoder", "hb train decoder")
         return TinyPainter(**values, weights=read_weights(Path(folder) / TINY))
 
+    def fingerprint(self) -> str:
+        """Of its weights."""
+        return _digest(self.weights)
+
     def open(self, model: Bagel) -> TinyDecoder:
         """The decoder, ready beside the model's own. Raises CheckpointError if it reads another encoder's latents."""
         like = next(model.autoencoder.parameters())
@@ -189,11 +194,12 @@ def _save(folder: Path, weights_name: str, weights: dict[str, Tensor], config_na
     aside[1].replace(folder / config_name)
 
 
-def _load(folder: Path, config_name: str, names: tuple[str, ...], what: str, made_by: str) -> dict:
+def _load(folder: Path, config_name: str, names: tuple[str, ...], what: str, made_by: str, others: tuple[str, ...] = ()) -> dict:
+    """The config's values of these names, all of which must be there, and of the others that are: an older file knows fewer."""
     if not (folder / config_name).is_file():
         raise CheckpointError(f"{folder} holds no {config_name}; make {what} first: {made_by}")
     try:
         values = json.loads((folder / config_name).read_text())
-        return {name: values[name] for name in names}
+        return {name: values[name] for name in names} | {name: values[name] for name in others if name in values}
     except (json.JSONDecodeError, KeyError) as error:
         raise CheckpointError(f"{folder / config_name} is damaged ({error}); make or copy it again") from None

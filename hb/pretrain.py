@@ -477,6 +477,10 @@ def begin_from(model: Bagel, begun: Bagel) -> None:
             begin[name] = begin[name].unflatten(0, (places, -1)).mean(0)
     if then.latent_side != now.latent_side:
         begin["latent_pos_embed.pos_embed"] = fresh["latent_pos_embed.pos_embed"]
+    other = [k for k, w in fresh.items() if k not in begin or begin[k].shape != w.shape]
+    if other:
+        raise ValueError(f"the model to start from is of another size than the one to be trained ({other[0]} does not fit); "
+                         "choose its own --preset, or another --start-from")  # fmt: skip
     model.load_state_dict(begin)
 
 

@@ -450,11 +450,28 @@ def test_examples_of_a_branch_that_rests_are_refused(hb, tiny_preset, tiny_folde
 @pytest.mark.parametrize(
     ("mix", "why"),
     [(["counting"], "TASK=SHARE"), (["counting=many"], "TASK=SHARE"), (["dancing=0.5"], "no task 'dancing'"),
+     (["two=nan"], "0 or more"), (["two=0.1", "two=0.2"], "a task twice"),
      (["two=0.5", "--learns", "answers"], "draws none"), (["two=-1"], "0 or more"), (["two=0.7", "counting=0.7"], "1 or less together")],
 )  # fmt: skip
 def test_shares_that_are_none_are_refused(hb, tiny_preset, tiny_folder, mix, why):
     status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--mix", *mix)
     assert status == 2 and why in said
+
+
+def test_a_beginning_of_another_size_is_refused_in_words(hb, tiny_preset, tiny_folder):
+    status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--autoencoder", tiny_folder)
+    assert status == 2 and "another size" in said
+
+
+def test_shares_reach_the_pool(hb, tiny_preset, tiny_folder, monkeypatch):
+    def made(*_, mix, **__):
+        raise ValueError(f"counting {mix['counting']}, rich {mix['rich']}")
+
+    monkeypatch.setattr("hb.pretrain.make_pool", made)
+    monkeypatch.setitem(train.PRESETS, "tiny", load(tiny_folder).bagel.config)
+    status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--autoencoder", tiny_folder,
+                         "--mix", "counting=0.5", "rich=0.25")  # fmt: skip
+    assert status == 2 and "counting 0.5, rich 0.25" in said
 
 
 def test_training_from_nothing_to_a_model(hb, tiny_preset):

@@ -23,7 +23,7 @@ class Oracle:
         self.bagel, self.sampling, self.text, self.wrong = tiny.bagel, tiny.sampling, tiny.text, wrong
         self.drawn = 0
         self.edits = {c.edit.instruction: c for c in bench.edit_set()}
-        self.scenes, self.students = {}, {}
+        self.scenes, self.students, self.tiny = {}, {}, None
 
     def settle(self, verb, **options):
         return None, time_grid(50, 3.0), getattr(self.sampling, verb)

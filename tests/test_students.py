@@ -164,6 +164,9 @@ def test_the_same_pictures_asked_for_in_other_words_are_not_drawn_again(model, t
     assert len(list(tmp_path.iterdir())) == 2
     scene(steps=4, text_scale=1.0), edit(steps=2, image_scale=1.0), scene(steps=3), scene(nfe=6)
     assert len(list(tmp_path.iterdir())) == 6
+    edits = bench.edit_set()[1 : 1 + len(edits)]  # as many others
+    edit(steps=2)
+    assert len(list(tmp_path.iterdir())) == 7
 
 
 def verdicts(value, tasks=("single", "two"), prompts=5, pictures=2):

@@ -9,7 +9,7 @@ from hb.commands.output import to_json
 from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
 from hb.commands.use import open_model
 from hb.distill.dmdo import DistributionMatching
-from hb.distill.recipe import SIX_NFE, STAGES, StageSpec, run_stage
+from hb.distill.recipe import SIX_NFE, STAGES, StageSpec, check_beginning, run_stage
 from hb.distill.tscd import SegmentedConsistency
 from hb.engine import STUDENTS, Model
 from hb.parcels import STUDENT_CONFIG, Student, fingerprint
@@ -43,10 +43,12 @@ def distill(args) -> None:
 
 def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
-    first = begin or students.get(spec.after)
-    facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, eyes=spec.eyes,
-                 options=str(spec.options), teacher=fingerprint(model.bagel), pool=args.pool,
-                 start=first and first.fingerprint())  # fmt: skip
+    check_beginning(name, spec, model.bagel, students, begin)
+    # a beginning by its folder, not by its weights: the run may end by putting its own there
+    first = args.start_from or (spec.after and students[spec.after].fingerprint())
+    facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
+                 eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
+                 teacher=fingerprint(model.bagel), pool=args.pool, start=first)  # fmt: skip
     claim(home, args, facts, ("last.ckpt", "log.jsonl"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
     pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,

@@ -319,7 +319,10 @@ def finish(args, name: str, model: Model | None, lines: list[Number], got: dict,
 def _student_of(args, model: Model | None) -> dict | None:
     """Who drew, if it was a student."""
     name = model and model.student_for(getattr(args, "student", None), getattr(args, "nfe", None))
-    return None if name is None else dict(name=name, identity=model.students[name].fingerprint())
+    if name is None:
+        return None
+    student = model.students[name]
+    return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, eyes=student.eyes)
 
 
 def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:

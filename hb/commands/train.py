@@ -119,9 +119,12 @@ def teacher(args) -> None:
     pictures = _autoencoder_for(args, start)
     eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    sizes, mix = _sizes(usual.batch, args), mixed(_shares(args.mix))
+    if args.learns == "answers" and not start:
+        raise ValueError("--learns answers is for the last layer of a model that reads: say which with --start-from FOLDER")
+    sizes, shares = _sizes(usual.batch, args), _shares(args.mix)
+    mix = mixed(shares)
     facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
-                 start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns, mix=" ".join(args.mix) or None)  # fmt: skip
+                 start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns, mix=shares or None)  # fmt: skip
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     done = interruptible(
         train_teacher, folder, config, pictures, text, steps=usual.steps, prompts=args.pool, scenes=args.pool, sizes=sizes,
@@ -223,9 +226,12 @@ def _sizes(batch: int, args) -> BatchSizes:
 def _shares(words: Sequence[str]) -> dict[str, float]:
     """["counting=0.5"] as numbers."""
     try:
-        return {task: float(share) for task, share in (word.split("=") for word in words)}
+        pairs = [(task, float(share)) for task, share in (word.split("=") for word in words)]
     except ValueError:
         raise ValueError(f"--mix is said as TASK=SHARE, counting=0.5 for example, not {' '.join(words)!r}") from None
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"--mix names a task twice: {' '.join(words)}")
+    return dict(pairs)
 
 
 def _folder(args) -> Path:

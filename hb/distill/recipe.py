@@ -70,7 +70,7 @@ STAGES = {
                       prompts=12, edits=24, editing=0.25, default=True, eyes=False, options=OWN_DMDO),
     "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
                               5e-5, options=dict(real="cfg")),
-    # baselines at equal cost
+    # baselines at equal cost (of drawing: an edit of theirs reads the picture twice, as the paper's do, and dmdo's once)
     "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
                      0.001, prompts=12, edits=24, editing=0.25,
                      options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="renoise"),
@@ -97,16 +97,12 @@ def run_stage(
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip
     spec = spec or STAGES[name]
-    needed = [n for n in (None if begin else spec.after, spec.options.get("real")) if n]
-    missing = [n for n in needed if n not in students]
-    if missing:
-        raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
-                         f"hb distill {missing[0]}")  # fmt: skip
+    check_beginning(name, spec, teacher, students, begin)
+    if begin is not None:
+        begin = replace(begin, teacher=fingerprint(teacher))
     steps = steps or spec.steps
     where = working_device(**trainer)
     teacher, pool = teacher.to(where), pool.to(where)
-    if begin is not None:
-        begin = replace(begin, teacher=fingerprint(teacher))
     options = dict(spec.options, lr=spec.lr, eyes=spec.eyes, muon_dtype=muon_dtype_of(trainer.get("precision")),
                    compiled=worth_compiling(steps))  # fmt: skip
     with torch.random.fork_rng():
@@ -130,6 +126,20 @@ def run_stage(
     facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
     return Student(name, spec.evaluations, SHIFT, fingerprint(teacher), spec.sampler, spec.any_steps, spec.default, spec.eyes, facts,
                    weights)  # fmt: skip
+
+
+def check_beginning(name: str, spec: StageSpec, teacher: Bagel, students: dict[str, Student], begin: Student | None) -> None:
+    """Raises ValueError if what a stage begins with is not there or does not fit, before anything is made."""
+    real = spec.options.get("real")
+    missing = [n for n in (None if begin else spec.after, real) if n and n not in students]
+    if missing:
+        raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
+                         f"hb distill {missing[0]}")  # fmt: skip
+    if real and not students[real].eyes:
+        raise ValueError(f"the real score of {name!r} is shown all of a picture, and the student of {real!r} was made without eyes; "
+                         f"make it with them: hb distill {real} --eyes")  # fmt: skip
+    if begin is not None:
+        replace(begin, teacher=fingerprint(teacher)).open(teacher)
 
 
 def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:

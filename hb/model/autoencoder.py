@@ -76,6 +76,8 @@ class Autoencoder(nn.Module):
         mean, logvar = self.moments(pictures)
         if sample:
             if isinstance(generator, Sequence):
+                if len(generator) != len(mean):
+                    raise ValueError(f"{len(mean)} pictures but {len(generator)} generators; give one for each, or one for all")
                 eps = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generator]).to(mean)
             else:
                 eps = torch.randn(mean.shape, generator=generator).to(mean)

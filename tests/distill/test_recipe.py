@@ -245,12 +245,40 @@ def test_a_stage_can_begin_with_another_student(name, teacher, pool, students, t
     assert same(dict(generation_weights(met["stage"].student.model)), students["dmdo"].weights)
 
 
-@pytest.mark.parametrize("stage, said", [("six-nfe", "for one stage"), ("tscd", "student.json")])
-def test_a_beginning_that_will_not_do_is_refused_in_words(stage, said, tiny_folder, tmp_path, capsys):
-    folder = tmp_path / "run"
-    argv = ["distill", stage, "--model", tiny_folder, "--folder", folder, "--start-from", tmp_path]
+@pytest.mark.parametrize("stage, said", [("six-nfe", "for one stage"), ("tscd", "student.json"), ("cfg", "lacks")])
+def test_a_beginning_that_will_not_do_is_refused_in_words(stage, said, students, tiny_folder, tmp_path, capsys):
+    folder, begin = tmp_path / "run", tmp_path / "begin"
+    if stage == "cfg":  # another geometry's
+        replace(students["cfg"], weights=dict(list(students["cfg"].weights.items())[1:])).save(begin)
+    argv = ["distill", stage, "--model", tiny_folder, "--folder", folder, "--start-from", begin]
     assert main([*map(str, argv), "--accelerator", "cpu"]) == 2
     assert said in capsys.readouterr().err and not folder.exists()
+
+
+def test_a_student_goes_on_from_the_command_line_and_again_where_it_was_put(students, tiny_folder, tmp_path):
+    """Under its own name, over its own beginning; with a rate of nothing it stays what it was."""
+    begin = tmp_path / "students" / "cfg"
+    replace(students["cfg"], teacher="an earlier version").save(begin)
+    argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path, "--start-from", begin, "--pool", 2, "--prompts", 1,
+            "--edits", 1, "--no-eyes", "--accelerator", "cpu", "--json", "--lr", 1e-9]  # fmt: skip
+    for steps in (1, 2):
+        assert main([*map(str, argv), "--steps", str(steps)]) == 0
+    done = Student.load(begin)
+    assert done.provenance["steps"] == 2 and not done.eyes and done.teacher != "an earlier version"
+    assert all(torch.allclose(w.float(), students["cfg"].weights[k].half().float(), atol=1e-3) for k, w in done.weights.items())
+
+
+def test_a_blind_student_is_no_real_score(teacher, pool, students, tmp_path):
+    with pytest.raises(ValueError, match="hb distill cfg --eyes"):
+        run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], eyes=False)))
+
+
+def test_a_student_from_before_there_was_a_choice_of_eyes_has_them(students, tmp_path):
+    students["dmdo"].save(tmp_path)
+    values = json.loads((tmp_path / "student.json").read_text())
+    assert values.pop("eyes") is False
+    (tmp_path / "student.json").write_text(json.dumps(values))
+    assert Student.load(tmp_path).eyes
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -260,8 +288,8 @@ def test_every_stage_that_is_listed_leaves_a_student_that_draws_in_six(name, mod
     assert fingerprint(teacher) == before == parcel.teacher
     json.dumps(parcel.to_dict())
     spec = STAGES[name]
-    assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default) == (
-        spec.evaluations, spec.sampler, spec.any_steps, spec.default
+    assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default, parcel.eyes) == (
+        spec.evaluations, spec.sampler, spec.any_steps, spec.default, spec.eyes
     )  # fmt: skip
     drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=6)
     assert drawn.nfe == 6 and bool(drawn.pixels.isfinite().all())
