@@ -404,7 +404,7 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
     def see(pictures: Tensor) -> Tensor:
         return torch.cat([seen_by(eyes, part * 2 - 1, square) for part in pictures.split(128)])
 
-    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see, workers=workers)
+    pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see, workers=workers, mix=mix)
     pool.save(path)
     return pool
 
