@@ -117,6 +117,10 @@ class AutoencoderTraining(L.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+# what is learnt, and whether that draws and whether it talks: see TeacherTraining
+LEARNS = dict(all=(True, True), understanding=(False, True), answers=(False, True), drawing=(True, False))
+
+
 class TeacherTraining(L.LightningModule):
     """The unified model learns to draw, edit and answer, all in one step (BAGEL section 2; bagel.md section 10).
 
@@ -155,7 +159,7 @@ class TeacherTraining(L.LightningModule):
         learns: str = "all",
     ):  # fmt: skip
         super().__init__()
-        self.draws, self.talks = learns in ("all", "drawing"), learns != "drawing"
+        self.draws, self.talks = LEARNS[learns]
         layers = model.config.llm.num_hidden_layers
         for name, p in model.named_parameters():
             if not (self.draws if is_generation(name) else self.talks and (learns != "answers" or is_answering(name, layers))):

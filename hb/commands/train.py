@@ -23,7 +23,7 @@ from hb.model.config import PRESETS, BagelConfig
 from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
 from hb.parcels import Drafter, TinyPainter, fingerprint, reading_fingerprint
-from hb.pretrain import precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
+from hb.pretrain import LEARNS, precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
 from hb.semantic import train_semantic
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
@@ -212,15 +212,16 @@ def _asked(usual: Usual, args) -> Usual:
 
 def _sizes(batch: int, args) -> BatchSizes:
     """What a step of the teacher holds: of what is not learnt, nothing."""
-    for option, resting in (("edits", ("understanding", "answers")), ("talks", ("drawing",))):
-        if getattr(args, option) and args.learns in resting:
+    draws, talks = LEARNS[args.learns]
+    for option, learnt in (("edits", draws), ("talks", talks)):
+        if getattr(args, option) and not learnt:
             raise ValueError(f"--{option} is for what --learns {args.learns} leaves alone; leave one of the two out")
-    if args.mix and args.learns in ("understanding", "answers"):
+    if args.mix and not draws:
         raise ValueError(f"--mix is of prompts to draw, and --learns {args.learns} draws none; leave one of the two out")
     half = max(1, batch // 2)
-    if args.learns in ("understanding", "answers"):
+    if not draws:
         return BatchSizes(0, 0, args.talks or batch)
-    return BatchSizes(batch, args.edits or half, 0 if args.learns == "drawing" else args.talks or half)
+    return BatchSizes(batch, args.edits or half, (args.talks or half) if talks else 0)
 
 
 def _shares(words: Sequence[str]) -> dict[str, float]:
