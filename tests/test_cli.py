@@ -463,6 +463,12 @@ def test_a_beginning_of_another_size_is_refused_in_words(hb, tiny_preset, tiny_f
     assert status == 2 and "another size" in said
 
 
+def test_a_shipped_model_is_known_by_its_name_as_a_beginning_and_as_an_autoencoder(hb, tiny_preset):
+    both = ("--start-from", "nano", "--autoencoder", "nano")
+    status, _, said = hb("train", "teacher", "--preset", "tiny", *both)
+    assert status == 2 and "another size" in said  # both were found, and nano is not what "tiny" says
+
+
 def test_shares_reach_the_pool(hb, tiny_preset, tiny_folder, monkeypatch):
     def made(*_, mix, **__):
         raise ValueError(f"counting {mix['counting']}, rich {mix['rich']}")

@@ -140,7 +140,7 @@ def test_field_and_pictures_are_learnt():
     for group in optimizer.param_groups:
         group["lr"] = 0.02 if group["kind"] == "muon" else 0.01
     before = [loss.item() for loss in training.losses(*parts())]
-    for _ in range(40):
+    for _ in range(16):
         optimizer.zero_grad()
         sum(training.losses(*parts())).backward()
         optimizer.step()

@@ -265,12 +265,17 @@ def load_eyes(folder: Path, config: BagelConfig) -> VisionTower:
 def _autoencoder_for(args, start: Path | None) -> Autoencoder:
     """The one that was named; else that of the model begun with, whose latents its weights know; else the run's own."""
     if args.autoencoder:
-        return load_autoencoder(Path(args.autoencoder))
+        return load_autoencoder(_named(args.autoencoder))
     return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")
 
 
+def _named(name: str) -> Path:
+    """The folder of a shipped model, by its name, or the folder itself."""
+    return SHIPPED / name if is_shipped(name) else Path(name)
+
+
 def _model_folder(name: str) -> Path:
-    folder = SHIPPED / name if is_shipped(name) else Path(name)
+    folder = _named(name)
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
     return folder
