@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from hb import evaluate
 from hb.cli import build_parser, main
@@ -24,6 +25,7 @@ from hb.commands import output, report, runs, train, use
 from hb.commands.demo import SCENE, questions
 from hb.data import pick
 from hb.engine import load
+from hb.model.vision import VisionTower
 from hb.world import bench
 from hb.world.language import LanguageError, parse_edit
 from hb.world.render import render, to_uint8
@@ -445,6 +447,17 @@ def tiny_preset(monkeypatch):
 def test_examples_of_a_branch_that_rests_are_refused(hb, tiny_preset, tiny_folder, option, branch):
     status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--learns", branch, option, 2)
     assert status == 2 and f"{option} is for what --learns {branch} leaves alone" in said
+
+
+def test_answers_alone_bring_no_other_eyes_and_no_other_latents(hb, tiny_preset, tiny_folder, tmp_path):
+    alone = ("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--learns", "answers")
+    tower = VisionTower(train.PRESETS["tiny"].vision)
+    save_file(tower.state_dict(), tmp_path / train.EYES)
+    for option, other in (("--autoencoder", "nano"), ("--eyes", tmp_path)):
+        status, _, said = hb(*alone, option, other)
+        assert status == 2 and f"{option} brings another" in said
+    status, _, said = hb(*alone, "--autoencoder", tiny_folder)
+    assert "brings another" not in said and "another size" in said  # its own may be named; what is wrong is "tiny" itself
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,8 @@ def teacher(args) -> None:
     pictures = _autoencoder_for(args, start)
     eyes = load_eyes(Path(args.eyes), config) if args.eyes else None
     text = Text.load(start or TOKENIZER)
-    if args.learns == "answers" and not start:
-        raise ValueError("--learns answers is for the last layer of a model that reads: say which with --start-from FOLDER")
+    if args.learns == "answers":
+        _check_only_answers(start, pictures, eyes)
     sizes, shares = _sizes(usual.batch, args), _shares(args.mix)
     mix = mixed(shares)
     facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
@@ -222,6 +222,16 @@ def _sizes(batch: int, args) -> BatchSizes:
     if not draws:
         return BatchSizes(0, 0, args.talks or batch)
     return BatchSizes(batch, args.edits or half, (args.talks or half) if talks else 0)
+
+
+def _check_only_answers(start: Path | None, pictures: Autoencoder, eyes: VisionTower | None) -> None:
+    """Raises ValueError if a run that is to teach answers alone would change something else."""
+    if not start:
+        raise ValueError("--learns answers is for the last layer of a model that reads: say which with --start-from FOLDER")
+    begun = load_model(start)[0]
+    for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--eyes", eyes, begun.vit_model)):
+        if given is not None and fingerprint(given) != fingerprint(own):
+            raise ValueError(f"--learns answers leaves the rest of {start} as it is, and {option} brings another; leave {option} out")
 
 
 def _shares(words: Sequence[str]) -> dict[str, float]:
