@@ -183,7 +183,8 @@ def write_sets(folder: Path | str = FOLDER) -> dict[str, str]:
 
 def other_cases(n: int, seed: int = 0) -> tuple[list[SceneCase], list[EditCase]]:
     """About n prompts and n edits like those of the evaluation sets and none of them, all tasks and groups alike, from seeds of
-    training: on these settings may be tuned. The same n and seed give the same ones."""
+    training: on these settings may be tuned. The same n and seed give the same ones. Never more than 100 prompts a task, less those
+    of the evaluation: for more, take several seeds."""
     prompts, edits = (list(_MAKERS[file](np.random.default_rng([1, seed, 29]))) for file in ("scene.jsonl", "edit.jsonl"))
     measured = {case.prompt for case in scene_set()}
     tasks = [[_scene_case(r) for r in prompts if r["task"] == task and r["prompt"] not in measured] for task in SIX_TASKS]
