@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from hb.commands.output import to_json, write, write_json
 from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
-from hb.commands.use import is_shipped, open_model
+from hb.commands.use import folder_of, open_model
 from hb.data import BatchSizes, mixed
 from hb.engine import SHIPPED, Model, Sampling
 from hb.eyes import train_eyes
@@ -275,17 +275,12 @@ def load_eyes(folder: Path, config: BagelConfig) -> VisionTower:
 def _autoencoder_for(args, start: Path | None) -> Autoencoder:
     """The one that was named; else that of the model begun with, whose latents its weights know; else the run's own."""
     if args.autoencoder:
-        return load_autoencoder(_named(args.autoencoder))
+        return load_autoencoder(folder_of(args.autoencoder))
     return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")
 
 
-def _named(name: str) -> Path:
-    """The folder of a shipped model, by its name, or the folder itself."""
-    return SHIPPED / name if is_shipped(name) else Path(name)
-
-
 def _model_folder(name: str) -> Path:
-    folder = _named(name)
+    folder = folder_of(name)
     if not (folder / WEIGHTS).exists():
         raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
     return folder
