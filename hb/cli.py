@@ -326,6 +326,17 @@ def _train(verbs):
     decoder.add_argument("--noise", type=float, default=0.4, metavar="SD",
                          help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
     decoder.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
+    settler = _stage(
+        stages, "settler", "lets the tiny decoder make up its mind where latents have not (minutes)",
+        "Train a settler: a small transformer in front of a model's tiny decoder. A model of few steps hands over things that are\n"
+        "half of one color and half of another, and a decoder paints patches of both; the settler has all of a thing agree.\n"
+        "Writes FOLDER/parcel, the tiny decoder with its settler. Put that into the model's folder as decoder/ to use it.",
+        "hb train settler\nhb train settler --model runs/nano/model --minutes 10",
+        _model(), batch="scenes in a step",
+    )  # fmt: skip
+    settler.add_argument("--noise", type=float, default=0.4, metavar="SD",
+                         help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
+    settler.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
     _train_draft(stages)
 
 

@@ -8,6 +8,8 @@ it from a large vision tower; in the tiny world the scene itself is known, and c
 The encoder learns to read the field of `thing_field` in the picture. The decoder learns to paint from what the encoder says,
 with noise on it: what a model that draws hands it is never exact, but a field says everything many times over.
 
+The settler (hb.model.tiny_decoder) learns here too: what a field would be that has not made up its mind, only fields can say.
+
 With half of the channels taught and half left to pixels, a teacher had the right shapes in its field (95 of 96 pictures from
 t = 0.65) and wrong ones in its pictures (66): what it could not draw was the sharp half (data/results/DIARY.md).
 """
@@ -26,7 +28,9 @@ from torch import Tensor
 
 from hb.data import TRAINING
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
+from hb.model.tiny_decoder import Settler, TinyDecoder, TinyDecoderConfig
 from hb.optim import MuonAdamW, split_parameters
+from hb.parcels import TinyPainter
 from hb.training import StepData, fit, generator, noise_levels, noise_like, painting_errors, warm_then_cosine
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, SHAPES, Scenes, sample_any
@@ -36,6 +40,8 @@ FIELD = (
     "there", "dx", "dy", "size", "shape 0", "shape 1", "shape 2", "shape 3",
 )  # fmt: skip
 NEAR, FAR = 0.9, 1.8  # in radii: a thing's card has full weight up to here, and none from there
+LOOKS = ("shape", "color", "size", "texture", "turn", "shade")  # of a thing: all but where it is
+SETTLER = (96, 3)  # width and layers
 LOGVAR = -6.0  # of the posterior: a deviation of 0.05, where latents have one of 1
 
 
@@ -78,6 +84,12 @@ def random_scenes(n: int, seed: int, step: int, rank: int = 0) -> Scenes:
     return sample_any(n, rng)
 
 
+def statistics(seed: int) -> tuple[Float[Tensor, "16 1 1"], Float[Tensor, "16 1 1"]]:
+    """Mean and standard deviation of each line of FIELD: latents are in units in which these are 0 and 1."""
+    field = thing_field(random_scenes(4096, seed, 0), rows=8)  # they do not depend on the rows
+    return field.mean((0, 2, 3))[:, None, None], field.std((0, 2, 3))[:, None, None]
+
+
 def with_meaning(config: AutoencoderConfig) -> AutoencoderConfig:
     """The same geometry with a channel for each line of FIELD, in units in which latents have mean 0 and variance 1."""
     return replace(config, z_channels=len(FIELD), scale_factor=1.0, shift_factor=0.0)
@@ -107,9 +119,9 @@ class SemanticAutoencoder(L.LightningModule):
             said.weight[len(FIELD) :] = 0
             said.bias[len(FIELD) :] = LOGVAR
         self.total, self.lr, self.noise, self.seed = total, lr, noise, seed
-        field = thing_field(random_scenes(4096, seed, 0), rows=8)  # the statistics do not depend on it
-        self.register_buffer("middle", field.mean((0, 2, 3))[:, None, None])
-        self.register_buffer("spread", field.std((0, 2, 3))[:, None, None])
+        middle, spread = statistics(seed)
+        self.register_buffer("middle", middle)
+        self.register_buffer("spread", spread)
 
     def losses(self, pictures: Float[Tensor, "B 3 H W"], field: Float[Tensor, "B 16 h w"], eps: Float[Tensor, "B 16 h w"]):
         """Of the field, of pixels and of edges. pictures in [-1, 1]; eps: noise of unit variance."""
@@ -145,3 +157,99 @@ def train_semantic(
 
     fit(module, StepData(pictures_and_fields, steps), folder, ema=None, **trainer)
     return module.autoencoder.cpu().eval()
+
+
+def with_other_looks(scenes: Scenes, rng: np.random.Generator, share: float = 0.3) -> Scenes:
+    """The same things in the same places. Each of their looks, and each color behind, is another one in `share` of the cases."""
+    other = sample_any(len(scenes), rng)
+    there = scenes.shape >= 0
+
+    def mixed(ours: np.ndarray, theirs: np.ndarray, may: np.ndarray) -> np.ndarray:
+        return np.where(may & (rng.random(may.shape) < share), theirs, ours)
+
+    # where the other scene has no thing in this slot, the looks of its first one
+    looks = {name: np.where(other.shape >= 0, getattr(other, name), getattr(other, name)[:, :1]) for name in LOOKS}
+    looks = {name: mixed(getattr(scenes, name), theirs, there) for name, theirs in looks.items()}
+    return replace(scenes, **looks, background=mixed(scenes.background, other.background, np.ones(len(scenes), bool)))
+
+
+def undecided(fields: Float[Tensor, "3 B C h w"], dice: torch.Generator, most: float = 0.45) -> Float[Tensor, "B C h w"]:
+    """The first fields, on their way to the other two, by up to `most` together and not everywhere as far.
+
+    What a model hands over that has not made up its mind is a mean of what it could have meant; the first is what it meant most.
+    """
+    sure, *others = fields
+    batch, _, *size = sure.shape
+    far = most * torch.rand(batch, generator=dice)
+    parts = torch.rand(batch, generator=dice)
+    uneven = F.interpolate(torch.randn(batch, 2, 3, 3, generator=dice), size=size, mode="bicubic", align_corners=True)
+    shares = far[:, None] * torch.stack([parts, 1 - parts], 1)  # of each other one, in each picture
+    shares = (shares[..., None, None] * (1 + 0.4 * uneven)).to(sure)
+    return sure + sum(share[:, None] * (other - sure) for share, other in zip(shares.unbind(1), others))
+
+
+class SettlerTraining(L.LightningModule):
+    """The settler learns to say the field that was meant most.
+
+    loss = L1 against that field, in units in which each channel has variance 1. L1 because its best answer is one of the
+    things that could have been meant, where that of a squared error is their mean, which is what came in.
+    noise: each picture's latents get noise besides, of a deviation from 0 to `noise`, evenly over the batch.
+    """
+
+    def __init__(self, settler: Settler, *, total: int, lr: float = 0.01, noise: float = 0.4, seed: int = 0):
+        super().__init__()
+        self.settler, self.total, self.lr, self.noise, self.seed = settler, total, lr, noise, seed
+
+    def training_step(self, batch: Float[Tensor, "3 B C h w"], batch_idx: int) -> Tensor:
+        dice = generator(self.seed, self.global_step, self.global_rank)
+        z = undecided(batch, dice)
+        z = z + noise_levels(z, self.noise) * noise_like(z, dice)
+        left, was = (self.settler(z) - batch[0]).abs().mean(), (z - batch[0]).abs().mean()
+        self.log_dict(dict(unsettled=left, before=was), prog_bar=True)
+        return left
+
+    def configure_optimizers(self):
+        optimizer = MuonAdamW(split_parameters(self.settler, muon_lr=self.lr, adamw_lr=self.lr / 5))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warm_then_cosine(i, self.total))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+def check_says_fields(autoencoder: Autoencoder, side: int) -> None:
+    """Raises ValueError if what this autoencoder's encoder says of pictures is not their field."""
+    scenes = random_scenes(32, 0, 1)
+    with torch.no_grad():
+        said = autoencoder.moments(render(scenes, side) * 2 - 1)[0].float()
+    wrong = "its latents are not fields, which is what a settler learns from; train its autoencoder with --semantic"
+    if said.size(1) != len(FIELD):
+        raise ValueError(wrong)
+    middle, spread = statistics(0)
+    meant = (thing_field(scenes, said.size(-1)) - middle) / spread
+    if F.mse_loss(said, meant) > 0.5:  # a constant has 1
+        raise ValueError(wrong)
+
+
+def train_settler(
+    folder: Path, painter: TinyPainter, *, rows: int, steps: int, batch: int = 64, lr: float = 0.01, noise: float = 0.4, seed: int = 0,
+    **trainer,
+) -> TinyPainter:
+    """Train a settler for a tiny decoder of fields of rows x rows places, in `folder` (resumes there); goes on from the one it has.
+
+    The painter's own weights stay as they are, to the last bit.
+    """
+    middle, spread = statistics(seed)
+    config = TinyDecoderConfig(**painter.config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        decoder = TinyDecoder(replace(config, settler=config.settler or SETTLER))
+    decoder.load_state_dict(decoder.state_dict() | painter.weights)
+    module = SettlerTraining(decoder.settle, total=steps, lr=lr, noise=noise, seed=seed)
+
+    def what_could_be_meant(step: int, rank: int) -> Tensor:
+        scenes = random_scenes(batch, seed, step + 1, rank)
+        rng = np.random.default_rng([TRAINING, seed, 29, step, rank])
+        several = (scenes, with_other_looks(scenes, rng), with_other_looks(scenes, rng))
+        return torch.stack([(thing_field(s, rows) - middle) / spread for s in several])
+
+    fit(module, StepData(what_could_be_meant, steps), folder, ema=None, **trainer)
+    weights = {k: v.detach().cpu() for k, v in decoder.state_dict().items()}
+    return replace(painter, config=painter.config | dict(settler=list(decoder.config.settler)), weights=weights)

@@ -24,7 +24,7 @@ from hb.model.text import Text, train_tokenizer
 from hb.model.vision import VisionTower
 from hb.parcels import Drafter, TinyPainter, fingerprint, reading_fingerprint
 from hb.pretrain import LEARNS, precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
-from hb.semantic import train_semantic
+from hb.semantic import check_says_fields, train_semantic, train_settler
 from hb.speculative.draft import DraftConfig
 from hb.speculative.fit import train_draft
 from hb.world.corpus import corpus
@@ -53,6 +53,7 @@ USUAL = {
     ("teacher", "small"): Usual(steps=20_000, batch=96, lr=0.014),
 }
 USUAL_DECODER = Usual(steps=6000, batch=16, lr=0.025)
+USUAL_SETTLER = Usual(steps=5000, batch=64, lr=0.01)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
 
@@ -184,6 +185,31 @@ def decoder(args) -> None:
         train_tiny_decoder, folder, model.bagel.autoencoder, side=model.bagel.config.picture_side, **asdict(usual),
         noise=args.noise, start_from=start, **trainer_options(args),
     )  # fmt: skip
+    _write_painter(args, done, folder, model, facts)
+
+
+def settler(args) -> None:
+    model = open_model(args)
+    usual = _asked(USUAL_SETTLER, args)
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "settler"
+    painter = TinyPainter.load(args.start_from) if args.start_from else model.tiny
+    if painter is None:
+        raise ValueError(f"{model.name} has no tiny decoder for a settler to stand before; train one first: hb train decoder")
+    painter.open(model.bagel)  # says so if it is another encoder's
+    side, autoencoder = model.bagel.config.picture_side, model.bagel.autoencoder
+    check_says_fields(autoencoder, side)
+    facts = dict(asdict(usual), noise=args.noise, painter=painter.fingerprint(), start=args.start_from)
+    args.preset = model.name
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    done = interruptible(
+        train_settler, folder, painter, rows=side // autoencoder.config.downsample, **asdict(usual),
+        noise=args.noise, **trainer_options(args) | dict(precision=precision_of(args.precision)),
+    )  # fmt: skip
+    _write_painter(args, done, folder, model, facts | dict(before=painter.provenance))
+
+
+def _write_painter(args, done: TinyPainter, folder: Path, model: Model, facts: dict) -> None:
+    """The parcel of a finished run, and what comes next."""
     if not is_first_process():
         return
     out = Path(args.out) if args.out else folder / "parcel"

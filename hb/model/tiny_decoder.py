@@ -5,6 +5,10 @@ and at twice that; what it has understood is interpolated between places, and ev
 at its own spot (as LIIF: Chen et al. 2021, arXiv 2012.09161). A place near a rim knows where the rim is: no layer has to draw it with
 filters at full resolution, which is what makes the usual decoder slow, and slow to learn.
 
+A settler may stand before all that: a small transformer that makes up its mind where the latents have not. A model of few steps hands
+over means: a thing half pink and half purple is painted in patches of both, as every place decides alone. What is one thing, or the one
+background, can only be agreed on by all of its places. It is trained in `hb.semantic`, from latents made undecided on purpose.
+
 How deep and wide the pixel's own network is decides which rims it can paint: with two layers of 48 circles and squares came out
 clean and not one star did (data/results/DIARY.md).
 """
@@ -18,6 +22,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.model.vision import sincos_table, table_rows
+
 ROWS = 512  # pixels whose features and hidden units fit into the cache of a core
 
 
@@ -29,12 +35,14 @@ class TinyDecoderConfig:
     widths       at the latent's resolution; at twice that; features that a pixel gets; hidden units of its own network
     depth        hidden layers of the pixel's network
     downsample   pixels to a side of one place of the latent
+    settler      width and layers of the settler; None: latents are painted as they come
     """
 
     z_channels: int
     widths: tuple[int, int, int, int] = (96, 64, 96, 64)
     depth: int = 4
     downsample: int = 8
+    settler: tuple[int, int] | None = None
 
 
 class _Block(nn.Module):
@@ -53,12 +61,36 @@ class _Block(nn.Module):
         return x + self.out(torch.sigmoid(self.gate(x)) * self.value(x))
 
 
+class Settler(nn.Module):
+    """Raw latents to raw latents: what it adds begins at zero, and so an untrained one is the identity.
+
+    Every place sees every other one, and where both are (positions as the vision tower's).
+    """
+
+    def __init__(self, channels: int, width: int, layers: int):
+        super().__init__()
+        self.width = width
+        self.read, self.say = nn.Linear(channels, width), nn.Linear(width, channels)
+        layer = nn.TransformerEncoderLayer(width, width // 24, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        nn.init.zeros_(self.say.weight)
+        nn.init.zeros_(self.say.bias)
+
+    def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        rows, columns = z.shape[-2:]
+        side = max(rows, columns)
+        places = sincos_table(side, self.width, base=20.0)[table_rows(rows, columns, side)].to(z)
+        said = self.say(self.layers(self.read(z.flatten(2).mT) + places))
+        return z + said.mT.unflatten(-1, (rows, columns))
+
+
 class TinyDecoder(nn.Module):
     """Raw latents (before scale and shift, as an autoencoder's own decoder takes them) to pictures, about in [-1, 1]."""
 
     def __init__(self, config: TinyDecoderConfig):
         super().__init__()
         self.config = config
+        self.settle = Settler(config.z_channels, *config.settler) if config.settler else None
         coarse, fine, pixel, hidden = config.widths
         self.read = nn.Sequential(
             nn.Conv2d(config.z_channels, coarse, 3, padding=1), nn.ReLU(), _Block(coarse), _Block(coarse), nn.Conv2d(coarse, fine, 1)
@@ -70,6 +102,7 @@ class TinyDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         between = lambda x, times: F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=False)
+        z = self.settle(z) if self.settle is not None else z
         fine = self.refine(between(self.read(z) + self.as_it_is(z), 2))
         features = between(fine, self.config.downsample // 2)
         return self.paint(features) if self.training or features.is_cuda else self._paint_by_rows(features)
