@@ -26,8 +26,8 @@ lab: $(READY)
 	@$(BIN)/hb lab
 
 test: $(READY)
-	@echo "==> Unit tests (pytest)"
-	@$(BIN)/python -m pytest
+	@echo "==> Unit tests (pytest, on two cores)"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
 	  echo "==> Notebooks, from top to bottom with small settings (HB_FAST=1 pytest --nbmake)"; \
 	  HB_FAST=1 $(BIN)/python -m pytest --nbmake notebooks; \

@@ -24,7 +24,7 @@ def test_every_command_can_be_typed(preset, capsys):
         args = build_parser().parse_args(words)
         assert args.steps >= 1 and (words[0] == "tune" or args.threads == 1 and args.accelerator == "cpu")
     asked = [words[1] for words in commands]
-    assert asked == ["autoencoder", "eyes", *["teacher"] * 3, "decoder", "guidance", "draft", *SIX_NFE]
+    assert asked == ["autoencoder", "eyes", *["teacher"] * 3, "decoder", "settler", "guidance", "draft", *SIX_NFE]
     assert all(("--pool" in words) == (words[1] in ("teacher", "draft", *SIX_NFE)) for words in commands)
 
 

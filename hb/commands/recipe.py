@@ -8,9 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT
+from hb.commands.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_SETTLER
 from hb.distill.recipe import SIX_NFE, STAGES
 from hb.engine import DECODER
+from hb.parcels import TINY
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
         Part(train("eyes", *of, "--folder", f), f / "eyes" / "eyes.safetensors", USUAL["eyes", preset].steps,
              "the vision tower, schooled before it has to talk"),
         *teacher,
-        Part(train("decoder", "--model", model, "--folder", f / "decoder", "--out", f / "model" / DECODER),
-             f / "model" / DECODER / "tiny_decoder.safetensors", USUAL_DECODER.steps, "pixels in half the time, with sharper rims"),
+        Part(train("decoder", "--model", model, "--folder", f / "decoder"), f / "decoder" / "parcel" / TINY,
+             USUAL_DECODER.steps, "pixels in half the time, with sharper rims"),
+        Part(train("settler", "--model", model, "--start-from", f / "decoder" / "parcel", "--folder", f / "settler",
+                   "--out", f / "model" / DECODER), f / "model" / DECODER / TINY, USUAL_SETTLER.steps,
+             "one color for a thing that was left half of each"),
         # before the students: they learn the guided velocity as it is deployed
         Part(("tune", "guidance", "--model", model, "--results", str(f / "tuned")), f / "tuned" / "model_tune_guidance.json", 25,
              "how strongly drawings and edits are to be guided"),
