@@ -181,7 +181,7 @@ class TinyPainter:
                 f"{fingerprint(model.autoencoder.encoder)}); train one for it: hb train decoder"
             )
         decoder.load_state_dict(self.weights)
-        return decoder.to(like).eval().requires_grad_(False)
+        return decoder.to(like).eval().requires_grad_(False).quick()
 
 
 def _save(folder: Path, weights_name: str, weights: dict[str, Tensor], config_name: str, config: dict, dtype: torch.dtype):

@@ -10,6 +10,7 @@ from hb.engine import Model
 from hb.model.autoencoder import Autoencoder
 from hb.model.checkpoint import CheckpointError
 from hb.model.config import PRESETS
+from hb.model import tiny_decoder
 from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.parcels import TINY_CONFIG, TinyPainter, fingerprint, reading_fingerprint
 from hb.pretrain import train_tiny_decoder
@@ -57,11 +58,27 @@ def test_each_place_draws_its_own_neighbourhood():
     assert changed[32:40, 32:40].any() and not changed[112:].any() and not changed[:, 112:].any()
 
 
-def test_painting_by_rows_paints_the_same():
+def test_painting_by_rows_paints_the_same(monkeypatch):
     torch.manual_seed(0)
     decoder = TinyDecoder(TinyDecoderConfig(4, (8, 8, 8, 16))).eval()
     z = torch.randn(3, 4, 5, 5)
+    monkeypatch.setattr(tiny_decoder, "ROWS", 512)  # of 4,800
     assert torch.allclose(decoder(z), decoder.train()(z), atol=1e-6)
+
+
+def test_quick_painting_is_nearly_the_same_and_settles_as_before(monkeypatch):
+    torch.manual_seed(0)
+    decoder = TinyDecoder(TinyDecoderConfig(4, (8, 8, 8, 16), settler=(24, 1))).eval()
+    torch.nn.init.normal_(decoder.settle.say.weight)
+    z = torch.randn(3, 4, 5, 5)
+    with torch.no_grad():
+        exact, settled = decoder(z), decoder.settle(z)
+        monkeypatch.setattr(tiny_decoder, "FAST_BF16", False)
+        assert torch.equal(decoder.quick()(z), exact)
+        monkeypatch.setattr(tiny_decoder, "FAST_BF16", True)
+        quick = decoder.quick()(z)
+        assert torch.equal(decoder.settle(z), settled)
+    assert quick.dtype == z.dtype and 0 < (quick - exact).abs().max() < 0.03 * exact.abs().max()
 
 
 def test_draw_and_edit_paint_with_it_and_the_latents_stay(model, painter):

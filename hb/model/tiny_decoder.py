@@ -24,7 +24,9 @@ from torch import Tensor, nn
 
 from hb.model.vision import sincos_table, table_rows
 
-ROWS = 512  # pixels whose features and hidden units fit into the cache of a core
+ROWS = 4096  # pixels whose features and hidden units fit into the cache of a core
+# whether the processor multiplies bfloat16 by itself: then painting takes half the time. A pixel moves by a thousandth on average
+FAST_BF16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,18 @@ class TinyDecoder(nn.Module):
         self.paint = nn.Sequential(*(layer for pair in zip(sizes, sizes[1:]) for layer in (nn.ReLU(), nn.Conv2d(*pair, 1))))
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        between = lambda x, times: F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=False)
         z = self.settle(z) if self.settle is not None else z
+        return self._paint(z.to(self.as_it_is.weight.dtype)).to(z.dtype)
+
+    def quick(self) -> TinyDecoder:
+        """Itself, painting in bfloat16 from now on if that is faster here. What settles stays as exact as it was."""
+        if FAST_BF16 and not self.as_it_is.weight.is_cuda:
+            for part in (self.read, self.as_it_is, self.refine, self.paint):
+                part.to(torch.bfloat16)
+        return self
+
+    def _paint(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        between = lambda x, times: F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=False)
         fine = self.refine(between(self.read(z) + self.as_it_is(z), 2))
         features = between(fine, self.config.downsample // 2)
         return self.paint(features) if self.training or features.is_cuda else self._paint_by_rows(features)
