@@ -7,10 +7,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hb.engine import Model
+from hb.model import tiny_decoder
 from hb.model.autoencoder import Autoencoder
 from hb.model.checkpoint import CheckpointError
 from hb.model.config import PRESETS
-from hb.model import tiny_decoder
 from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.parcels import TINY_CONFIG, TinyPainter, fingerprint, reading_fingerprint
 from hb.pretrain import train_tiny_decoder
