@@ -313,8 +313,7 @@ def _train(verbs):
                               "take --batch conversations a step (default: %(default)s)")  # fmt: skip
     teacher.add_argument("--pool", type=_at_least_one, default=40_000, metavar="N",
                          help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
-    teacher.add_argument("--mix", nargs="+", default=(), metavar="TASK=SHARE",
-                         help="of the prompts, counting=0.5 say; tasks that are not named part the rest (default: as in hb/data.py)")
+    _mix(teacher)
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
         stages, "decoder", "a tiny decoder that draws the pixels in half the time (minutes)",
@@ -380,6 +379,11 @@ def _stage(stages, name: str, short: str, about: str, examples: str, *parents, b
     return parser
 
 
+def _mix(parser) -> None:
+    parser.add_argument("--mix", nargs="+", default=(), metavar="TASK=SHARE",
+                         help="of the prompts, counting=0.5 say; tasks that are not named part the rest (default: as in hb/data.py)")
+
+
 def _machine(parser) -> None:
     host = parser.add_argument_group("machine")
     host.add_argument(
@@ -425,6 +429,7 @@ def _distill(verbs):
     run.add_argument("--lr", type=float, help="learning rate of the student (default: the stage's own)")
     run.add_argument("--pool", type=_at_least_one, default=4000, metavar="N",
                      help="prompts, and scenes, made once and trained on (default: %(default)s)")  # fmt: skip
+    _mix(run)
     run.add_argument("--fresh", action="store_true", help="throw away what the folder holds of a stage, and begin it again")
     run.add_argument("--install", metavar="MODEL", help="a model folder to put the students into, where they are found by name")
     knobs = parser.add_argument_group("knobs of a stage")

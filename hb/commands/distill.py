@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hb.commands.output import to_json
-from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
+from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
 from hb.commands.use import open_model
+from hb.data import mixed
 from hb.distill.dmdo import DistributionMatching
 from hb.distill.recipe import SIX_NFE, STAGES, StageSpec, check_beginning, run_stage
 from hb.distill.tscd import SegmentedConsistency
@@ -42,17 +43,22 @@ def distill(args) -> None:
 
 
 def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
+    shares = shares_of(args.mix)
+    mix = mixed(shares)
+    # stages share a pool, those of another mix have their own
+    pool_name = "-".join(["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items()))]) + ".safetensors"
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
     check_beginning(name, spec, model.bagel, students, begin)
     # a beginning by its folder, not by its weights: the run may end by putting its own there
     first = args.start_from or (spec.after and students[spec.after].fingerprint())
     facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
                  eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
-                 teacher=fingerprint(model.bagel), pool=args.pool, start=first)  # fmt: skip
+                 teacher=fingerprint(model.bagel), pool=args.pool, start=first, mix=shares or None)  # fmt: skip
     claim(home, args, facts, ("last.ckpt", "log.jsonl"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
-    pool = pool_for(model.bagel.autoencoder, model.text, folder / "pool.safetensors", side=model.bagel.config.picture_side,
-                    prompts=args.pool, scenes=args.pool, seed=args.seed, device=working_device(**options))  # fmt: skip
+    pool = pool_for(model.bagel.autoencoder, model.text, folder / pool_name, side=model.bagel.config.picture_side,
+                    prompts=args.pool, scenes=args.pool, seed=args.seed, mix=mix,
+                    device=working_device(**options))  # fmt: skip
     guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
     student = interruptible(run_stage, name, home, model.bagel, pool, guidance=guidance, students=students, spec=spec,
                             steps=spec.steps, tiny=model.tiny, begin=begin, **options)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +21,17 @@ def trainer_options(args) -> dict:
         seed=args.seed, precision=args.precision, minutes=args.minutes, bar=not args.json, devices=args.devices,
         num_nodes=args.num_nodes, strategy=args.strategy, accelerator=args.accelerator,
     )  # fmt: skip
+
+
+def shares_of(words: Sequence[str]) -> dict[str, float]:
+    """["counting=0.5"] as numbers: what --mix says."""
+    try:
+        pairs = [(task, float(share)) for task, share in (word.split("=") for word in words)]
+    except ValueError:
+        raise ValueError(f"--mix is said as TASK=SHARE, counting=0.5 for example, not {' '.join(words)!r}") from None
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"--mix names a task twice: {' '.join(words)}")
+    return dict(pairs)
 
 
 def claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from hb.commands.output import to_json, write, write_json
-from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, trainer_options
+from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
 from hb.commands.use import folder_of, open_model
 from hb.data import BatchSizes, mixed
 from hb.engine import SHIPPED, Model, Sampling
@@ -122,7 +121,7 @@ def teacher(args) -> None:
     text = Text.load(start or TOKENIZER)
     if args.learns == "answers":
         _check_only_answers(start, pictures, eyes)
-    sizes, shares = _sizes(usual.batch, args), _shares(args.mix)
+    sizes, shares = _sizes(usual.batch, args), shares_of(args.mix)
     mix = mixed(shares)
     facts = dict(asdict(usual), edits=sizes.edit, talks=sizes.talk, pool=args.pool, autoencoder=fingerprint(pictures),
                  start=args.start_from, eyes=eyes and fingerprint(eyes), learns=args.learns, mix=shares or None)  # fmt: skip
@@ -258,17 +257,6 @@ def _check_only_answers(start: Path | None, pictures: Autoencoder, eyes: VisionT
     for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--eyes", eyes, begun.vit_model)):
         if given is not None and fingerprint(given) != fingerprint(own):
             raise ValueError(f"--learns answers leaves the rest of {start} as it is, and {option} brings another; leave {option} out")
-
-
-def _shares(words: Sequence[str]) -> dict[str, float]:
-    """["counting=0.5"] as numbers."""
-    try:
-        pairs = [(task, float(share)) for task, share in (word.split("=") for word in words)]
-    except ValueError:
-        raise ValueError(f"--mix is said as TASK=SHARE, counting=0.5 for example, not {' '.join(words)!r}") from None
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError(f"--mix names a task twice: {' '.join(words)}")
-    return dict(pairs)
 
 
 def _folder(args) -> Path:

@@ -268,6 +268,19 @@ def test_a_student_goes_on_from_the_command_line_and_again_where_it_was_put(stud
     assert all(torch.allclose(w.float(), students["cfg"].weights[k].half().float(), atol=1e-3) for k, w in done.weights.items())
 
 
+def test_a_mix_reaches_the_pool_and_another_mix_has_another(tiny_folder, tmp_path, monkeypatch, capsys):
+    def made(*_, mix, **__):
+        raise ValueError(f"counting {mix['counting']:.2f}, position {mix['position']:.2f}")
+
+    (tmp_path / "pool.safetensors").touch()  # of another stage, with the usual mix
+    monkeypatch.setattr("hb.pretrain.make_pool", made)
+    argv = ["distill", "cfg", "--model", str(tiny_folder), "--folder", str(tmp_path), "--accelerator", "cpu", "--mix"]
+    assert main([*argv, "counting=0.5", "position=0.25"]) == 2
+    assert "counting 0.50, position 0.25" in capsys.readouterr().err
+    assert main([*argv, "dancing=0.5"]) == 2
+    assert "no task 'dancing'" in capsys.readouterr().err
+
+
 def test_a_blind_student_is_no_real_score(teacher, pool, students, tmp_path):
     with pytest.raises(ValueError, match="hb distill cfg --eyes"):
         run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], eyes=False)))
