@@ -322,9 +322,6 @@ def _train(verbs):
         "hb train decoder\nhb train decoder --model runs/nano/model --minutes 10",
         _model(), batch="pictures in a step",
     )  # fmt: skip
-    decoder.add_argument("--noise", type=float, default=0.4, metavar="SD",
-                         help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
-    decoder.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
     settler = _stage(
         stages, "settler", "lets the tiny decoder make up its mind where latents have not (minutes)",
         "Train a settler: a small transformer in front of a model's tiny decoder. A model of few steps hands over things that are\n"
@@ -333,9 +330,10 @@ def _train(verbs):
         "hb train settler\nhb train settler --model runs/nano/model --minutes 10",
         _model(), batch="scenes in a step",
     )  # fmt: skip
-    settler.add_argument("--noise", type=float, default=0.4, metavar="SD",
-                         help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
-    settler.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
+    for stage in (decoder, settler):
+        stage.add_argument("--noise", type=float, default=0.4, metavar="SD",
+                           help="latents get noise of up to this deviation (default: %(default)s)")  # fmt: skip
+        stage.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
     _train_draft(stages)
 
 
