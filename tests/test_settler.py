@@ -109,7 +109,6 @@ def test_it_learns_to_decide():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    print(losses)
     assert losses[-1] < 0.6 * losses[0], losses
 
 
