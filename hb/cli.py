@@ -551,7 +551,7 @@ def _eval(verbs):
         _limit("prompts of each task"), _model(),
     )  # fmt: skip
     scene.add_argument(
-        "--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4; with --ladder 1)"
+        "--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4; with --against 16, with --ladder 1)"
     )
     scene.add_argument("--ladder", action="store_true",
                        help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure")  # fmt: skip

@@ -222,6 +222,20 @@ def test_speed_is_a_ratio_side_by_side(model):
     assert draw["low"] <= draw["ratio"] <= draw["high"] and set(draw["seconds"]["six"]) == set(draw["seconds"]["teacher"])
 
 
+@pytest.mark.parametrize("against, pictures", [([], 4), (["--against", "cfg"], 16)])
+def test_a_difference_is_measured_on_more_pictures(model, tmp_path, monkeypatch, against, pictures):
+    asked = []
+
+    def score(model, *, pictures, **how):
+        asked.append(pictures)
+        return replace(verdicts(lambda t, c: 1), overall=dict(value=1, low=1, high=1))
+
+    monkeypatch.setattr(evaluate, "scene_eval", score)
+    model.save_pretrained(tmp_path / "whole")
+    main(["eval", "scene", "--student", "six", *against, "--model", str(tmp_path / "whole"), "--results", str(tmp_path)])
+    assert set(asked) == {pictures} and len(asked) == 1 + bool(against)
+
+
 def test_the_command_prints_the_difference(model, tmp_path, capsys):
     folder = tmp_path / "whole"
     model.save_pretrained(folder)

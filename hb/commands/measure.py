@@ -23,6 +23,7 @@ from hb.world.damage import confusion
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")
 USUAL_COST = dict(scene=100, edit=132, coverage=100)  # the teacher's
+PICTURES, PICTURES_AGAINST = 4, 16  # of each SceneEval prompt; a difference of 0.01 drowns in the dice of four
 SHORTENED = ("limit", "pictures", "n", "draws", "rounds")  # options that make a measurement another one than the published
 
 
@@ -84,14 +85,15 @@ def scene(args) -> None:
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "scene")
     cases = _first(bench.scene_set(), args.limit, lambda case: case.task)
-    score = evaluate.scene_eval(
-        model, pictures=args.pictures or 4, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **spent
-    )
-    target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
     against = _against(args)
+    pictures = args.pictures or (PICTURES if against is None else PICTURES_AGAINST)
+    measured = lambda how: evaluate.scene_eval(
+        model, pictures=pictures, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
+    )
+    score = measured(spent)
+    target = 0.95 if name == "scene_nfe100" and not (args.limit or args.pictures) else None
     if against is not None:
-        theirs = evaluate.scene_eval(model, pictures=args.pictures or 4, seed=args.seed, cases=cases, keep=ROWS,
-                                     bar=not args.json, **against)  # fmt: skip
+        theirs = measured(against)
     lines = [Number(task, share.value, *share.interval, share.n) for task, share in score.tasks.items()]
     lines.append(of_interval(f"SceneEval, {_by(args)}{score.nfe:g} NFE", score.overall, target=target, headline=True))
     got = score.to_dict()
