@@ -7,6 +7,7 @@ teacher then takes seconds. Ours stacks matrices of one shape and orthogonalises
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -89,12 +90,17 @@ class MuonAdamW(torch.optim.Optimizer):
         )  # fmt: skip
 
 
-def split_parameters(module: nn.Module, *, muon_lr: float, adamw_lr: float, weight_decay: float = 0.0) -> list[dict]:
-    """Groups for MuonAdamW: hidden matrices go to Muon; embeddings, tables, first and last layers, vectors to AdamW."""
+def split_parameters(
+    module: nn.Module, *, muon_lr: float, adamw_lr: float, weight_decay: float = 0.0, leave_out: Collection[str] = ()
+) -> list[dict]:
+    """Groups for MuonAdamW: hidden matrices go to Muon; embeddings, tables, first and last layers, vectors to AdamW.
+
+    leave_out: names of those that go to neither.
+    """
     outer = ("embed", "lm_head", "conv_in", "conv_out", "vae2llm", "llm2vae", "patch_embedding", "time_embedder.mlp.0")
     matrices, rest = [], []
     for name, p in module.named_parameters():
-        if not p.requires_grad:
+        if not p.requires_grad or name in leave_out:
             continue
         (rest if p.ndim < 2 or any(o in name for o in outer) else matrices).append(p)
     return [

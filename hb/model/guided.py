@@ -24,7 +24,9 @@ class GuidedBagel(Bagel):
     """Bagel whose velocity is the guided one, at scales that are given.
 
     The last layers of both embedders start at zero: an untrained one is the unguided teacher. Scales go in as
-    (scale - 1) / (largest - 1), so 0 is "off" and the range is that of t.
+    (scale - 1) / (largest - 1), so 0 is "off" and the range is that of t. Their first layers start as the time's, which tells
+    numbers of this range apart already (ours: features of a random layer hardly differ between two scales, and after a thousand
+    steps the knob was dead still).
     """
 
     def __init__(self, teacher: Bagel):
@@ -37,6 +39,7 @@ class GuidedBagel(Bagel):
         for name in ("text_scale_embedder", "image_scale_embedder"):
             if not had_scales:
                 embedder = TimeEmbedder(width).to(self.vae2llm.weight)
+                embedder.mlp[0].load_state_dict(teacher.time_embedder.mlp[0].state_dict())
                 nn.init.zeros_(embedder.mlp[-1].weight)
                 nn.init.zeros_(embedder.mlp[-1].bias)
                 self.add_module(name, embedder)

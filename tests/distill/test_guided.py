@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hb.distill.stage import Stage
+from hb.distill.stage import Stage, muon
 from hb.guidance import RENORMS, Guidance, combine, combine_each
 from hb.model.guided import Branch, GuidedBagel, generation_weights, guided_branch, is_generation
 from hb.sampling.image import Contexts, guided_velocity
@@ -170,3 +170,25 @@ def test_a_copied_branch_says_the_same_and_stays_apart(teacher):
     assert all(torch.equal(p, kept[name]) for name, p in slow.named_parameters())
     shake(fast, seed=5)
     assert all(torch.equal(p, kept[name]) for name, p in slow.named_parameters())
+
+
+def test_the_knobs_begin_silent_and_with_features_that_tell_scales_apart(teacher):
+    model = GuidedBagel(teacher)
+    for embedder in (model.text_scale_embedder, model.image_scale_embedder):
+        first, time = embedder.mlp[0], teacher.time_embedder.mlp[0]
+        assert torch.equal(first.weight, time.weight) and torch.equal(first.bias, time.bias) and first.weight is not time.weight
+        assert not embedder(torch.tensor([0.0, 1.0])).any()
+
+
+def test_the_knobs_move_at_a_rate_of_their_own(teacher):
+    branch = guided_branch(teacher)
+    before = {n: p.detach().clone() for n, p in branch.named_parameters()}
+    optimizer = muon(branch, 0.01)
+    for p in branch.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    moved = {n: float((p.detach() - before[n]).abs().mean()) for n, p in branch.named_parameters()}
+    vectors = [n for n, p in before.items() if p.ndim < 2 and "scale" not in n]
+    assert [n for n in moved if "scale" in n] and all(abs(moved[n] - 0.03) < 1e-4 for n in moved if "scale" in n)  # Adam's first step
+    assert vectors and all(abs(moved[n] - 0.001) < 1e-4 for n in vectors)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(moved)
