@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from hb.files import aside
 from hb.model.text import Text
 from hb.world.language import DESCRIBE_REQUESTS, QUESTION_KINDS, TASKS, ask, describe, sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
@@ -77,9 +78,8 @@ class Pool:
     edit_seen: Tensor  # half [M, tokens, width]
 
     def save(self, path: Path) -> None:
-        part = path.with_suffix(".part")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
-        part.rename(path)  # a pool that is there is whole
+        with aside(path) as part:
+            save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
 
     @staticmethod
     def load(path: Path) -> Pool:

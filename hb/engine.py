@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hb.files import write
 from hb.flow import released_grid, time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
@@ -47,7 +48,7 @@ class Sampling:
     shift: float = 3.0
 
     def save(self, folder: Path) -> None:
-        (Path(folder) / "sampling.json").write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write(Path(folder) / "sampling.json", (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @staticmethod
     def load(folder: Path) -> Sampling:

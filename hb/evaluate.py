@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hb.engine import Model, Pictures
+from hb.files import append_rows, read_rows
 from hb.parcels import fingerprint
 from hb.preprocess import to_image, to_tensor
 from hb.world import bench
@@ -106,16 +107,7 @@ class Progress:
             digest = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
             self.path = Path(folder) / f"{key['what']}-{digest}.jsonl"
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                self._recover()
-
-    def _recover(self):
-        for line in self.path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:  # the line that was being written when the run was stopped
-                continue
-            self.rows[row["i"]] = row
+            self.rows = {row["i"]: row for row in read_rows(self.path)}
 
     def run(self, n: int, batch: int, work: Callable[[list[int]], list[dict]], title: str, bar: bool) -> list[dict]:
         """Rows 0 to n - 1; `work` makes those that are missing, `batch` at a time."""
@@ -125,8 +117,7 @@ class Progress:
             made = [row | {"i": i} for i, row in zip(part, work(part), strict=True)]
             self.rows |= {row["i"]: row for row in made}
             if self.path is not None:
-                with self.path.open("a") as f:
-                    f.writelines(json.dumps(row) + "\n" for row in made)
+                append_rows(self.path, made)
         return [self.rows[i] for i in range(n)]
 
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import TypeVar
 
+from hb.files import aside
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST_KB = 200  # of all outputs of a notebook together
@@ -128,7 +130,8 @@ def _run(path: Path, write: bool) -> bool:
         return False
     wrong = complaints(notebook)
     if write and not wrong:
-        nbformat.write(notebook, path)
+        with aside(path) as part:
+            nbformat.write(notebook, part)
     size = sum(len(str(o)) for c in notebook.cells for o in c.get("outputs", [])) / 1024
     state = "; ".join(wrong) or ("written" if write else "run, not written")
     print(f"{path.name}: {time.monotonic() - began:.0f} s, outputs {size:.0f} KB, {state}", flush=True)

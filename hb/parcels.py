@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hb.files import aside
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, check, read_weights
 from hb.model.guided import GuidedBagel, generation_weights, is_generation
@@ -186,12 +187,9 @@ class TinyPainter:
 
 def _save(folder: Path, weights_name: str, weights: dict[str, Tensor], config_name: str, config: dict, dtype: torch.dtype):
     """Both files aside first: an interrupted save leaves the old ones whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / (weights_name + ".part"), folder / (config_name + ".part")
-    save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()}, aside[0], {"format": "pt"})
-    aside[1].write_text(json.dumps(config, indent=1) + "\n")
-    aside[0].replace(folder / weights_name)
-    aside[1].replace(folder / config_name)
+    with aside(folder / config_name) as words, aside(folder / weights_name) as numbers:
+        save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()}, numbers, {"format": "pt"})
+        words.write_text(json.dumps(config, indent=1) + "\n")
 
 
 def _load(folder: Path, config_name: str, names: tuple[str, ...], what: str, made_by: str, others: tuple[str, ...] = ()) -> dict:

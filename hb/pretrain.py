@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hb.data import DRAW_MIX, TRAINING, BatchSizes, Pool, make_pool, pick, write_talks
+from hb.files import read_rows
 from hb.flow import interpolate, shift_time, velocity_of
 from hb.machine import commit, machine
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
@@ -490,8 +490,7 @@ def begin_from(model: Bagel, begun: Bagel) -> None:
 
 def provenance(folder: Path, command: str, **facts) -> dict:
     """Where a checkpoint came from: command, commit, machine, and the run's own log condensed."""
-    log = Path(folder) / "log.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    rows = read_rows(Path(folder) / "log.jsonl")
     curve = rows[:: max(1, len(rows) // 40)] + rows[-1:]
     return dict(command=command, commit=commit(), machine=machine(), date=time.strftime("%Y-%m-%d"),
                 torch=torch.__version__, steps=rows[-1]["step"] if rows else 0, curve=curve, **facts)  # fmt: skip

@@ -19,9 +19,12 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
+
+from hb.files import append_rows, aside, read_rows, write
 
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # or every Trainer prints an advertisement
@@ -135,9 +138,8 @@ class Log(Callback):
     def on_train_start(self, trainer, module):
         if trainer.global_rank or not self.path.exists():
             return
-        rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-        rows = [row for row in rows if row["step"] <= trainer.global_step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows = [row for row in read_rows(self.path) if row["step"] <= trainer.global_step]
+        write(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
         self.began -= rows[-1]["seconds"] if rows else 0.0
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -148,8 +150,7 @@ class Log(Callback):
         row = {"step": step, "seconds": round(time.monotonic() - self.began, 1)}
         row |= {k: round(float(v), 6) for k, v in trainer.callback_metrics.items()}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        with self.path.open("a") as f:
-            f.write(json.dumps(row) + "\n")
+        append_rows(self.path, [row])
 
 
 class StopAfter(Callback):
@@ -194,6 +195,15 @@ class StopOnInterrupt(Callback):
 
     def on_exception(self, *_):
         self._restore()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning moves a checkpoint here from the folder for temporary files. Where that is on another disk the move is a copy,
+    and a process killed in it would leave half a checkpoint in the place of the last good one."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        with aside(path) as part:
+            super().save_checkpoint(checkpoint, part, storage_options)
 
 
 class SaveAtEnd(Callback):
@@ -251,7 +261,7 @@ def fit(
     own += [interrupt, Log(folder), SaveAtEnd(last)]  # these two must see that the run stops
     trainer = L.Trainer(
         max_steps=data.steps, max_epochs=-1, devices=devices, num_nodes=num_nodes, strategy=strategy,
-        accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False,
+        accelerator=accelerator, precision=precision, callbacks=[*own, *callbacks], logger=False, plugins=[WholeCheckpoints()],
         enable_progress_bar=bar, enable_model_summary=False, gradient_clip_val=clip, default_root_dir=folder,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip

@@ -9,7 +9,7 @@ HB = Path(__file__).resolve().parents[1] / "hb"
 
 # A room is a file or a folder of hb/. Rooms of one floor do not know each other.
 FLOORS = (
-    {"notation", "machine"},
+    {"notation", "machine", "files"},
     {"world", "flow", "guidance", "preprocess", "optim", "plots"},  # facts and tools: no networks of ours
     {"model", "exact"},
     {"sampling", "parcels", "data", "training"},  # training: what every run shares, not a run

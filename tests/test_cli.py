@@ -185,21 +185,6 @@ def test_the_lab_opens_the_tour_and_hands_options_on(hb, monkeypatch):
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_an_interrupted_file_is_the_old_one(tmp_path, monkeypatch, error):
-    path = output.write(tmp_path / "deep" / "file.json", b"old")
-
-    def half(self, data):
-        with self.open("wb") as file:
-            file.write(data[:2])
-        raise error("in the middle")
-
-    monkeypatch.setattr(Path, "write_bytes", half)
-    with pytest.raises(error):
-        output.write(path, b"new and longer")
-    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
-
-
 def test_a_folder_is_replaced_file_by_file(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

@@ -6,10 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 
 from hb import evaluate
 from hb.engine import Answers, Pictures
 from hb.flow import time_grid
+from hb.model.vision import patchify, table_rows
 from hb.world import bench
 from hb.world.language import describe, parse
 from hb.world.render import render
@@ -106,7 +108,37 @@ def test_understanding_counts_right_answers(tiny):
 def test_coverage_of_the_true_law_is_near_one_and_of_a_collapsed_one_is_not(tiny):
     true = evaluate.coverage_eval(Oracle(tiny), pictures=50, bar=False)
     assert true["value"]["value"] > 0.93
-    assert evaluate.coverage_eval(Oracle(tiny, "collapsed"), pictures=50, bar=False)["value"]["value"] < 0.6
+    collapsed = evaluate.coverage_eval(Oracle(tiny, "collapsed"), pictures=50, bar=False)
+    assert collapsed["value"]["value"] < 0.6
+    floor = true["frechet"]["floor"]
+    assert 0 < floor and true["frechet"]["value"] < 1.5 * floor and collapsed["frechet"]["value"] > 4 * floor
+
+
+def gaussian(n: int, mean: np.ndarray, root: np.ndarray, seed: int) -> np.ndarray:
+    """n points whose mean and covariance are exactly these, root root' being the covariance."""
+    x = np.random.default_rng(seed).normal(size=(n, len(mean)))
+    x -= x.mean(0)
+    return x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T @ root.T + mean
+
+
+def test_frechets_distance_of_two_gaussians_is_the_closed_form():
+    rng = np.random.default_rng(0)
+    means, widths = rng.normal(size=(2, 5)), rng.random((2, 5)) + 0.2
+    alike = [gaussian(40 + 9 * k, m, np.diag(w), k) for k, (m, w) in enumerate(zip(means, widths))]  # axes in common
+    assert evaluate.frechet(*alike) == pytest.approx(((means[0] - means[1]) ** 2).sum() + ((widths[0] - widths[1]) ** 2).sum())
+    roots = rng.normal(size=(2, 5, 5))
+    turned = [gaussian(40 + 9 * k, m, r, k) for k, (m, r) in enumerate(zip(means, roots))]
+    a, b = (r @ r.T for r in roots)
+    wanted = ((means[0] - means[1]) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert evaluate.frechet(*turned) == pytest.approx(wanted)
+    assert evaluate.frechet(turned[0], turned[0]) == pytest.approx(0, abs=1e-9)
+
+
+def test_features_are_the_towers_averaged_over_places(tiny):
+    pictures = render(sample_scenes([parse("a star")] * 3, np.random.default_rng(0)))
+    with torch.no_grad():
+        seen = tiny.bagel.vit_model(patchify(pictures * 2 - 1, 8), table_rows(8, 8, 8))
+    assert np.allclose(evaluate.features_of(tiny, pictures), seen.mean(1), atol=1e-5)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(tiny, tmp_path):
@@ -125,6 +157,9 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(tiny, tmp_path):
     again = Oracle(tiny)
     score = evaluate.scene_eval(again, pictures=1, cases=cases, keep=tmp_path, bar=False)
     assert again.drawn == len(cases) - 50 and len(score.rows) == len(cases)
+    finished = Oracle(tiny)  # the first row after the torn one is kept like any other
+    assert evaluate.scene_eval(finished, pictures=1, cases=cases, keep=tmp_path, bar=False).overall == score.overall
+    assert not finished.drawn
 
 
 def test_results_of_other_weights_are_never_taken(tiny, tmp_path):

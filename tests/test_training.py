@@ -21,6 +21,7 @@ from hb.pretrain import (
     TeacherTraining,
     begin_from,
     is_answering,
+    provenance,
     random_pictures,
     shared_out,
     train_teacher,
@@ -344,6 +345,9 @@ def test_the_log_of_a_resumed_run_counts_each_step_once(text, pool, tmp_path):
 
     with pytest.raises(RuntimeError, match="power cut"):
         run(text, pool, tmp_path, (Trip(5), Log(tmp_path, every=1)))
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 5, "sec')  # the power went while this was written
+    assert provenance(tmp_path, "hb train")["steps"] == 5
     run(text, pool, tmp_path, (Log(tmp_path, every=1),))
     import json
 

@@ -1,4 +1,4 @@
-"""What verbs leave behind: files that are whole or not there, JSON that any reader takes, tables for people."""
+"""What verbs leave behind: JSON that any reader takes, pictures, tables for people."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-
-def write(path: str | Path, data: bytes) -> Path:
-    """Write aside, then rename: whoever interrupts us finds the old file or the new one, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+from hb.files import write
 
 
 def to_json(values) -> str:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from hb.commands.measure import Number
-from hb.commands.output import write
+from hb.files import write
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = (

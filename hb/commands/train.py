@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from hb.commands.output import to_json, write, write_json
+from hb.commands.output import to_json, write_json
 from hb.commands.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
 from hb.commands.use import folder_of, open_model
 from hb.data import BatchSizes, mixed
 from hb.engine import SHIPPED, Model, Sampling
 from hb.eyes import train_eyes
+from hb.files import write
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
 from hb.model.config import PRESETS, BagelConfig

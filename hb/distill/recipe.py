@@ -17,6 +17,7 @@ from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
 from hb.distill.stage import Stage
 from hb.distill.tscd import SegmentedConsistency
+from hb.files import aside
 from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
@@ -171,7 +172,8 @@ class Sheet(Callback):
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if due and not trainer.global_rank:
-            self.draw(stage).save(self.folder / f"sheet-{step:06}.png")
+            with aside(self.folder / f"sheet-{step:06}.png") as part:
+                self.draw(stage).save(part, "png")
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # four pictures are a shape of their own

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hb.files import aside
 from hb.model.autoencoder import Autoencoder
 from hb.model.bagel import Bagel
 from hb.model.config import BagelConfig
@@ -74,12 +75,10 @@ def save_model(model: Bagel, folder: str | Path, text: Text | None = None, dtype
     Files are written aside and renamed, so an interrupted save leaves the old ones whole.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, weights in ((WEIGHTS, model.state_dict()), (AUTOENCODER, model.autoencoder.released_state_dict())):
         stored = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in weights.items()}
-        part = folder / (name + ".part")
-        save_file(stored, part, metadata={"format": "pt"})
-        part.replace(folder / name)
+        with aside(folder / name) as part:
+            save_file(stored, part, metadata={"format": "pt"})
     model.config.save(folder)
     if text is not None:
         text.save(folder)

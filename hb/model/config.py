@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from hb.files import write
 from hb.model.autoencoder import AutoencoderConfig
 
 
@@ -72,7 +73,7 @@ class BagelConfig:
     def save(self, folder: str | Path) -> None:
         """Write the config files of the released form, and `bagel_config.json`, `vae_config.json` beside them."""
         for name, values in _to_files(self).items():
-            (Path(folder) / name).write_text(json.dumps(values, indent=1) + "\n")
+            write(Path(folder) / name, (json.dumps(values, indent=1) + "\n").encode())
 
     @staticmethod
     def load(folder: str | Path) -> BagelConfig:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from hb.files import aside, write
+
 START, END = "<|im_start|>", "<|im_end|>"  # of a text
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"  # of a picture
 PAD = "<|endoftext|>"
@@ -90,8 +92,8 @@ class Text:
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` and a `tokenizer_config.json` that `transformers` reads."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+        with aside(folder / "tokenizer.json") as part:
+            self.tokenizer.save(str(part))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "pad_token": PAD,
@@ -100,7 +102,7 @@ class Text:
             "extra_special_tokens": [VISION_START, VISION_END],
             "clean_up_tokenization_spaces": False,
         }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
 
 
 def _what_is_missing(folder: Path) -> str:

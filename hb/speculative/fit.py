@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hb.data import TRAINING
+from hb.files import aside
 from hb.model.bagel import Bagel, pad_ids
 from hb.model.law import GREEDY, Law
 from hb.model.text import Text
@@ -47,9 +48,8 @@ class Answered:
     length: Tensor  # int16 [N]: tokens of both
 
     def save(self, path: Path) -> None:
-        part = path.with_suffix(".part")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
-        part.rename(path)
+        with aside(path) as part:
+            save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
 
     @staticmethod
     def load(path: Path) -> Answered:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
+from hb.files import write
 from hb.world.descriptions import DESCRIBE_REQUEST
 from hb.world.edits import GROUPS, Edit, sample_chain, sample_edit
 from hb.world.prompts import SIX_TASKS, TASKS, sample_request, say
@@ -170,13 +171,11 @@ def _question_case(record: dict) -> QuestionCase:
 
 def write_sets(folder: Path | str = FOLDER) -> dict[str, str]:
     """Write all sets, always the same bytes; returns the sha256 of each file."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    hashes = {}
+    folder, hashes = Path(folder), {}
     for seed, (file, records) in enumerate(_MAKERS.items()):
         lines = [json.dumps(record, separators=(",", ":")) for record in records(np.random.default_rng([2, seed]))]
         data = ("\n".join(lines) + "\n").encode()
-        (folder / file).write_bytes(data)
+        write(folder / file, data)
         hashes[file] = hashlib.sha256(data).hexdigest()
     return hashes
 
