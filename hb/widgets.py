@@ -6,9 +6,12 @@ Nothing trains here, and nothing is drawn while a slider is still moving. A widg
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
+from textwrap import fill
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ from torch import Tensor
 from hb import plots
 from hb.distill.losses import renoised
 from hb.distill.segments import Segments
+from hb.evaluate import RESULTS, identity
 from hb.exact import FiniteData, GaussianMixture
 from hb.flow import euler, jump, time_grid, x0_from
 from hb.guidance import Guidance
@@ -112,6 +116,110 @@ def compare(model: Model, prompt: str = "a red circle left of a blue star", step
         text_scale=_slider(w.FloatSlider, 4.0, 1.0, 10.0, 0.5, "text scale"),
         seed=_slider(w.IntSlider, 0, 0, 99, 1, "seed"),
     )
+
+
+# ---- the chain of stages --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Link:
+    """One row of the chain's strip: who draws it, in how many steps, and the file `hb eval scene` keeps about just that."""
+
+    name: str
+    steps: int
+    file: str
+    student: str | None = None
+    guided: bool = True
+
+    def draw(self, model: Model, steps: int | None = None) -> Pictures:
+        """The strip's prompts, always from the same noise."""
+        off = {} if self.guided else dict(text_scale=1.0)
+        who = self.student or "teacher"
+        return model.draw(CHAIN_PROMPTS, steps=steps or self.steps, seed=CHAIN_SEED, student=who, **off)
+
+
+CHAIN = (  # in the order of the course: each stage begins with what the one before it made
+    Link("teacher", 50, "scene_nfe100"),
+    Link("teacher, unguided", 6, "scene_steps6_text1", guided=False),
+    *(Link(name, 6, f"scene_{name}_nfe6", student=name) for name in ("cfg", "tscd", "dmdo")),
+)
+CHAIN_PROMPTS = ("a red circle", "two stars", "three moons", "a green ring", "a pink star left of a blue heart",
+                 "a cross above a yellow square")  # fmt: skip
+CHAIN_SEED = 7
+LADDER = "scene_ladder"
+
+
+def chain_until(stage: str) -> tuple[Link, ...]:
+    """The chain as far as it is made when `stage` is."""
+    stages = [link.student for link in CHAIN]
+    if stage not in stages[2:]:
+        raise ValueError(f"no stage called {stage!r} in the chain; choose from {', '.join(stages[2:])}")
+    return CHAIN[: stages.index(stage) + 1]
+
+
+def chain_strip(model: Model, stage: str, *, steps: int = 50) -> plots.Chart:
+    """The same noise for every link of the chain up to `stage`, framed by the judge's verdict. A stage that the model has
+    no student of has no row. steps: the guided teacher's, for who cannot wait."""
+    rows, right = {}, {}
+    for link in chain_until(stage):
+        if link.student in (None, *model.students):
+            drawn = link.draw(model, steps if link is CHAIN[0] else None)
+            name, seen = f"{link.name}, {drawn.nfe:g} NFE", _seen(drawn)
+            rows[name] = seen
+            right[name] = [check(r, parse(p)).right for r, p in zip(read(seen), CHAIN_PROMPTS)]
+    columns = [fill(prompt, 14) for prompt in CHAIN_PROMPTS]
+    return plots.strip(rows, columns, right=right, size=1.0, title="One noise a column, drawn by every link of the chain")
+
+
+def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
+    """SceneEval of every link up to `stage`, read from what `hb eval scene` wrote: a line a number, and its command.
+
+    Numbers of another model or another student are not shown; a sentence in their place says so.
+    """
+    lines, sentences = [], []
+    for link in chain_until(stage):
+        if link.student not in (None, *model.students):
+            sentences.append(f"This model has no student {link.student!r} yet: hb distill six-nfe.")
+            continue
+        for path in (Path(folder) / f"{file}.json" for file in (LADDER, link.file)):
+            if path.exists():
+                record = json.loads(path.read_text())
+                score = _score_of(record, link)
+                if why := _wrong_about(record, score, model, link):
+                    sentences.append(f"{path.name} {why}; measure again: {record['command']}.")
+                else:
+                    lines.append(_score_line(record, score, link))
+            elif path.stem == LADDER:
+                sentences.append(f"{path.name} is not there: hb eval scene --ladder.")
+    table = [_SCORE_LINE.format("SceneEval", "right", "95% interval", "pictures", "measured by"), *lines] if lines else []
+    return "\n".join(table + list(dict.fromkeys(sentences)))
+
+
+_SCORE_LINE = "{:25} {:>5}  {:14}  {:>8}  {}"
+
+
+def _score_line(record: dict, score: dict, link: Link) -> str:
+    share, pictures = score["overall"], sum(task["n"] for task in score["tasks"].values())
+    interval = f"{share['low']:.3f} to {share['high']:.3f}"
+    return _SCORE_LINE.format(f"{link.name}, {score['nfe']:g} NFE", f"{share['value']:.3f}", interval, pictures, record["command"])
+
+
+def _score_of(record: dict, link: Link) -> dict | None:
+    """What a record says about this link: a rung of the ladder, or all of a file that is about nothing else."""
+    if record["name"] != LADDER:
+        return record["result"]
+    mine = (link.student, link.guided, link.steps)
+    return next((r for r in record["result"]["rungs"] if (r["student"], r["guided"], r["steps"]) == mine), None)
+
+
+def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> str | None:
+    """Why these numbers are not this link's; None: they are."""
+    if record["model"]["identity"] != identity(model):
+        return f"is about another model ({record['model']['identity']}, and this one is {identity(model)})"
+    who = record.get("student")
+    if who and who["identity"] != model.students[link.student].fingerprint():
+        return f"is about another student {link.student!r}"
+    return None if score else f"does not know {link.name!r}"
 
 
 # ---- who may look at whom -------------------------------------------------------------------------------------------
@@ -441,18 +549,33 @@ def two_guesses(
     return y, real, fake
 
 
-def two_scores_figure(
-    law: GaussianMixture, *, t: float = 0.5, spread: float = 0.6, way: str = "fresh", count: int = 400, shown: int = 60
-) -> plots.Chart:
-    """Both guesses behind the same noised points; and where the student is sent: their difference, over twelve noises.
+MOVES = 100  # as many as the slider has
 
-    The student is what the exact flow makes of `count` noises, narrowed or widened by `spread`: at 1 its law is right.
+
+def contracting(law: GaussianMixture, x0: Tensor, z: Tensor, way: str, moves: int, seed: int = 0) -> Tensor:
+    """A student of free points while two exact scores push it: its states [moves + 1, N, 2].
+
+    Each move is a tenth of the way from the fake guess to the real one, without DMD's scale.
     """
-    dice = torch.Generator().manual_seed(0)
+    dice, states = torch.Generator().manual_seed(seed), [x0]
+    for _ in range(moves):
+        t = 0.02 + 0.96 * torch.rand(len(z), generator=dice)
+        _, real, fake = two_guesses(law, states[-1], z, t, way, dice)
+        states.append(states[-1] + 0.1 * (real - fake))
+    return torch.stack(states)
+
+
+def _right_student(law: GaussianMixture, count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noises, and where the exact flow takes them."""
     z = torch.randn(count, 2, generator=dice)
     *_, (_, right) = euler(law.velocity, z, time_grid(60))
-    x0 = spread * right
-    drawn = [two_guesses(law, x0, z, torch.full((count,), t), way, dice) for _ in range(12)]
+    return z, right
+
+
+def _two_scores(
+    law: GaussianMixture, x0: Tensor, z: Tensor, t: float, way: str, title: str, dice: torch.Generator, shown: int = 60
+) -> plots.Chart:
+    drawn = [two_guesses(law, x0, z, torch.full((len(z),), t), way, dice) for _ in range(12)]
     y, real, fake = drawn[0]
     panels = {
         "the real score's guess": (y, real, plots.RIGHT),
@@ -460,20 +583,46 @@ def two_scores_figure(
         "where the student goes": (x0, x0 + sum(real - fake for _, real, fake in drawn) / len(drawn), plots.INK),
     }
     panels = {name: (start[:shown], end[:shown], colour) for name, (start, end, colour) in panels.items()}
-    title = f"Noised to t' = {t:g} ({way}), spread {spread:g}"
     return plots.arrows(panels, data=law.sample(200, dice), limit=3.0, title=title)
 
 
-def two_scores(law: GaussianMixture) -> w.VBox:
-    """Turn the noise time, the student's spread and the way of re-noising: where do the arrows vanish?"""
+def _two_scores_title(t: float, spread: float, way: str, moves: int) -> str:
+    return f"Noised to t' = {t:g} ({way}), spread {spread:g}" + (f", after {moves} moves" if moves else "")
 
-    def draw(t, spread, way):
-        return two_scores_figure(law, t=round(t, 2), spread=round(spread, 2), way=way)
+
+def two_scores_figure(
+    law: GaussianMixture, *, t: float = 0.5, spread: float = 0.6, way: str = "fresh", moves: int = 0, count: int = 400
+) -> plots.Chart:
+    """Both guesses behind the same noised points; and where the student is sent: their difference, over twelve noises.
+
+    The student is what the exact flow makes of `count` noises, narrowed or widened by `spread` (at 1 its law is right),
+    and then moved so often by the two scores themselves.
+    """
+    dice = torch.Generator().manual_seed(0)
+    z, right = _right_student(law, count, dice)
+    x0 = contracting(law, spread * right, z, way, moves)[-1]
+    return _two_scores(law, x0, z, t, way, _two_scores_title(t, spread, way, moves), dice)
+
+
+def two_scores(law: GaussianMixture, count: int = 400) -> w.VBox:
+    """Let the student move, and turn the noise time, its spread at the start and the way of re-noising."""
+    last: dict[tuple, Tensor] = {}
+
+    def draw(moves, way, spread, t):
+        t, spread, dice = round(t, 2), round(spread, 2), torch.Generator().manual_seed(0)
+        z, right = _right_student(law, count, dice)
+        if (spread, way) not in last:  # all states at once: the slider of moves only looks them up
+            last.clear()
+            last[spread, way] = contracting(law, spread * right, z, way, MOVES)
+        x0 = last[spread, way][moves]
+        chart = _two_scores(law, x0, z, t, way, _two_scores_title(t, spread, way, moves), dice)
+        return chart, f"the student's spread, over the data's: {x0.std() / right.std():.2f}"
 
     return live(
-        draw, t=_slider(w.FloatSlider, 0.5, 0.05, 0.95, 0.05, "t'"),
-        spread=_slider(w.FloatSlider, 0.6, 0.2, 1.6, 0.1, "spread"),
-        way=w.Dropdown(options=list(WAYS), value="fresh", description="way"),
+        draw, moves=_slider(w.IntSlider, 0, 0, MOVES, 5, "moves"),
+        way=w.Dropdown(options=list(WAYS), value="coupled", description="way"),
+        spread=_slider(w.FloatSlider, 1.0, 0.2, 1.6, 0.1, "spread"),
+        t=_slider(w.FloatSlider, 0.5, 0.05, 0.95, 0.05, "t'"),
     )  # fmt: skip
 
 
@@ -489,34 +638,74 @@ def knob_walks(laws: Sequence[Guided], scale: float, steps: int, seed: int = 0) 
     return [walk(at(law), steps, shift=3.0, count=120, seed=seed) for law in laws]
 
 
-def _knob(
-    teacher: Guided, student: Guided, data: Tensor, scale: float, steps: int, seed: int
-) -> tuple[plots.Chart, str]:
-    theirs, ours = knob_walks((teacher, student), scale, steps, seed)
-    panels = {f"teacher: {2 * steps} evaluations": theirs, f"student: {steps} evaluations": ours}
-    title = f"The same noise, text scale {scale:g}"
-    chart = plots.trajectories(panels, data=data, size=2.9, limit=3.2, marked=plots.most_bent(theirs), title=title)
-    apart = (theirs[-1] - ours[-1]).norm(dim=1)
-    return chart, f"their ends lie {apart.mean():.3f} apart on average, {apart.max():.3f} at most"
-
-
 def guidance_knob_figure(
     teacher: Guided, student: Guided, data: Tensor, *, scale: float = 4.0, steps: int = 50, seed: int = 0
 ) -> plots.Chart:
-    """The guided teacher beside a student that knows the scale, from the same noise."""
-    return _knob(teacher, student, data, scale, steps, seed)[0]
+    """In the plane: the guided teacher beside a student that is told the scale, from the same noise."""
+    theirs, ours = knob_walks((teacher, student), scale, steps, seed)
+    panels = {f"teacher: {2 * steps} evaluations": theirs, f"student: {steps} evaluations": ours}
+    title = f"The same noise, text scale {scale:g}"
+    return plots.trajectories(panels, data=data, size=2.9, limit=3.2, marked=plots.most_bent(theirs), title=title)
 
 
-def guidance_knob(teacher: Guided, student: Guided, data: Tensor) -> w.VBox:
-    """Turn scale, steps and seed: both walk. Scales above 5 were never trained."""
+@dataclass(frozen=True)
+class KnobGrid:
+    """The same prompts from the same noise at several text scales: by the guided teacher in two passes a step, and by a
+    student that is told the scale, in one. scale -> pictures."""
 
-    def draw(scale, steps, seed):
-        return _knob(teacher, student, data, round(scale, 2), steps, seed)
+    student: str
+    teachers: dict[float, Pictures]
+    students: dict[float, Pictures]
 
-    return live(
-        draw, scale=_slider(w.FloatSlider, 4.0, 1.0, 8.0, 0.25, "scale"),
-        steps=_slider(w.IntSlider, 50, 1, 50, 1, "steps"), seed=_slider(w.IntSlider, 0, 0, 20, 1, "seed"),
-    )  # fmt: skip
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return next(iter(self.teachers.values())).prompts
+
+    def row(self, name: str, drawn: Sequence[Pictures], which: int | None = None) -> tuple[str, Tensor, list[bool]]:
+        """A row of a strip: its name with the metered cost, all pictures or number `which` of each, and the verdicts."""
+        costs = " or ".join(f"{n:g}" for n in sorted({d.nfe for d in drawn}))
+        chosen = slice(None) if which is None else slice(which, which + 1)
+        seen, prompts = torch.cat([_seen(d)[chosen] for d in drawn]), [p for d in drawn for p in d.prompts[chosen]]
+        return f"{name}, {costs} NFE", seen, [check(r, parse(p)).right for r, p in zip(read(seen), prompts)]
+
+    def strip(self, scales: Sequence[float], columns: Sequence[str], title: str, which: int | None = None) -> plots.Chart:
+        """Teacher above, student below."""
+        made = {"teacher": self.teachers, self.student: self.students}
+        lines = [self.row(name, [of[a] for a in scales], which) for name, of in made.items()]
+        return plots.strip({name: seen for name, seen, _ in lines}, columns, right={n: r for n, _, r in lines}, title=title)
+
+    def moved(self, scale: float) -> tuple[float, float]:
+        """How far the teacher's and the student's pictures are from their own at the least scale: mean over pixels."""
+        least = min(self.teachers)
+        return tuple(float((of[scale].pixels - of[least].pixels).abs().mean()) for of in (self.teachers, self.students))
+
+
+def knob_grid(
+    model: Model, student: str = "cfg", *, prompts: Sequence[str] = CHAIN_PROMPTS[1:5], steps: int = 12,
+    scales: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 5.0), seed: int = CHAIN_SEED,
+) -> KnobGrid:
+    """Draw them all, once: a slider then only looks them up."""  # fmt: skip
+    at = lambda who: {a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who) for a in scales}
+    return KnobGrid(student, at("teacher"), at(student))
+
+
+def student_knob_figure(grid: KnobGrid, which: int = -1) -> plots.Chart:
+    """One prompt at every scale: the teacher above, the student below."""
+    which %= len(grid.prompts)
+    columns = [f"scale {a:g}" for a in grid.teachers]
+    return grid.strip(list(grid.teachers), columns, f"{grid.prompts[which].capitalize()}, one noise", which)
+
+
+def student_knob(grid: KnobGrid) -> w.VBox:
+    """Turn the text scale: every prompt, by teacher and student, and how far either has moved since the least scale."""
+
+    def draw(scale):
+        theirs, ours = grid.moved(scale)
+        chart = grid.strip([scale], [fill(p, 14) for p in grid.prompts], f"Text scale {scale:g}, one noise a column")
+        return chart, f"pixels moved since scale {min(grid.teachers):g}: teacher {theirs:.3f}, {grid.student} {ours:.3f}"
+
+    options = [(f"{a:g}", a) for a in grid.teachers]
+    return live(draw, scale=w.SelectionSlider(options=options, description="scale", continuous_update=False))
 
 
 # ---- segments of a path ---------------------------------------------------------------------------------------------

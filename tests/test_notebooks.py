@@ -20,7 +20,7 @@ OPENING = (
 TWIN = dict(
     compare="compare", attention_viewer="attention", scene_maker="scene", path_walker="walk", ledger_dial="bill",
     microscope="microscope", draft_theatre="draft_theatre", two_scores="two_scores",
-    guidance_knob="guidance_knob", segment_viewer="segment",
+    student_knob="student_knob", segment_viewer="segment",
 )  # fmt: skip
 
 

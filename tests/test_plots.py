@@ -326,11 +326,39 @@ def test_a_narrow_student_is_sent_outwards(way):
 
 
 def test_two_scores_turns():
-    box = widgets.two_scores(BLOBS)
-    for control, value in (("t", 0.8), ("spread", 1.0), ("way", "coupled")):
+    box = widgets.two_scores(BLOBS, count=100)
+    for control, value in (("t", 0.8), ("spread", 0.6), ("moves", 40), ("way", "fresh")):
         before = box.picture.value
         box.controls[control].value = value
         assert box.picture.value != before
+
+
+def _spread_after(way, moves):
+    x0, z = _walked(400)
+    return float(widgets.contracting(BLOBS, x0, z, way, moves)[-1].std() / x0.std())
+
+
+def test_a_right_student_contracts_under_a_fake_score_that_knows_the_lines_and_no_other_does():
+    assert _spread_after("coupled", 60) < 0.8
+    assert _spread_after("fresh", 60) == pytest.approx(1, abs=0.1)
+    assert _spread_after("fake fresh, student coupled", 60) == pytest.approx(1, abs=0.1)
+
+
+def test_the_collapse_is_seen_while_moves_are_turned_and_is_computed_once(monkeypatch):
+    asked, real = [], widgets.contracting
+    monkeypatch.setattr(widgets, "contracting", lambda *a, **k: asked.append(1) or real(*a, **k))
+    box = widgets.two_scores(BLOBS, count=200)
+    spreads = []
+    for moves in (0, 20, 60):
+        box.controls["moves"].value = moves
+        spreads.append(float(box.note.value.split()[-1]))
+    assert spreads[0] == 1 and spreads[0] > spreads[1] > spreads[2] and len(asked) == 1
+
+
+def test_the_figure_of_two_scores_is_the_widgets_after_as_many_moves():
+    box = widgets.two_scores(BLOBS, count=100)
+    box.controls["moves"].value = 20
+    assert bytes(box.picture.value) == widgets.two_scores_figure(BLOBS, spread=1.0, way="coupled", moves=20, count=100).png()
 
 
 def test_two_scores_names_the_ways_it_knows():
@@ -391,18 +419,6 @@ def test_segment_viewer_turns_and_more_segments_miss_by_less():
     assert box.picture.value != before and missed() > three
     box.controls["count"].value = 48
     assert missed() < three
-
-
-def test_guidance_knob_says_how_far_the_student_is_off():
-    guided = lambda x, t, scale: scale * BLOBS.velocity(x, t)
-    deaf = lambda x, t, scale: BLOBS.velocity(x, t)
-    box = widgets.guidance_knob(guided, deaf, BLOBS.means)
-    apart = lambda: float(box.note.value.split()[3])
-    box.controls["scale"].value = 1.0
-    assert apart() == 0
-    before = box.picture.value
-    box.controls["scale"].value = 2.0
-    assert apart() > 0.1 and box.picture.value != before
 
 
 def test_guidance_knob_counts_two_passes_for_the_teacher_and_one_for_the_student():
