@@ -54,7 +54,8 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
                  eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
                  teacher=fingerprint(model.bagel), pool=args.pool, start=first, mix=shares or None)  # fmt: skip
-    claim(home, args, facts, ("last.ckpt", "log.jsonl"))
+    # the rate too: a run that diverged is told to go on with a smaller one
+    claim(home, args, facts, ("last.ckpt", "log.jsonl"), may_change=("steps", "lr"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
     pool = pool_for(model.bagel.autoencoder, model.text, folder / pool_name, side=model.bagel.config.picture_side,
                     prompts=args.pool, scenes=args.pool, seed=args.seed, mix=mix,

@@ -34,10 +34,10 @@ def shares_of(words: Sequence[str]) -> dict[str, float]:
     return dict(pairs)
 
 
-def claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:
+def claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...], may_change: tuple[str, ...] = ("steps",)) -> None:
     """Make sure that what the folder holds belongs to this run, or, with --fresh, throw it away.
 
-    A run may be made longer or shorter; anything else that changes makes it another run.
+    A run may be made longer or shorter; anything else that changes, but for what may, makes it another run.
     """
     if not is_first_process():
         return
@@ -48,7 +48,7 @@ def claim(folder: Path, args, facts: dict, leftovers: tuple[str, ...]) -> None:
     note = folder / "run.json"
     if note.exists():
         before = json.loads(note.read_text())
-        other = [k for k in facts if k != "steps" and facts[k] != before.get(k)]
+        other = [k for k in facts if k not in may_change and facts[k] != before.get(k)]
         if other:
             k = other[0]
             raise ValueError(

@@ -87,13 +87,14 @@ SIX_NFE = ("cfg", "tscd", "dmdo")
 def run_stage(
     name: str, folder: Path, teacher: Bagel, pool: Pool, *, guidance: dict[str, Guidance], students: dict[str, Student],
     spec: StageSpec | None = None, seed: int = 0, steps: int | None = None, provenance: dict | None = None,
-    tiny: TinyPainter | None = None, begin: Student | None = None, **trainer,
+    tiny: TinyPainter | None = None, begin: Student | None = None, save_every: int = 50, **trainer,
 ) -> Student:
     """Run a stage in `folder` (resumes there) and return its student.
 
     students   those made before it, by name
     begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of the way there
     tiny       what paints the run's sheets, instead of the autoencoder's own decoder
+    save_every   steps from checkpoint to checkpoint: a game can be lost, and then one from before that is wanted
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """  # fmt: skip
@@ -118,7 +119,7 @@ def run_stage(
     grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
     sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
     try:
-        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), **trainer)
+        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), save_every=save_every, **trainer)
     finally:
         undo_compile(teacher)
         for p in moving:

@@ -21,6 +21,14 @@ class Diverged(ValueError):  # what the command line says as a sentence
     """A run that cannot be saved by going on."""
 
 
+def diverged(step: int, what: str) -> Diverged:
+    """In words, with the way out."""
+    return Diverged(
+        f"diverged at step {step}: {what}. Go on from the last checkpoint, if one was saved, with a smaller --lr, or begin again "
+        "with --fresh"
+    )
+
+
 @dataclass(frozen=True)
 class Turn:
     """One network's move: whose weights may change, what they are asked to lower, how often.
@@ -149,7 +157,9 @@ class Stage(L.LightningModule):
         plain = optimizer.optimizer
         plain.zero_grad(set_to_none=True)
         loss.backward(inputs=list(turn.params))
-        nn.utils.clip_grad_norm_(turn.params, 1.0)
+        norm = nn.utils.clip_grad_norm_(turn.params, 1.0)
+        if not bool(norm.isfinite()):  # the slope of a number can be none, and one step along it leaves no weight that is one
+            raise diverged(self.global_step, f"the {turn.name}'s gradient is {float(norm)}")
         # Lightning counts each step of each of its optimisers; a step of the game shall count once
         (optimizer if counts else plain).step()
         plain.zero_grad(set_to_none=True)
@@ -162,10 +172,7 @@ class Stage(L.LightningModule):
             what = f"{self.watched} is {watched:.3g}, above {self.limit:g}"
         else:
             return
-        raise Diverged(
-            f"diverged at step {step}: {what}. Go on from the last checkpoint, if one was saved, with a smaller --lr, "
-            "or begin again with --fresh"
-        )
+        raise diverged(step, what)
 
     # ---- what several stages need -----------------------------------------------------------------------------------
 

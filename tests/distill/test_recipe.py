@@ -75,6 +75,26 @@ def test_a_run_that_diverges_ends_in_a_sentence(tiny_folder, tmp_path, monkeypat
     assert "hb: the spread is 7" in said and "Traceback" not in said
 
 
+def test_after_a_divergence_one_goes_on_with_a_smaller_rate_as_it_says(tiny_folder, tmp_path, monkeypatch, capsys):
+    argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path, "--pool", 2, "--steps", 3, "--prompts", 1, "--edits", 1]
+    argv = [*map(str, argv), "--accelerator", "cpu", "--json"]
+    with monkeypatch.context() as patch:
+        trip(patch, 1, ctrl_c)
+        assert main([*argv, "--lr", "0.1"]) == 130
+    assert main([*argv, "--lr", "0.01"]) == 0
+    assert json.loads(capsys.readouterr().out)["cfg"]["provenance"]["settings"]["lr"] == 0.01
+    assert main([*argv, "--lr", "0.01", "--seed", "1"]) == 2 and "seed 0, not 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_saves_well_before_its_end(name, teacher, pool, students, tmp_path, monkeypatch):
+    met = {}
+    monkeypatch.setattr("hb.distill.recipe.fit", lambda *_, **options: met.update(options) or power_cut())
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_stage(name, tmp_path, teacher, pool, guidance=GUIDANCE, students=dict.fromkeys(STAGES, students["cfg"]))
+    assert 3 * met["save_every"] <= STAGES[name].steps
+
+
 def diverge():
     raise Diverged("the spread is 7")
 

@@ -45,11 +45,11 @@ def made(name, teacher, **options) -> Stage:
 STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial"]
 
 
-def played(stage, pool, folder, steps, **sizes):
+def played(stage, pool, folder, steps, save_every=500, **sizes):
     """Plays the stage so many steps; the trainer that did."""
     sizes = sizes or dict(draw=1, edit=2)
     data = StepData(lambda step, rank: pick_round(pool, sizes, 0, step, rank), steps)
-    return fit(stage, data, folder, ema=None, clip=None, bar=False, accelerator="cpu")
+    return fit(stage, data, folder, ema=None, clip=None, bar=False, accelerator="cpu", save_every=save_every)
 
 
 def everything(stage) -> dict:
@@ -113,11 +113,11 @@ class Game(Stage):
 
     watched, limit = "odd", 3.0
 
-    def __init__(self, teacher, turns=("rare", "steady"), odd=(), nan=(), **options):
+    def __init__(self, teacher, turns=("rare", "steady"), odd=(), nan=(), steep=(), **options):
         options = dict(guidance=GUIDANCE, total=100) | options
         super().__init__(teacher, shake(guided_branch(teacher)), **options)
         self.rare = shake(guided_branch(teacher), seed=1)
-        self.asked, self.odd, self.nan = turns, odd, nan
+        self.asked, self.odd, self.nan, self.steep = turns, odd, nan, steep
         self.grounds, self.draws = [], []
 
     def turns(self):
@@ -138,6 +138,8 @@ class Game(Stage):
             self.grounds.append(ground)
             self.draws.append(torch.rand((), generator=dice).item())
             size = sum(p.square().sum() for p in branch.parameters())
+            if self.global_step in self.steep:
+                size = size + (0 * size).sqrt()  # 0, but of no slope
             return size * (math.nan if self.global_step in self.nan else 1.0)
 
         return loss
@@ -246,6 +248,20 @@ def test_a_loss_that_is_no_number_ends_the_run_in_words_and_moves_nothing(teache
         played(stage, pool, tmp_path, steps=4)
     assert {step for step, *_ in diary.lines} == {0, 1}
     assert all(p.isfinite().all() for p in stage.parameters())
+
+
+def test_a_slope_that_is_no_number_ends_the_run_before_the_step_and_the_last_checkpoint_is_good(teacher, pool, tmp_path):
+    """The loss itself is a number. What is gone on from is from before, and leads where a run without the accident does."""
+    stage = Game(teacher, steep=(5,))
+    with pytest.raises(Diverged, match="diverged at step 5: the steady's gradient is nan. Go on from the last checkpoint"):
+        played(stage, pool, tmp_path / "lost", steps=7, save_every=2)
+    assert all(p.isfinite().all() for p in stage.parameters())
+    kept = torch.load(tmp_path / "lost" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4 and all(p.isfinite().all() for p in kept["state_dict"].values())
+    ends = [Game(teacher), Game(teacher)]
+    for end, folder in zip(ends, ("lost", "won")):
+        played(end, pool, tmp_path / folder, steps=7, save_every=2)
+    assert not changed(weights_of(ends[0]), weights_of(ends[1])) and changed(weights_of(ends[0]), weights_of(stage))
 
 
 def test_a_watched_number_above_its_limit_ends_the_run_in_words(teacher, pool, tmp_path):
