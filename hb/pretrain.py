@@ -29,6 +29,7 @@ from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
 from hb.model.vision import VisionTower, patchify, table_rows
 from hb.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.parcels import TinyPainter, fingerprint
+from hb.sheets import AutoencoderSheet, TeacherSheet
 from hb.training import (
     StepData,
     compile_layers,
@@ -342,7 +343,8 @@ def train_autoencoder(
         module.autoencoder.load_state_dict(start_from.state_dict())
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
     # no averaged weights: the last, slowed-down steps of the schedule do better than any average over fast ones
-    fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
+    sheet = AutoencoderSheet(folder, side)
+    fit(module, data, folder, ema=None, precision=precision_of(precision), callbacks=(sheet,), **trainer)
     if decoder_only:
         start_from.load_state_dict(module.autoencoder.cpu().state_dict())
         return start_from.eval()
@@ -366,7 +368,8 @@ def train_tiny_decoder(
     if start_from is not None:
         module.autoencoder.decoder.load_state_dict(start_from.weights)
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank, thin), steps)
-    fit(module, data, folder, ema=None, precision=precision_of(precision), **trainer)
+    sheet = AutoencoderSheet(folder, side)
+    fit(module, data, folder, ema=None, precision=precision_of(precision), callbacks=(sheet,), **trainer)
     weights = {k: v.detach().cpu() for k, v in module.autoencoder.decoder.state_dict().items()}
     return TinyPainter(asdict(config) | dict(widths=list(config.widths)), fingerprint(autoencoder.encoder), {}, weights)
 
@@ -459,7 +462,8 @@ def train_teacher(
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon_dtype_of(precision), **settings)
     data = StepData(examples, steps)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    fit(module, data, folder, ema=ema, precision=precision, **trainer)
+    sheets = (TeacherSheet(folder, text),) if module.draws else ()
+    fit(module, data, folder, ema=ema, precision=precision, callbacks=sheets, **trainer)
     model.load_state_dict(kept, strict=False)  # an average of equal weights is equal up to rounding only
     return model
 

@@ -31,6 +31,7 @@ from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.tiny_decoder import Settler, TinyDecoder, TinyDecoderConfig
 from hb.optim import MuonAdamW, split_parameters
 from hb.parcels import TinyPainter
+from hb.sheets import AutoencoderSheet
 from hb.training import StepData, fit, generator, noise_levels, noise_like, painting_errors, warm_then_cosine
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, SHAPES, Scenes, sample_any
@@ -155,7 +156,7 @@ def train_semantic(
         scenes = random_scenes(batch, seed, step + 1, rank)
         return render(scenes, side) * 2 - 1, thing_field(scenes, side // config.downsample)
 
-    fit(module, StepData(pictures_and_fields, steps), folder, ema=None, **trainer)
+    fit(module, StepData(pictures_and_fields, steps), folder, ema=None, callbacks=(AutoencoderSheet(folder, side),), **trainer)
     return module.autoencoder.cpu().eval()
 
 

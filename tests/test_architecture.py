@@ -13,6 +13,7 @@ FLOORS = (
     {"world", "flow", "guidance", "preprocess", "optim", "plots"},  # facts and tools: no networks of ours
     {"model", "exact"},
     {"sampling", "parcels", "data", "training"},  # training: what every run shares, not a run
+    {"sheets"},  # what runs show of themselves
     {"pretrain", "eyes", "semantic", "speculative", "distill", "reward"},  # what trains
     {"engine"},
     {"evaluate", "evaluate_text"},
@@ -28,7 +29,7 @@ NEVER = {  # though the floor would allow it
     "evaluate_text": {"training", "pretrain", "distill", "reward"},
     "widgets": {"training"},
 }
-TRAINS = {"training", "pretrain", "eyes", "semantic", "speculative", "distill", "reward"}
+TRAINS = {"training", "sheets", "pretrain", "eyes", "semantic", "speculative", "distill", "reward"}
 ONLY_IN = {"lightning": TRAINS, "transformers": {"model"}, "diffusers": {"model"}, "ipywidgets": {"widgets"}}
 
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -4,13 +4,16 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from PIL import Image
 
 from hb.data import DRAW_MIX, TALK_TOKENS, BatchSizes, Pool, conversation, make_pool, mixed, pick, write_talks
+from hb.engine import Model
 from hb.model.autoencoder import Autoencoder, AutoencoderConfig
 from hb.model.bagel import Bagel, initialise
 from hb.model.checkpoint import load_model, save_model
@@ -27,8 +30,10 @@ from hb.pretrain import (
     train_teacher,
     warmup_constant_decay,
 )
+from hb.sheets import CHANGED, CHANGES, DRAWN, AutoencoderSheet, TeacherSheet
 from hb.training import StepData, fit, generator
-from hb.world.language import DESCRIBE_REQUESTS, parse
+from hb.world.language import DESCRIBE_REQUESTS, parse, parse_edit
+from hb.world.render import render
 from hb.world.scene import sample_any
 from tests.conftest import TOKENIZER, tiny_config
 
@@ -85,6 +90,60 @@ def test_a_run_that_was_cut_off_ends_with_the_same_weights(text, pool, tmp_path)
         run(text, pool, tmp_path / "cut", (Trip(5),))
     resumed = run(text, pool, tmp_path / "cut")
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+@pytest.fixture
+def opinionated(text):
+    """An untrained model that draws something else for every prompt, and whose latents carry no noise."""
+    model = module(text).model
+    with torch.no_grad():
+        torch.nn.init.normal_(model.llm2vae.weight, 0, 0.3)
+        model.autoencoder.encoder.conv_out.bias[model.config.autoencoder.z_channels :] = -40.0
+    return model
+
+
+def test_a_teacher_shows_what_its_users_would_get(opinionated, text, tmp_path):
+    sheet = TeacherSheet(tmp_path, text).draw(SimpleNamespace(model=opinionated))
+    user, given = Model(opinionated, text), render([CHANGED] * len(CHANGES), 64)
+    drawn, edited = user.draw(DRAWN, steps=12).pixels, user.edit(given, CHANGES, steps=12).pixels
+    wanted = torch.cat([torch.cat(list(row), -1) for row in (drawn, torch.cat([given[:1], edited]))], -2)
+    assert (torch.tensor(np.array(sheet)).movedim(-1, 0) - wanted * 255).abs().max() <= 1.01  # bytes are cut off, not rounded
+    assert all(map(parse, DRAWN)) and all(map(parse_edit, CHANGES))
+
+
+def test_an_autoencoder_shows_originals_over_what_it_makes_of_them(text, tmp_path):
+    pale = torch.nn.Module()
+    pale.moments = lambda pictures: (pictures * 0.5, None)
+    pale.decoder = lambda z: z
+    sheet = np.array(AutoencoderSheet(tmp_path, 64).draw(SimpleNamespace(autoencoder=pale, device="cpu"))) / 127.5 - 1
+    assert sheet.shape == (128, 8 * 64, 3) and len(np.unique(sheet[:64])) > 20
+    assert np.abs(sheet[:64] * 0.5 - sheet[64:]).max() < 0.02
+
+
+def train_something(what, text, pool, folder, sheets):
+    """Weights after a run, and where PyTorch's own dice stand then."""
+    torch.manual_seed(0)
+    if what == "teacher":
+        return run(text, pool, folder, sheets), torch.rand(1)
+    config = tiny_config(text.vocab_size).autoencoder
+    training = AutoencoderTraining(config, total=4, lr=0.01)
+    fit(training, StepData(lambda step, rank: random_pictures(2, 64, 0, step, rank), 4), folder, ema=None, save_every=2, bar=False,
+        callbacks=sheets, accelerator="cpu")  # fmt: skip
+    return training.state_dict(), torch.rand(1)
+
+
+@pytest.mark.parametrize("what", ["teacher", "autoencoder"])
+def test_a_run_does_not_notice_that_it_is_watched(what, text, pool, tmp_path):
+    """Every step on a sheet, and a power cut on top: the same weights, and the same dice, as nobody watching."""
+    at, last = (5, 8) if what == "teacher" else (3, 4)
+    sheet = (TeacherSheet(tmp_path / "seen", text, every=1) if what == "teacher" else AutoencoderSheet(tmp_path / "seen", 64, every=1),)
+    unseen, dice = train_something(what, text, pool, tmp_path / "unseen", ())
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_something(what, text, pool, tmp_path / "seen", (*sheet, Trip(at)))
+    seen, same_dice = train_something(what, text, pool, tmp_path / "seen", sheet)
+    assert all(torch.equal(unseen[k], seen[k]) for k in unseen) and torch.equal(dice, same_dice)
+    assert {f.name for f in (tmp_path / "seen").glob("sheet-*")} == {f"sheet-{step:06}.png" for step in range(1, last + 1)}
+    assert not list((tmp_path / "unseen").glob("sheet-*"))
 
 
 def test_the_batch_of_a_step_is_always_the_same(pool, text):
@@ -191,6 +250,8 @@ def test_one_branch_learns_and_the_other_stays_to_the_last_bit(text, pool, tmp_p
         wanted = {k for k in wanted if is_answering(k, config.llm.num_hidden_layers)}
     assert not {k for k in ours if k not in wanted} & moved
     assert len(moved) > 0.9 * len(wanted)
+    sheets = [Image.open(file).size for file in (tmp_path / "run").glob("sheet-000004.png")]
+    assert sheets == ([(5 * 64, 2 * 64)] if learns == "drawing" else [])  # who does not learn to draw has nothing to show
 
 
 def test_no_picture_reads_what_answering_learns(tiny):
@@ -284,6 +345,7 @@ def test_decoder_only_leaves_the_encoder_alone(tmp_path):
                               bar=False, precision="f32", accelerator="cpu")  # fmt: skip
     changed = {k.split(".")[0] for k, v in after.state_dict().items() if not torch.equal(v, old[k])}
     assert changed == {"decoder"} and after.config.scale_factor == 0.7
+    assert Image.open(tmp_path / "sheet-000002.png").size == (8 * 64, 2 * 64)
 
 
 SCRIPT = """

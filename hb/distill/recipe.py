@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from hb.data import Pool
@@ -17,14 +16,13 @@ from hb.distill.rounds import Round, pick_round, read_round
 from hb.distill.segments import Segments
 from hb.distill.stage import Stage
 from hb.distill.tscd import SegmentedConsistency
-from hb.files import aside
 from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
 from hb.model.guided import Branch, guided_branch
 from hb.optim import muon_dtype_of
 from hb.parcels import Student, TinyPainter, fingerprint
-from hb.preprocess import to_image
+from hb.sheets import SheetEvery, tiled
 from hb.training import StepData, fit, generator, noise_like, undo_compile, working_device, worth_compiling
 
 SHIFT = 3.0
@@ -154,8 +152,8 @@ def _plain(settings: dict) -> dict:
     return {k: v for k, v in settings.items() if k != "make"}
 
 
-class Sheet(Callback):
-    """Every `every` steps, pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
+class Sheet(SheetEvery):
+    """Pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
 
     grid, sampler: the student's own (`Student`); painter: see `Bagel.decode`.
     """
@@ -164,17 +162,10 @@ class Sheet(Callback):
         self, folder: Path, pool: Pool, sizes: dict[str, int], guidance: dict[str, Guidance], grid: Tensor, sampler: str = "euler",
         every: int = 200, painter: nn.Module | None = None,
     ):  # fmt: skip
-        self.painter = painter
-        self.folder, self.pool, self.guidance, self.every = Path(folder), pool, guidance, every
+        super().__init__(folder, every)
+        self.pool, self.guidance, self.painter = pool, guidance, painter
         self.grid, self.sampler = grid, sampler
         self.sizes = {task: min(n, 4) for task, n in sizes.items()}
-
-    def on_train_batch_end(self, trainer, stage, *_):
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and not trainer.global_rank:
-            with aside(self.folder / f"sheet-{step:06}.png") as part:
-                self.draw(stage).save(part, "png")
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # four pictures are a shape of their own
@@ -197,11 +188,3 @@ def pictures_of(
     """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]. painter: see `Bagel.decode`."""
     z = noise_like(round_.latent, dice)
     return teacher.decode(roll_out(walker(branch, round_), z, grid, noise_between(sampler, dice))[-1], decoder=painter).clamp(-1, 1).cpu()
-
-
-def tiled(rows: list[Tensor]):
-    """Rows of pictures as one image."""
-    wide = [torch.cat(list(row), dim=-1) for row in rows]
-    most = max(w.size(-1) for w in wide)
-    padded = [torch.nn.functional.pad(w, (0, most - w.size(-1)), value=1.0) for w in wide]
-    return to_image(torch.cat(padded, dim=-2))
