@@ -407,18 +407,23 @@ def _distill(verbs):
         "  tscd           stage 2: three segments, an adversary, 6 evaluations\n"
         "  dmdo           stage 3: distribution matching along the ODE, 6 evaluations\n"
         "  six-nfe        the three, one after another\n"
-        "  dmdo-literal, lcm, pcm, dmd2    as printed, and baselines at equal cost\n\n"
+        "  dmdo-literal, lcm, pcm, dmd2    as printed, and baselines at equal cost\n"
+        "  hyper-sd       stage 2 in its first form: cfg, then segments halved from student to student,\n"
+        "                 hyper-sd-8, hyper-sd-4, hyper-sd-2 and hyper-sd-1, at as many evaluations\n\n"
         "Every student is kept in FOLDER/students/STAGE. A stopped run goes on when the command is given again.",
         "hb distill six-nfe\nhb distill cfg --minutes 10\nhb distill dmdo --renoise-fake mixed --renoise-student fresh\n"
         "hb distill six-nfe --model runs/nano/model --install runs/nano/model",
         _seed(), _model(), _json(), stopped=GOES_ON + "the last checkpoint",
     )  # fmt: skip
     parser.add_argument("stage", metavar="STAGE",
-                        choices=("six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2"), help="see above")  # fmt: skip
+                        choices=("six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2", "hyper-sd", "hyper-sd-8",
+                                 "hyper-sd-4", "hyper-sd-2", "hyper-sd-1"), help="see above")  # fmt: skip
     run = parser.add_argument_group("run")
     run.add_argument("--folder", metavar="FOLDER", help="where the run lives (default: runs/MODEL/distill)")
     run.add_argument("--start-from", metavar="FOLDER",
                      help="a student to begin with, to go on training one, say (default: as the recipe has it)")  # fmt: skip
+    run.add_argument("--new-knobs", action="store_true",
+                     help="with --start-from: its embedders of the guidance scales begin anew")  # fmt: skip
     run.add_argument("--steps", type=_at_least_one, metavar="N", help="of each stage (default: the stage's own)")
     run.add_argument("--minutes", type=float, metavar="M", help="stop each stage after so many")
     run.add_argument("--prompts", type=_at_least_one, metavar="N",

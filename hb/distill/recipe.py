@@ -19,7 +19,7 @@ from hb.distill.tscd import SegmentedConsistency
 from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.model.bagel import Bagel
-from hb.model.guided import Branch, guided_branch
+from hb.model.guided import Branch, GuidedBagel, generation_weights, guided_branch
 from hb.optim import muon_dtype_of
 from hb.parcels import Student, TinyPainter, fingerprint
 from hb.sheets import SheetEvery, tiled
@@ -60,6 +60,8 @@ class StageSpec:
 OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", adversarial=10.0, alone=30, lr_fake=3e-4, deployed=1.0,
                 decay=0.5, average=0.99)  # fmt: skip
 
+OTHERS = {"real", "stepper"}  # options of a stage that name another student, who plays along and does not move
+
 STAGES = {
     "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
                      prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),  # fmt: skip
@@ -80,6 +82,17 @@ STAGES = {
                       options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5), sampler="renoise"),
 }  # fmt: skip
 SIX_NFE = ("cfg", "tscd", "dmdo")
+# Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square fades and
+# the adversary comes in. How much of each it does not print: these weights are ours
+HYPER_SD = {8: (1.0, 0.1), 4: (0.5, 0.3), 2: (0.2, 1.0), 1: (0.1, 1.0)}  # of mean square and adversary
+STAGES |= {
+    f"hyper-sd-{count}": StageSpec(
+        SegmentedConsistency, f"Hyper-SD's form: segments, {count} of them, mean square and adversary, {count} evaluations",
+        "cfg" if count == 8 else f"hyper-sd-{2 * count}", 150, 2e-4, prompts=12, edits=24, evaluations=count,
+        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"))
+    for count, (mse, adversarial) in HYPER_SD.items()
+}  # fmt: skip
+CHAINS = {"six-nfe": SIX_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
 
 
 def run_stage(
@@ -106,10 +119,10 @@ def run_stage(
     options = dict(spec.options, lr=spec.lr, eyes=spec.eyes, muon_dtype=muon_dtype_of(trainer.get("precision")),
                    compiled=worth_compiling(steps))  # fmt: skip
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # the embedders of scales and the heads of a discriminator begin at random
+        torch.manual_seed(seed)  # the heads of a discriminator begin at random
         start = branch_of(teacher, begin or students.get(spec.after))
-        if "real" in options:
-            options["real"] = branch_of(teacher, students[options["real"]], trainable=False)
+        for role in OTHERS & options.keys():
+            options[role] = branch_of(teacher, students[options[role]], trainable=False)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
     sizes = dict(draw=spec.prompts, edit=spec.edits)
@@ -131,7 +144,8 @@ def run_stage(
 def check_beginning(name: str, spec: StageSpec, teacher: Bagel, students: dict[str, Student], begin: Student | None) -> None:
     """Raises ValueError if what a stage begins with is not there or does not fit, before anything is made."""
     real = spec.options.get("real")
-    missing = [n for n in (None if begin else spec.after, real) if n and n not in students]
+    others = [spec.options[role] for role in sorted(OTHERS & spec.options.keys())]
+    missing = [n for n in (None if begin else spec.after, *others) if n and n not in students]
     if missing:
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
                          f"hb distill {missing[0]}")  # fmt: skip
@@ -145,6 +159,12 @@ def check_beginning(name: str, spec: StageSpec, teacher: Bagel, students: dict[s
 def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:
     """A branch that begins as this student, or as the teacher."""
     return guided_branch(teacher if student is None else student.open(teacher), trainable)
+
+
+def with_new_knobs(student: Student, teacher: Bagel) -> Student:
+    """The same, but that the embedders of scales are as a new student has them: where they have learnt nothing, a fresh start."""
+    new = generation_weights(GuidedBagel(teacher))
+    return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
 
 
 def _plain(settings: dict) -> dict:

@@ -37,6 +37,7 @@ class SegmentedConsistency(Stage):
     """TSCD. `real` is the slow student (EMA) of Hyper-SD's f^-; the teacher that makes the small step is the stage-1 model.
 
     adversarial, mse   weights of the two losses. Hyper-Bagel: 1 and 0
+    stepper            who makes the teacher's small step; None: the student as it was when this stage began
     r1                 weight of `approximate_r1`, ours: with it a discriminator this small stays usable
     """
 
@@ -44,12 +45,13 @@ class SegmentedConsistency(Stage):
 
     def __init__(
         self, teacher: Bagel, student: Branch, *, segments: Segments = Segments(), adversarial: float = 1.0, mse: float = 0.0,
-        huber: float = 0.0, r1: float = 1.0, lr: float = 2e-4, lr_discriminator: float = 5e-4, **options,
+        huber: float = 0.0, r1: float = 1.0, lr: float = 2e-4, lr_discriminator: float = 5e-4,
+        stepper: Branch | None = None, **options,
     ):  # fmt: skip
         super().__init__(teacher, student, **options)
         self.segments, self.adversarial, self.mse, self.huber, self.r1 = segments, adversarial, mse, huber, r1
         self.lr, self.lr_discriminator = lr, lr_discriminator
-        self.stepper = frozen_copy(student)  # the stage-1 model, as it was when this stage began
+        self.stepper = frozen_copy(student if stepper is None else stepper)  # the stage-1 model
         self.discriminator = None
         if adversarial:
             side = teacher.config.latent_side
