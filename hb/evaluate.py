@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from hb.engine import Model, Pictures
 from hb.files import append_rows, read_rows
+from hb.model.vision import patchify, table_rows
 from hb.parcels import fingerprint
 from hb.preprocess import to_image, to_tensor
 from hb.world import bench
@@ -29,7 +31,7 @@ from hb.world.edit_judge import edit_region, score_edit
 from hb.world.judge import Reading, check, read
 from hb.world.language import DESCRIBE_REQUEST, described_right, parse_description, parse_edit
 from hb.world.render import render
-from hb.world.scene import Request, Scene, Scenes, Thing
+from hb.world.scene import Request, Scene, Scenes, Thing, sample_scenes
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 BATCH = 50
@@ -375,6 +377,7 @@ def understand_eval(model: Model, *, keep: Path | None = None, bar: bool = True)
 
 COVERAGE_PROMPTS = ("a circle", "a star and a ring", "two hearts", "a red square", "a cross left of a moon",
                     "a green triangle and a pink circle")  # fmt: skip
+RENDERED = 5
 
 
 def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Path | None = None, bar: bool = True, **draw) -> dict:
@@ -382,20 +385,27 @@ def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Pat
 
     A finite sample of the true law itself would not reach 1: `ceiling` is what `pictures` true draws score, and `value`
     is the model's score over it, averaged over prompts and attributes.
+
+    frechet: the distance, in what the model's own vision tower sees, between all pictures and as many rendered from the true law,
+    the mean over RENDERED such sets; `floor` is the mean between two of these, `highest` the largest. There is no interval, since
+    pictures that are drawn again, as in a bootstrap, are less diverse. It compares the students of one teacher: another has another
+    tower.
     """
     from hb.world.language import parse
 
     requests = [parse(p) for p in COVERAGE_PROMPTS]
     cases = [bench.SceneCase("coverage", p, r) for p, r in zip(COVERAGE_PROMPTS, requests)]
-    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, prompts=COVERAGE_PROMPTS) | _how(model, "draw", draw)
+    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, prompts=COVERAGE_PROMPTS, features="mean")
+    key |= _how(model, "draw", draw)
 
     def work(numbers):
         chosen = [cases[i // pictures] for i in numbers]
         drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **draw)
-        out = []
-        for case, reading in zip(chosen, read(as_seen(drawn))):
+        seen, out = as_seen(drawn), []
+        for case, reading, features in zip(chosen, read(seen), features_of(model, seen)):
             things = _in_order(case.request, [t.thing for t in reading.things])
-            out.append(dict(nfe=drawn.nfe, background=reading.background, things=things and [_words(t) for t in things]))
+            out.append(dict(nfe=drawn.nfe, background=reading.background, things=things and [_words(t) for t in things],
+                            features=[round(float(f), 5) for f in features]))  # fmt: skip
         return out
 
     rows = Progress(keep, key).run(len(cases) * pictures, BATCH, work, "covering", bar)
@@ -407,6 +417,7 @@ def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Pat
             seen = [r["background"] if attribute == "background" else r["things"][k][attribute] for r in mine]
             score, ceiling = overlap(seen, law), _ceiling(law, max(len(mine), 1), rng)
             parts.append(dict(prompt=COVERAGE_PROMPTS[number], attribute=attribute, thing=k, score=score, ceiling=ceiling))
+    true = [_true_features(model, requests, pictures, np.random.default_rng([2, 6, k])) for k in range(RENDERED)]
     relative = np.array([min(1.0, p["score"] / p["ceiling"]) for p in parts])
     by = defaultdict(list)
     for part, value in zip(parts, relative):
@@ -416,7 +427,42 @@ def coverage_eval(model: Model, *, pictures: int = 200, seed: int = 7, keep: Pat
         ceiling=round(float(np.mean([p["ceiling"] for p in parts])), 4),
         attributes={a: round(float(np.mean(v)), 4) for a, v in by.items()},
         readable=Share(sum(bool(r["things"]) for r in rows), len(rows)).to_dict(), nfe=rows[0]["nfe"], parts=parts,
+        frechet=_away_from(true, np.array([r["features"] for r in rows])),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def features_of(model: Model, pictures: Tensor) -> np.ndarray:
+    """What the vision tower says of pictures [n, 3, H, W] in [0, 1], the mean over the places of each: [n, width]."""
+    tower, weights = model.bagel.vit_model, next(model.bagel.vit_model.parameters())
+    patch = tower.config.patch_size
+    places = table_rows(pictures.shape[-2] // patch, pictures.shape[-1] // patch, tower.config.side, weights.device)
+    parts = [tower(patchify((part * 2 - 1).to(weights), patch), places).mean(1) for part in pictures.split(BATCH)]
+    return torch.cat(parts).double().cpu().numpy()
+
+
+def _true_features(model: Model, requests: Sequence[Request], pictures: int, rng) -> np.ndarray:
+    scenes = sample_scenes([request for request in requests for _ in range(pictures)], rng)
+    return features_of(model, as_seen(render(scenes, model.bagel.config.picture_side)))
+
+
+def _away_from(true: list[np.ndarray], drawn: np.ndarray) -> dict:
+    between = [frechet(a, b) for a, b in combinations(true, 2)]
+    figures = dict(value=np.mean([frechet(drawn, t) for t in true]), floor=np.mean(between), highest=max(between))
+    return {name: round(float(figure), 6) for name, figure in figures.items()} | dict(n=len(drawn))
+
+
+def frechet(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two clouds [n, width] with means m and covariances C: the squared distance of
+    Fréchet between two Gaussians (Dowson & Landau 1982; of pictures' features, Heusel et al. 2017, arXiv 1706.08500).
+
+    With C = R'R from a QR decomposition, the trace of the root is the sum of the singular values of R R'^T: no root of a matrix
+    that is nearly singular need be taken.
+    """
+    means = ours.mean(0), theirs.mean(0)
+    roots = [np.linalg.qr(x - m, mode="r") / (len(x) - 1) ** 0.5 for x, m in zip((ours, theirs), means)]
+    common = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    return float(((means[0] - means[1]) ** 2).sum() + sum((r**2).sum() for r in roots) - 2 * common)
 
 
 def overlap(seen: Sequence[str], law: dict[str, float]) -> float:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from hb import evaluate
 from hb.commands.measure import Number
+from hb.commands.use import is_shipped
+from hb.engine import load
 from hb.files import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +31,8 @@ ORDER = (
     "draft_ablation",
 )
 NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
+
+EARLIER = "*Of an earlier* model or student: measured on other weights than those that ship now, and not yet measured again."
 
 
 def report(args) -> int:
@@ -56,25 +63,48 @@ def with_block(document: str, name: str, text: str) -> str:
     return f"{before}{opening}\n{text}\n{closing}{after}"
 
 
-def results_table(folder: Path) -> str:
-    """The headlines of all results, as Markdown."""
+@cache
+def shipped(name: str) -> tuple[str, dict[str, str]]:
+    """The identities of a shipped model and of its students, as today's results would bear them."""
+    if not is_shipped(name):
+        return "", {}
+    model = load(name)
+    return evaluate.identity(model), {student: parcel.fingerprint() for student, parcel in model.students.items()}
+
+
+def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -> str:
+    """The words "of an earlier nano" if these results are of other weights than those that ship now; else none."""
+    model, student = record.get("model"), record.get("student")
+    if model is None:
+        return ""
+    weights, students = now(model["name"])
+    if model["identity"] != weights:
+        return f"of an earlier {model['name']}"
+    same = student is None or student["identity"] == students.get(student["name"])
+    return "" if same else f"of an earlier {student['name']}"
+
+
+def results_table(folder: Path, now: Callable[[str], tuple[str, dict[str, str]]] = shipped) -> str:
+    """The headlines of all results, as Markdown. now: `shipped`."""
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=_rank)]
-    rows = [_row(number, record) for record in records for number in record["numbers"] if number["headline"]]
+    earlier = [of_another(record, now) for record in records]
+    rows = [_row(number, record, words) for record, words in zip(records, earlier) for number in record["numbers"] if number["headline"]]
     if not rows:
         return NOTHING
     head = "| measured | value | interval | target | by |\n|---|---|---|---|---|"
     made = sorted({f"{record['machine']} (commit {record['commit']}, {record['date']})" for record in records})
-    return "\n".join([head, *rows, "", "Measured on " + "; ".join(made) + "."])
+    notes = [EARLIER] if any(earlier) else []
+    return "\n".join([head, *rows, "", " ".join(["Measured on " + "; ".join(made) + ".", *notes])])
 
 
 def _rank(path: Path) -> tuple[int, str]:
     return next((k for k, start in enumerate(ORDER) if path.stem.startswith(start)), len(ORDER)), path.stem
 
 
-def _row(number: dict, record: dict) -> str:
+def _row(number: dict, record: dict, words: str = "") -> str:
     known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
     target = "" if known.met is None else f"{known.wanted}: {'met' if known.met else '**not met**'}"
-    return f"| {known.what} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
+    return f"| {known.what}{words and f' *({words})*'} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
 
 
 def hashes(folder: Path) -> str:
