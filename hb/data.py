@@ -6,12 +6,14 @@ and half-precision arrays. The batch of step i is a function of (seed, rank, i),
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -77,16 +79,24 @@ class Pool:
     draw_seen: Tensor  # half [N, PICTURES_A_PROMPT, tokens, width]
     edit_seen: Tensor  # half [M, tokens, width]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, made_of: dict | None = None) -> None:
+        """made_of: what another pool must share to be the same one, ready for JSON; the file keeps it."""
         with aside(path) as part:
-            save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
+            arrays = {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
+            save_file(arrays, part, {"made_of": json.dumps(made_of)})
+
+    @staticmethod
+    def made_of(path: Path) -> dict | None:
+        """What `save` was told; None if nothing."""
+        with safe_open(path, framework="pt") as f:
+            return json.loads((f.metadata() or {}).get("made_of", "null"))
 
     @staticmethod
     def load(path: Path) -> Pool:
         stored = load_file(path)
         missing = {f.name for f in fields(Pool)} - stored.keys()
         if missing:
-            raise ValueError(f"{path} is a pool of an older kind (it lacks {', '.join(sorted(missing))}); begin with --fresh")
+            raise ValueError(f"{path} is a pool of an older kind (it lacks {', '.join(sorted(missing))}); delete it, and it is made anew")
         return Pool(**stored)
 
     def to(self, device: str | torch.device) -> Pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -387,12 +388,18 @@ def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
 def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
              precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None, square: int | None = None,
              mix: Mapping[str, float] = DRAW_MIX) -> Pool:  # fmt: skip
-    """The pool at `path`, made first if it is not there; with eyes, what they see is in it, a feature for each square of so
-    many pixels. mix: see `make_pool`."""
+    """The pool at `path`, made first if it is not there or was made of something else; with eyes, what they see is in it, a
+    feature for each square of so many pixels. mix: see `make_pool`."""
     path = Path(path)
+    # not precision, which "auto" finds by timing: a run that goes on must find its pool
+    pictures = dict(encoder=fingerprint(autoencoder.encoder), scale=autoencoder.config.scale_factor,
+                    shift=autoencoder.config.shift_factor, eyes=eyes and fingerprint(eyes), square=square, side=side)  # fmt: skip
+    made_of = pictures | dict(tokenizer=text.fingerprint(), prompts=prompts, scenes=scenes, seed=seed, mix=dict(mix))
     if path.exists():
-        return Pool.load(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+        complaint = _what_differs(Pool.made_of(path), made_of)
+        if complaint is None:
+            return Pool.load(path)
+        print(f"{path.name} {complaint}: it is made anew", file=sys.stderr)
     autoencoder = autoencoder.to(device).eval()
     fast = precision_of(precision) == "bf16-mixed"
     dice = generator(seed, 11)
@@ -412,8 +419,15 @@ def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, pro
         return torch.cat([seen_by(eyes, part * 2 - 1, square) for part in pictures.split(128)])
 
     pool = make_pool(encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see, workers=workers, mix=mix)
-    pool.save(path)
+    pool.save(path, made_of)
     return pool
+
+
+def _what_differs(found: dict | None, wanted: dict) -> str | None:
+    """The first thing, in words."""
+    if found is None:
+        return "does not say what it was made of"
+    return next((f"was made with {k} {found.get(k)}, not {wanted[k]}" for k in wanted if found.get(k) != wanted[k]), None)
 
 
 def seen_by(eyes: VisionTower, pictures: Tensor, square: int) -> Tensor:

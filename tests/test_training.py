@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from hb.pretrain import (
     TeacherTraining,
     begin_from,
     is_answering,
+    pool_for,
     provenance,
     random_pictures,
     shared_out,
@@ -157,6 +159,44 @@ def test_a_pool_comes_back_from_disk_as_it_was(pool, tmp_path):
     pool.save(tmp_path / "pool.safetensors")
     back = Pool.load(tmp_path / "pool.safetensors")
     assert torch.equal(back.draw_ids, pool.draw_ids) and torch.equal(back.scene_picture, pool.scene_picture)
+
+
+@pytest.fixture
+def pooled(tiny, tmp_path):
+    """The pool of a file there, made if need be; the autoencoder's first weights and scale can be told to be others."""
+
+    def make(encoder=1.0, scale=1.0, **changes):
+        autoencoder = deepcopy(tiny.bagel.autoencoder)
+        autoencoder.encoder.conv_in.weight.data *= encoder
+        autoencoder.config = replace(autoencoder.config, scale_factor=scale)
+        options = dict(side=64, prompts=2, scenes=2, precision="f32") | changes
+        return pool_for(autoencoder, tiny.text, tmp_path / "deep" / "pool.safetensors", **options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "other",
+    [dict(seed=1), dict(prompts=3), dict(scenes=3), dict(mix=mixed(dict(counting=0.9))), dict(encoder=0.5), dict(scale=0.5)],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_pool_made_of_something_else_is_made_anew_and_says_so(other, pooled, monkeypatch, capsys):
+    first = pooled()
+    assert "made anew" not in capsys.readouterr().err
+    second = pooled(**other)
+    assert not same(second, first) and f"pool.safetensors was made with {next(iter(other))} " in capsys.readouterr().err
+    monkeypatch.setattr("hb.pretrain.make_pool", None)
+    assert same(pooled(**other), second)  # a run that goes on finds its own
+
+
+def test_a_pool_from_before_pools_said_what_they_are_is_made_anew(pooled, tmp_path, capsys):
+    first = pooled()
+    replace(first, draw_latent=first.draw_latent + 1).save(tmp_path / "deep" / "pool.safetensors")
+    assert same(pooled(), first) and "does not say what it was made of: it is made anew" in capsys.readouterr().err
+
+
+def same(one: Pool, other: Pool) -> bool:
+    return all(torch.equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(Pool))
 
 
 def test_answers_carry_the_loss_and_questions_do_not(text):

@@ -10,7 +10,7 @@ from hb.commands.runs import claim, interruptible, is_first_process, replace_fol
 from hb.commands.use import open_model
 from hb.data import mixed
 from hb.distill.dmdo import DistributionMatching
-from hb.distill.recipe import SIX_NFE, STAGES, StageSpec, check_beginning, run_stage
+from hb.distill.recipe import CHAINS, STAGES, StageSpec, check_beginning, run_stage, with_new_knobs
 from hb.distill.tscd import SegmentedConsistency
 from hb.engine import STUDENTS, Model
 from hb.parcels import STUDENT_CONFIG, Student, fingerprint
@@ -24,10 +24,12 @@ def distill(args) -> None:
         raise ValueError(f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own")
     if args.devices * args.num_nodes > 1:
         raise ValueError("a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1")
-    if args.start_from and args.stage == "six-nfe":
-        raise ValueError("--start-from is for one stage; six-nfe begins with the teacher, and each stage with the one before it")
+    if args.start_from and args.stage in CHAINS:
+        raise ValueError(f"--start-from is for one stage; {args.stage} begins with the teacher, each stage with the one before it")
+    if args.new_knobs and not args.start_from:
+        raise ValueError("--new-knobs goes with --start-from: whoever begins with the teacher has new ones")
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "distill"
-    names = SIX_NFE if args.stage == "six-nfe" else (args.stage,)
+    names = CHAINS.get(args.stage, (args.stage,))
     specs = {name: _as_asked(STAGES[name], args, name) for name in names}
     args.preset = model.name  # whose run it is
     students = dict(model.students) | _in(folder)
@@ -45,15 +47,18 @@ def distill(args) -> None:
 def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
     shares = shares_of(args.mix)
     mix = mixed(shares)
-    # stages share a pool, those of another mix have their own
+    # stages share a pool, those of another mix have their own; one that was made of anything else is made anew
     pool_name = "-".join(["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items()))]) + ".safetensors"
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
+    if begin is not None and args.new_knobs:
+        begin = with_new_knobs(begin, model.bagel)
     check_beginning(name, spec, model.bagel, students, begin)
     # a beginning by its folder, not by its weights: the run may end by putting its own there
     first = args.start_from or (spec.after and students[spec.after].fingerprint())
     facts = dict(stage=name, steps=spec.steps, lr=spec.lr, prompts=spec.prompts, edits=spec.edits, options=str(spec.options),
                  eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
-                 teacher=fingerprint(model.bagel), pool=args.pool, start=first, mix=shares or None)  # fmt: skip
+                 teacher=fingerprint(model.bagel), pool=args.pool, start=first, mix=shares or None,
+                 new_knobs=args.new_knobs or None)  # fmt: skip
     # the rate too: a run that diverged is told to go on with a smaller one
     claim(home, args, facts, ("last.ckpt", "log.jsonl"), may_change=("steps", "lr"))
     options = trainer_options(args) | dict(precision=precision_of(args.precision))
@@ -78,7 +83,7 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
         value = getattr(args, option)
         if value is None:
             continue
-        if spec.make is not kind and args.stage != "six-nfe":
+        if spec.make is not kind and args.stage not in CHAINS:
             raise ValueError(f"--{option.replace('_', '-')} does not go with the stage {name!r}")
         if spec.make is kind:
             options[option] = value

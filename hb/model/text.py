@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -56,6 +57,10 @@ class Text:
     def vocab_size(self) -> int:
         """One more than the largest token number: the least number of rows of an embedding."""
         return max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    def fingerprint(self) -> str:
+        """Of all that decides which numbers a text has."""
+        return sha256(self.tokenizer.to_str().encode()).hexdigest()[:16]
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without markers around it."""

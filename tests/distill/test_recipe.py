@@ -13,8 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hb.cli import main
-from hb.distill.recipe import SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage
+from hb.data import Pool
+from hb.distill.recipe import CHAINS, SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage, with_new_knobs
 from hb.distill.stage import Diverged, Stage
+from hb.distill.tscd import SegmentedConsistency
 from hb.engine import Model
 from hb.flow import time_grid
 from hb.model.checkpoint import CheckpointError
@@ -301,6 +303,15 @@ def test_a_mix_reaches_the_pool_and_another_mix_has_another(tiny_folder, tmp_pat
     assert "no task 'dancing'" in capsys.readouterr().err
 
 
+def test_a_fresh_start_with_another_pool_trains_on_that_one(tiny_folder, tmp_path, capsys):
+    argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path, "--steps", 1, "--prompts", 1, "--edits", 1, "--accelerator",
+            "cpu", "--json", "--fresh", "--pool"]  # fmt: skip
+    for size in (2, 3):
+        assert main([*map(str, argv), str(size)]) == 0
+        assert len(Pool.load(tmp_path / "pool.safetensors").draw_ids) == size
+    assert "pool.safetensors was made with prompts 2, not 3: it is made anew" in capsys.readouterr().err
+
+
 def test_a_blind_student_is_no_real_score(teacher, pool, students, tmp_path):
     with pytest.raises(ValueError, match="hb distill cfg --eyes"):
         run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], eyes=False)))
@@ -315,17 +326,37 @@ def test_a_student_from_before_there_was_a_choice_of_eyes_has_them(students, tmp
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_that_is_listed_leaves_a_student_that_draws_in_six(name, model, pool, students, tmp_path):
+def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name, model, pool, students, tmp_path):
     before, teacher = fingerprint(model.bagel), model.bagel
-    parcel = students[name] if name in students else run(name, tmp_path, teacher, pool, students, steps=1)
+    earlier = students | {n: students["cfg"] for n in STAGES if n.startswith("hyper-sd")}
+    parcel = students[name] if name in students else run(name, tmp_path, teacher, pool, earlier, steps=1)
     assert fingerprint(teacher) == before == parcel.teacher
     json.dumps(parcel.to_dict())
     spec = STAGES[name]
     assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default, parcel.eyes) == (
         spec.evaluations, spec.sampler, spec.any_steps, spec.default, spec.eyes
     )  # fmt: skip
-    drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=6)
-    assert drawn.nfe == 6 and bool(drawn.pixels.isfinite().all())
+    nfe = 6 if spec.any_steps else spec.evaluations
+    drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=nfe)
+    assert drawn.nfe == nfe and bool(drawn.pixels.isfinite().all())
+
+
+def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_steps(teacher, pool, students, tmp_path, monkeypatch):
+    chain = CHAINS["hyper-sd"]
+    assert chain == ("cfg", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1")
+    for before, name in zip(chain, chain[1:]):
+        assert STAGES[name].after == before and STAGES[name].options["segments"].count == STAGES[name].evaluations
+    weight = lambda kind: [STAGES[name].options[kind] for name in chain[1:]]
+    assert weight("mse") == sorted(weight("mse"), reverse=True) and weight("adversarial") == sorted(weight("adversarial"))
+    seen = {}
+    play = SegmentedConsistency.play
+    monkeypatch.setattr(SegmentedConsistency, "play", lambda self, *a: seen.setdefault("stage", self) and play(self, *a))
+    earlier = dict(cfg=students["cfg"], **{"hyper-sd-8": students["tscd"]})
+    run("hyper-sd-4", tmp_path, teacher, pool, earlier, steps=1)
+    steps = {n.replace("/", "."): p for n, p in seen["stage"].stepper.named_parameters()}
+    assert same(steps, students["cfg"].weights) and not same(steps, students["tscd"].weights)
+    with pytest.raises(ValueError, match="begins with the student of 'cfg'"):
+        run("hyper-sd-4", tmp_path / "other", teacher, pool, {"hyper-sd-8": students["tscd"]}, steps=1)
 
 
 def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
@@ -334,6 +365,24 @@ def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
     for spec in STAGES.values():
         kept = json.loads(json.dumps(_plain(asdict(spec))))
         assert kept["lr"] == spec.lr and "make" not in kept
+
+
+def test_new_knobs_are_silent_and_all_else_is_as_it_was(teacher, pool, students):
+    new = with_new_knobs(students["cfg"], teacher)
+    others = {n for n in new.weights if "scale_embedder" not in n}
+    assert new.weights.keys() == students["cfg"].weights.keys() and all(
+        torch.equal(new.weights[n], students["cfg"].weights[n]) for n in others
+    )
+    round_ = round_of(teacher, pool, "draw")
+    x, t = round_.latent, torch.full((round_.size,), 0.6)
+    said = lambda student, scale: student.open(teacher).velocity(x, t, round_.full, text_scale=torch.full_like(t, scale))
+    with torch.no_grad():
+        assert torch.equal(said(new, 1.0), said(new, 5.0)) and not torch.equal(said(students["cfg"], 1.0), said(students["cfg"], 5.0))
+
+
+def test_new_knobs_need_somebody_to_begin_with(tiny_folder, capsys):
+    assert main(["distill", "cfg", "--model", str(tiny_folder), "--new-knobs"]) == 2
+    assert "--new-knobs goes with --start-from" in capsys.readouterr().err
 
 
 # ---- parcels --------------------------------------------------------------------------------------------------------
