@@ -167,8 +167,8 @@ def chain_strip(model: Model, stage: str, *, steps: int = 50) -> plots.Chart:
             name, seen = f"{link.name}, {drawn.nfe:g} NFE", _seen(drawn)
             rows[name] = seen
             right[name] = [check(r, parse(p)).right for r, p in zip(read(seen), CHAIN_PROMPTS)]
-    columns = [fill(prompt, 14) for prompt in CHAIN_PROMPTS]
-    return plots.strip(rows, columns, right=right, size=1.0, title="One noise a column, drawn by every link of the chain")
+    columns = [fill(prompt, 13) for prompt in CHAIN_PROMPTS]
+    return plots.strip(rows, columns, right=right, size=0.9, title="One noise a column, drawn by every link of the chain")
 
 
 def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
