@@ -216,10 +216,12 @@ def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> 
     """Why these numbers are not this link's; None: they are."""
     if record["model"]["identity"] != identity(model):
         return f"is about another model ({record['model']['identity']}, and this one is {identity(model)})"
-    who = record.get("student")
-    if who and who["identity"] != model.students[link.student].fingerprint():
+    if score is None:
+        return f"does not know {link.name!r}"
+    who = record.get("student") or score  # of a file, or of a rung
+    if link.student and who.get("identity") != model.students[link.student].fingerprint():
         return f"is about another student {link.student!r}"
-    return None if score else f"does not know {link.name!r}"
+    return None
 
 
 # ---- who may look at whom -------------------------------------------------------------------------------------------

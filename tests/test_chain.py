@@ -101,7 +101,10 @@ def _record(of, name, result, student=None, **more):
 
 
 def _ladder(of, **more):
-    rung = lambda value, student, guided, steps, nfe: _score(value, student=student, guided=guided, steps=steps, nfe=nfe)
+    def rung(value, student, guided, steps, nfe):
+        whose = dict(identity=of.students[student].fingerprint()) if student in of.students else {}
+        return _score(value, student=student, guided=guided, steps=steps, nfe=nfe, **whose)
+
     rungs = [rung(0.91, None, True, 50, 100.0), rung(0.41, None, True, 6, 12.0), rung(0.61, None, False, 6, 6.0),
              rung(0.71, "cfg", True, 6, 6.0), rung(0.90, "cfg", True, 50, 50.0), rung(0.95, "dmdo", True, 6, 6.0)]  # fmt: skip
     return _record(of, "scene_ladder", dict(rungs=rungs), **more)
@@ -133,6 +136,14 @@ def test_another_students_numbers_are_not_shown(model, tmp_path):
     other["student"]["identity"] = "feed"
     said = widgets.chain_score(model, "cfg", _write(tmp_path, _ladder(model), other))
     assert "another student 'cfg'" in said and "0.99" not in said and "0.710" in said
+
+
+def test_a_rung_of_another_student_is_not_shown(model, tmp_path):
+    """cfg is trained anew, and the ladder has not been climbed since."""
+    ladder = _ladder(model)
+    ladder["result"]["rungs"][3]["identity"] = "feed"
+    said = widgets.chain_score(model, "cfg", _write(tmp_path, ladder))
+    assert "scene_ladder.json is about another student 'cfg'; measure again" in said and "0.710" not in said and "0.910" in said
 
 
 def test_what_was_not_measured_is_said(model, tmp_path):

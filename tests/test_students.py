@@ -213,6 +213,7 @@ def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
     rows = evaluate.ladder(model, steps=(50, 1), bar=False)
     assert [r["student"] for r in rows] == [None] * 4 + ["cfg", "six", "renoise", "other"]
     assert asked[-1] == ("other", dict(steps=6)) and asked[0] == ("teacher", dict(steps=50))
+    assert [r.get("identity") for r in rows[4:]] == [s.fingerprint() for s in model.students.values()]
 
 
 def test_speed_is_a_ratio_side_by_side(model):
