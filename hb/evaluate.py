@@ -35,6 +35,7 @@ from hb.world.scene import Request, Scene, Scenes, Thing, sample_scenes
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
 BATCH = 50
+CHAINS = 10  # of 40, each of five edits: as long as a batch of pictures, and as much to lose
 
 
 # ---- intervals ------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def ladder(model: Model, *, pictures: int = 1, keep: Path | None = None, bar: bo
     for name, student in model.students.items():
         for n in sorted({student.steps, 6} if student.any_steps else {student.steps}):
             score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, student=name, steps=n)
-            rows.append(dict(guided=True, student=name) | score.to_dict())
+            rows.append(dict(guided=True, student=name, identity=student.fingerprint()) | score.to_dict())
     return rows
 
 
@@ -317,24 +318,38 @@ def edit_ratios(ours: dict, theirs: dict) -> dict:
     return out
 
 
-def chain_eval(model: Model, *, seed: int = 0, bar: bool = True, **edit) -> list[dict]:
+def chain_eval(model: Model, *, seed: int = 0, keep: Path | None = None, bar: bool = True, **edit) -> list[dict]:
     """Five edits in a row, each on the last one's picture: what is right and how far the rest has drifted, per turn."""
     chains = bench.edit_chains()
+    key = dict(what="chains", model=identity(model), seed=seed, chains=[str(c) for c in chains]) | _how(model, "edit", edit)
+
+    def work(numbers: list[int]) -> list[dict]:
+        return _walked(model, [chains[i] for i in numbers], lambda turn: [_noise_seed(seed + turn, i) for i in numbers], edit)
+
+    rows = Progress(keep, key).run(len(chains), CHAINS, work, "chains", bar)
+    out = []
+    for turn in range(len(chains[0].edits)):
+        right, drift = (np.array([r[name][turn] for r in rows if r[name][turn] is not None]) for name in ("right", "drift"))
+        out.append(dict(turn=turn + 1, success=Share(int(right.sum()), len(chains)).to_dict(), drift=_interval([drift])))
+    return out
+
+
+def _walked(model: Model, chains: list[bench.ChainCase], seeds: Callable[[int], list[int]], edit: dict) -> list[dict]:
+    """For each chain and turn: was the edit right, and the drift outside all that was to change so far, None if that is all."""
     side = model.bagel.config.picture_side
     first = current = as_seen(render([c.source for c in chains], side))
-    out, regions = [], torch.zeros(len(chains), side, side, dtype=torch.bool)
-    for turn in tqdm(range(len(chains[0].edits)), desc="turns", disable=not bar, leave=False):
-        seeds = [_noise_seed(seed + turn, i) for i in range(len(chains))]
-        current = as_seen(model.edit(current, [c.edits[turn].instruction for c in chains], seed=seeds, **edit))
-        readings, drift, right = read(current), [], 0
-        for i, (chain, reading) in enumerate(zip(chains, readings)):
+    out = [dict(right=[], drift=[]) for _ in chains]
+    regions = torch.zeros(len(chains), side, side, dtype=torch.bool)
+    for turn in range(len(chains[0].edits)):
+        current = as_seen(model.edit(current, [c.edits[turn].instruction for c in chains], seed=seeds(turn), **edit))
+        for i, (chain, reading) in enumerate(zip(chains, read(current))):
             source = chain.source if turn == 0 else chain.edits[turn - 1].target
             regions[i] |= touched(source, chain.edits[turn].target, reading, side)
-            if not regions[i].all():
-                drift.append(float((current[i] - first[i]).abs()[:, ~regions[i]].mean()))
+            outside = (current[i] - first[i]).abs()[:, ~regions[i]]
             free, place = what_is_free(chain.edits[turn])
-            right += score_edit(reading, source, chain.edits[turn].target, free, place).success == 1.0
-        out.append(dict(turn=turn + 1, success=Share(int(right), len(chains)).to_dict(), drift=_interval([np.array(drift)])))
+            right = score_edit(reading, source, chain.edits[turn].target, free, place).success == 1.0
+            out[i]["right"].append(int(right))
+            out[i]["drift"].append(float(outside.mean()) if outside.numel() else None)
     return out
 
 

@@ -370,10 +370,11 @@ def test_guidance_is_tuned_on_other_cases_and_the_best_is_kept(hb, tiny_folder, 
     assert hb("tune", "guidance", "--model", folder, "--text", 1)[0] == 2
 
 
-def test_a_stopped_measurement_goes_on(hb, few, tiny_folder, monkeypatch):
-    argv = ["eval", "scene", "--steps", 1, "--model", tiny_folder, "--json"]
+@pytest.mark.parametrize(("what", "verb"), [("scene", "draw"), ("edit --chains", "edit")])
+def test_a_stopped_measurement_goes_on(hb, few, tiny_folder, monkeypatch, what, verb):
+    argv = ["eval", *what.split(), "--steps", 1, "--model", tiny_folder, "--json"]
     first = json.loads(hb(*argv)[1])
-    monkeypatch.setattr("hb.engine.Model.draw", None)  # what is kept need not be drawn again
+    monkeypatch.setattr(f"hb.engine.Model.{verb}", None)  # what is kept need not be drawn again
     assert json.loads(hb(*argv)[1])["result"] == first["result"]
 
 

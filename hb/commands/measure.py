@@ -147,7 +147,7 @@ def edit(args) -> None:
     if args.chains:
         if args.limit is not None:
             raise ValueError("--limit does not go with --chains: there are only 40 of them")
-        turns = evaluate.chain_eval(model, seed=args.seed, bar=not args.json, **spent)
+        turns = evaluate.chain_eval(model, seed=args.seed, keep=ROWS, bar=not args.json, **spent)
         lines = [of_interval(f"turn {t['turn']}: done", t["success"]) for t in turns]
         lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
         finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
