@@ -111,7 +111,10 @@ class Pictures:
 @dataclass(frozen=True)
 class Answers:
     """What was said about pictures, and what it cost: `passes` of the target for `tokens` tokens in the longest row, the
-    end marker included. cycles: with a draft model, what each pass gave."""
+    end marker included.
+
+    cycles: with a draft model, what each pass gave; seed: of the dice of all rows, which greedy answers do not throw
+    """
 
     texts: tuple[str, ...]
     questions: tuple[str, ...]
@@ -119,6 +122,7 @@ class Answers:
     passes: int
     seconds: dict[str, float]
     cycles: tuple[Cycle, ...] = field(default=(), repr=False)
+    seed: int = 0
 
     @property
     def text(self) -> str:
@@ -368,7 +372,7 @@ class Model:
                 rows, passes = self._decode_plain(read, max_tokens, law, dice)
                 cycles = ()
         texts = tuple(self.text.decode(row) for row in rows)
-        return Answers(texts, tuple(questions), max(map(len, rows)) + 1, passes, clock.seconds, cycles)
+        return Answers(texts, tuple(questions), max(map(len, rows)) + 1, passes, clock.seconds, cycles, seed)
 
     def _plan(self, speculate: bool | Plan, law: Law) -> Plan | None:
         """How much is guessed; None: nothing is."""

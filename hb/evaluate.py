@@ -335,7 +335,7 @@ def chain_eval(model: Model, *, seed: int = 0, keep: Path | None = None, bar: bo
 
 
 def _walked(model: Model, chains: list[bench.ChainCase], seeds: Callable[[int], list[int]], edit: dict) -> list[dict]:
-    """For each chain and turn: was the edit right, and the drift outside all that was to change so far, None if that is all."""
+    """For each chain and turn: was the edit right, and the drift outside what was to change so far; None if that is all."""
     side = model.bagel.config.picture_side
     first = current = as_seen(render([c.source for c in chains], side))
     out = [dict(right=[], drift=[]) for _ in chains]

@@ -32,8 +32,8 @@ def write(path: str | Path, data: bytes) -> Path:
 def read_rows(path: str | Path) -> list[dict]:
     """The rows of a file of JSON lines; none if there is no file.
 
-    A row is whole when its line has ended. The last one may not have: it was being written when somebody stopped us. A line
-    that is no JSON is what became of such a row when the next was written behind it, and is left out too.
+    A row is whole when its line has ended. The last one may not have: it was being written when somebody stopped us.
+    A line that is no JSON is what became of such a row when the next was written behind it, and is left out too.
     """
     path, rows = Path(path), []
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
@@ -45,7 +45,7 @@ def read_rows(path: str | Path) -> list[dict]:
 
 
 def append_rows(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write rows behind the last whole one; what there is of another is cut off, or it would take the first of ours along."""
+    """Write rows behind the last whole one. What there is of another is cut off: it would take the first of ours along."""
     with Path(path).open("a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)

@@ -388,8 +388,8 @@ def normalised(autoencoder: Autoencoder, pictures: Tensor) -> Autoencoder:
 def pool_for(autoencoder: Autoencoder, text: Text, path: Path, *, side: int, prompts: int, scenes: int, seed: int = 0,
              precision: str = "auto", device: str = "cpu", eyes: VisionTower | None = None, square: int | None = None,
              mix: Mapping[str, float] = DRAW_MIX) -> Pool:  # fmt: skip
-    """The pool at `path`, made first if it is not there or was made of something else; with eyes, what they see is in it, a
-    feature for each square of so many pixels. mix: see `make_pool`."""
+    """The pool at `path`, made first if it is not there or was made of something else; with eyes, what they see is in it,
+    a feature for each square of so many pixels. mix: see `make_pool`."""
     path = Path(path)
     # not precision, which "auto" finds by timing: a run that goes on must find its pool
     pictures = dict(encoder=fingerprint(autoencoder.encoder), scale=autoencoder.config.scale_factor,

@@ -198,8 +198,8 @@ class StopOnInterrupt(Callback):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning moves a checkpoint here from the folder for temporary files. Where that is on another disk the move is a copy,
-    and a process killed in it would leave half a checkpoint in the place of the last good one."""
+    """Lightning moves a checkpoint here from the folder for temporary files. Where that is on another disk the move is a
+    copy, and a process killed in it would leave half a checkpoint in the place of the last good one."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         with aside(path) as part:

@@ -150,11 +150,15 @@ def test_truncation_to_bytes_is_the_published_one():
     assert to_image(torch.full((3, 1, 1), 2.0)).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_records_are_ready_for_json_and_for_jupyter(tiny):
+def test_records_are_ready_for_json_and_for_jupyter(tiny, picture):
     import json
 
-    drawn = tiny.draw(["a circle"] * 3, steps=1)
-    assert json.loads(json.dumps(drawn.to_dict()))["nfe"] == drawn.nfe
+    drawn = tiny.draw(["a circle"] * 3, steps=1, seed=7)
+    kept = json.loads(json.dumps(drawn.to_dict()))
+    assert kept["nfe"] == drawn.nfe and kept["seeds"] == [7, 8, 9]
+    again = lambda seed: tiny.ask(picture, "what is there?", temperature=1.0, max_tokens=12, seed=seed)
+    kept = json.loads(json.dumps(again(7).to_dict()))
+    assert kept["seed"] == 7 and again(kept["seed"]).texts == tuple(kept["texts"]) != again(8).texts
     assert drawn._repr_png_()[:4] == b"\x89PNG" and len(drawn.images) == 3
     assert set(drawn.seconds) == {"prefill", "denoise", "decode picture"}
 

@@ -442,6 +442,13 @@ def test_two_processes_train_together_and_agree(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_run_writes_its_checkpoints_aside(text, pool, tmp_path, monkeypatch):
+    rename, came = Path.replace, []
+    monkeypatch.setattr(Path, "replace", lambda part, path: came.append(path.name) or rename(part, path))
+    run(text, pool, tmp_path)
+    assert came.count("last.ckpt") >= 4  # of 8 steps every second, and the end
+
+
 def test_the_log_of_a_resumed_run_counts_each_step_once(text, pool, tmp_path):
     from hb.training import Log
 

@@ -158,7 +158,8 @@ class Stage(L.LightningModule):
         plain.zero_grad(set_to_none=True)
         loss.backward(inputs=list(turn.params))
         norm = nn.utils.clip_grad_norm_(turn.params, 1.0)
-        if not bool(norm.isfinite()):  # the slope of a number can be none, and one step along it leaves no weight that is one
+        # a loss that is a number can have a slope that is none, and one step along it leaves no weight that is one
+        if not bool(norm.isfinite()):
             raise diverged(self.global_step, f"the {turn.name}'s gradient is {float(norm)}")
         # Lightning counts each step of each of its optimisers; a step of the game shall count once
         (optimizer if counts else plain).step()
