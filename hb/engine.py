@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hb.files import write
 from hb.flow import released_grid, time_grid
-from hb.guidance import Guidance
+from hb.guidance import DRAWING, EDITING, Guidance
 from hb.model.bagel import Bagel
 from hb.model.checkpoint import CheckpointError, load_model, save_model
 from hb.model.guided import GuidedBagel
@@ -42,8 +42,8 @@ ALIASES = {"bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not shi
 class Sampling:
     """How a model is sampled unless the caller says otherwise: BAGEL's published settings, or a preset's own."""
 
-    draw: Guidance = Guidance(text_scale=4.0, renorm="global")
-    edit: Guidance = Guidance(text_scale=4.0, image_scale=2.0, interval=(0.4, 1.0), renorm="text_channel")
+    draw: Guidance = DRAWING
+    edit: Guidance = EDITING
     steps: int = 50
     shift: float = 3.0
 

@@ -58,6 +58,9 @@ class Guidance:
 
 
 OFF = Guidance(text_scale=1.0)
+# as BAGEL is sampled by default
+DRAWING = Guidance(text_scale=4.0, renorm="global")
+EDITING = Guidance(text_scale=4.0, image_scale=2.0, interval=(0.4, 1.0), renorm="text_channel")
 
 
 def combine(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hb.files import aside
 from hb.flow import time_grid
-from hb.guidance import Guidance
+from hb.guidance import DRAWING, EDITING, Guidance
 from hb.model.bagel import Bagel
 from hb.model.text import Text
 from hb.preprocess import to_image
@@ -25,7 +25,6 @@ DRAWN = ("a red circle", "two yellow stars", "a blue square left of a green tria
          "three green rings")  # fmt: skip
 CHANGED = Scene((Thing("circle", "red", "large", 0.3, 0.3), Thing("square", "blue", "small", 0.72, 0.68)), "white")
 CHANGES = ("remove the circle", "make the square green", "replace the circle with a star", "change the background to black")
-DRAWING, EDITING = Guidance(4.0), Guidance(4.0, 2.0, (0.4, 1.0), "text_channel")  # as a model is sampled by default
 
 
 class SheetEvery(Callback):

@@ -92,12 +92,11 @@ def scene(args) -> None:
     )
     score = measured(spent)
     full = name == "scene_nfe100" and _in_full(args)
-    if against is not None:
-        theirs = measured(against)
     lines = [Number(task, share.value, *share.interval, share.n, target=0.90 if full else None) for task, share in score.tasks.items()]
     lines.append(of_interval(f"SceneEval, {_by(args)}{score.nfe:g} NFE", score.overall, target=0.95 if full else None, headline=True))
     got = score.to_dict()
     if against is not None:
+        theirs = measured(against)
         difference = evaluate.scene_difference(score, theirs)
         got |= dict(against=theirs.to_dict(), difference=difference)
         who = f"{_by(args)}{score.nfe:g} NFE minus {args.against} at {theirs.nfe:g}"

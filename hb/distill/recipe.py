@@ -60,7 +60,7 @@ class StageSpec:
 OWN_DMDO = dict(renoise_fake="fresh", renoise_student="fresh", judged="end", adversarial=10.0, alone=30, lr_fake=3e-4, deployed=1.0,
                 decay=0.5, average=0.99)  # fmt: skip
 
-OTHERS = {"real", "stepper"}  # options of a stage that name another student, who plays along and does not move
+OTHERS = ("real", "stepper")  # options of a stage that name another student, who plays along and does not move
 
 STAGES = {
     "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
@@ -121,7 +121,7 @@ def run_stage(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the heads of a discriminator begin at random
         start = branch_of(teacher, begin or students.get(spec.after))
-        for role in OTHERS & options.keys():
+        for role in (role for role in OTHERS if role in options):
             options[role] = branch_of(teacher, students[options[role]], trainable=False)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options)
@@ -144,7 +144,7 @@ def run_stage(
 def check_beginning(name: str, spec: StageSpec, teacher: Bagel, students: dict[str, Student], begin: Student | None) -> None:
     """Raises ValueError if what a stage begins with is not there or does not fit, before anything is made."""
     real = spec.options.get("real")
-    others = [spec.options[role] for role in sorted(OTHERS & spec.options.keys())]
+    others = [spec.options.get(role) for role in OTHERS]
     missing = [n for n in (None if begin else spec.after, *others) if n and n not in students]
     if missing:
         raise ValueError(f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "

@@ -57,8 +57,8 @@ class Turn:
 def muon(module: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
     """Muon for matrices, AdamW at a tenth of the rate for the rest. dtype: what matrices are orthogonalised in.
 
-    The embedders of scales get AdamW at three times the rate: they begin at zero, and at a tenth of it are there after 300
-    thousand steps. All else has been trained before.
+    The embedders of scales get AdamW at three times the rate: all else has been trained before, they begin at zero. At a tenth,
+    1,240 steps of nano moved what they say by 0.6 from one end of the scale to the other, where the time's reaches 9.
     """
     knobs = {name for name, p in module.named_parameters() if "scale_embedder" in name and p.requires_grad}
     groups = split_parameters(module, muon_lr=lr, adamw_lr=lr / 10, leave_out=knobs)

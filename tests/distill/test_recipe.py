@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hb.cli import main
+from hb.cli import build_parser, main
 from hb.data import Pool
 from hb.distill.recipe import CHAINS, SIX_NFE, STAGES, _plain, branch_of, pictures_of, run_stage, with_new_knobs
 from hb.distill.stage import Diverged, Stage
@@ -357,6 +357,11 @@ def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_step
     assert same(steps, students["cfg"].weights) and not same(steps, students["tscd"].weights)
     with pytest.raises(ValueError, match="begins with the student of 'cfg'"):
         run("hyper-sd-4", tmp_path / "other", teacher, pool, {"hyper-sd-8": students["tscd"]}, steps=1)
+
+
+def test_the_command_line_knows_every_stage_and_every_chain():
+    for name in (*STAGES, *CHAINS):
+        assert build_parser().parse_args(["distill", name]).stage == name
 
 
 def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
