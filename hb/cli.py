@@ -601,7 +601,7 @@ def _eval(verbs):
         "Random scenes through the autoencoder and back: how many does the judge still read exactly and find clean?",
         "hb eval autoencoder", _seed(), _model(),
     )  # fmt: skip
-    autoencoder.add_argument("--n", type=_at_least_one, help="scenes (default: 1000)")
+    autoencoder.add_argument("--n", type=_at_least_one, help="scenes (default: 10000)")
     report = _verb(
         what, "report", "report:report", "put the numbers into README.md and data/README.md",
         "Rewrite the table of results in README.md from data/results, and the list of files in data/README.md.",

@@ -517,7 +517,7 @@ def _words(thing: Thing) -> dict[str, str]:
 # ---- the autoencoder's own limit ------------------------------------------------------------------------------------
 
 
-def reconstruction(model: Model, n: int = 1000, seed: int = 3) -> dict:
+def reconstruction(model: Model, n: int = 10_000, seed: int = 3) -> dict:
     """Share of random scenes that the judge reads exactly and finds clean, before and after the autoencoder."""
     from hb.world.damage import random_scenes
     from hb.world.judge import same_scene

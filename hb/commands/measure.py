@@ -225,7 +225,7 @@ def judge(args) -> None:
 
 def autoencoder(args) -> None:
     model, began = open_model(args), time.monotonic()
-    got = evaluate.reconstruction(model, n=args.n or 1000, seed=args.seed)
+    got = evaluate.reconstruction(model, n=args.n or 10_000, seed=args.seed)
     lines = [
         of_interval("as rendered: read exactly and clean", got["rendered"]),
         of_interval("autoencoder: read exactly and clean", got["reconstructed"], target=0.99 if _in_full(args) else None, headline=True),
