@@ -194,17 +194,28 @@ def test_a_patch_is_read_row_by_row_with_colors_innermost(model):
 
 
 @pytest.mark.parametrize(("name", "rows", "columns", "side"), [("3x5_of_8", 3, 5, 8), ("6x2_of_70", 6, 2, 70)])
-def test_a_small_picture_takes_the_corner_of_the_table_and_the_other_rule_is_refused(name, rows, columns, side, tmp_path):
-    """Released models never stretch a small picture over the whole table ("interpolate"). Which places that rule would take is in
-    the golden file too; a model that asks for it is refused with the reason, since no weights are known that were trained so."""
+def test_a_small_picture_takes_the_corner_of_the_table_or_is_stretched_over_it(name, rows, columns, side):
     golden = case("small")
-    ours = table_rows(rows, columns, side).tolist()
-    assert ours == golden[f"ids_extrapolate_{name}"].tolist() != golden[f"ids_interpolate_{name}"].tolist()
+    assert table_rows(rows, columns, side).tolist() == golden[f"ids_extrapolate_{name}"].tolist()
+    assert table_rows(rows, columns, side, stretched=True).tolist() == golden[f"ids_interpolate_{name}"].tolist()
+
+
+def test_a_model_that_asks_for_stretched_places_has_them_in_its_tower_and_both_tables(model, tmp_path):
     folder = copytree(HERE, tmp_path / "stretched")
     settings = json.loads((folder / "bagel_config.json").read_text())
     (folder / "bagel_config.json").write_text(json.dumps(settings | {"interpolate_pos": True}))
-    with pytest.raises(ValueError, match="interpolate_pos is on .* only the released setting, off, is built"):
-        load_model(folder)
+    stretched = load_model(folder)[0]
+    patches, (rows, columns), side = torch.randn(1, 6, 3 * model.config.vision.patch_size**2), (2, 3), model.config.vision.side
+    spread = table_rows(rows, columns, side, stretched=True)
+    features = stretched.connector(stretched.vit_model(patches, spread)) + stretched.vit_pos_embed.pos_embed[spread]
+    close(stretched.embed_patches(patches, rows, columns), features)
+    assert not torch.allclose(model.embed_patches(patches, rows, columns), features, atol=1e-3)
+    latent, t, side = torch.randn(1, 6, model.config.latent_width), torch.zeros(1), model.config.latent_side
+    moved = stretched.embed_latent(latent, t, rows, columns) - model.embed_latent(latent, t, rows, columns)
+    table = model.latent_pos_embed.pos_embed
+    close(moved[0], table[table_rows(rows, columns, side, stretched=True)] - table[table_rows(rows, columns, side)])
+    stretched.config.save(tmp_path / "again")
+    assert type(model.config).load(tmp_path / "again").interpolate_pos  # saved and read back
 
 
 def test_grids_and_step_and_guided_step_counts():

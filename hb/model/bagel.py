@@ -43,13 +43,13 @@ class TimeEmbedder(nn.Module):
 class _Table(nn.Module):
     """A frozen sine-cosine table that the checkpoint holds too."""
 
-    def __init__(self, side: int, width: int):
+    def __init__(self, side: int, width: int, stretched: bool):
         super().__init__()
-        self.side = side
+        self.side, self.stretched = side, stretched
         self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
 
     def forward(self, rows: int, columns: int) -> Tensor:
-        return self.pos_embed[table_rows(rows, columns, self.side, self.pos_embed.device)]
+        return self.pos_embed[table_rows(rows, columns, self.side, self.pos_embed.device, stretched=self.stretched)]
 
 
 class _LanguageModel(nn.Module):
@@ -76,8 +76,8 @@ class Bagel(nn.Module):
         self.language_model = _LanguageModel(config.llm)
         self.vit_model = VisionTower(config.vision)
         self.connector = Connector(config.vision.hidden_size, width)
-        self.vit_pos_embed = _Table(config.vision.side, width)
-        self.latent_pos_embed = _Table(config.latent_side, width)
+        self.vit_pos_embed = _Table(config.vision.side, width, config.interpolate_pos)
+        self.latent_pos_embed = _Table(config.latent_side, width, config.interpolate_pos)
         self.time_embedder = TimeEmbedder(width)
         self.vae2llm = nn.Linear(config.latent_width, width)
         self.llm2vae = nn.Linear(width, config.latent_width)
@@ -104,7 +104,7 @@ class Bagel(nn.Module):
 
     def embed_patches(self, patches: Float[Tensor, "B n pixels"], rows: int, columns: int) -> Float[Tensor, "B n D"]:
         """Patch vectors through the vision tower and connector, plus the place."""
-        places = table_rows(rows, columns, self.config.vision.side, patches.device)
+        places = table_rows(rows, columns, self.config.vision.side, patches.device, stretched=self.config.interpolate_pos)
         seen = self.connector(self.vit_model(patches, places))
         return seen + self.vit_pos_embed(rows, columns)
 

@@ -51,6 +51,7 @@ class BagelConfig:
     """The whole model. latent_patch and latent_side are kept in code by the release, not in a file.
 
     picture_side is the side in pixels of the pictures that a small preset was trained on; None: sizes vary, as released.
+    interpolate_pos spreads the places of a picture over the whole position tables instead of taking their corner.
     """
 
     llm: DecoderConfig = field(default_factory=DecoderConfig)
@@ -59,6 +60,7 @@ class BagelConfig:
     latent_patch: int = 2
     latent_side: int = 64
     picture_side: int | None = None
+    interpolate_pos: bool = False
 
     @property
     def latent_width(self) -> int:
@@ -105,7 +107,7 @@ def _to_files(config: BagelConfig) -> dict[str, dict]:
     vae = asdict(config.autoencoder) | dict(downsample=config.autoencoder.downsample)
     own = dict(latent_patch_size=config.latent_patch, max_latent_size=config.latent_side,
                vit_max_num_patch_per_side=config.vision.side, connector_act="gelu_pytorch_tanh",
-               interpolate_pos=False, picture_side=config.picture_side)  # fmt: skip
+               interpolate_pos=config.interpolate_pos, picture_side=config.picture_side)  # fmt: skip
     return {"llm_config.json": llm, "vit_config.json": vit, "vae_config.json": vae, "bagel_config.json": own}
 
 
@@ -123,8 +125,6 @@ def _from_files(llm: dict, vit: dict, vae: dict, own: dict) -> BagelConfig:
             f"bagel_config.json gives the vision tower a table of side {own['vit_max_num_patch_per_side']}, "
             f"vit_config.json one of {vision.side}; the two files do not belong together"
         )
-    if own.get("interpolate_pos"):
-        raise ValueError("interpolate_pos is on in bagel_config.json; only the released setting, off, is built here")
     autoencoder = pick(AutoencoderConfig, vae)
     if vae.get("downsample", autoencoder.downsample) != autoencoder.downsample:
         raise ValueError(
@@ -134,7 +134,7 @@ def _from_files(llm: dict, vit: dict, vae: dict, own: dict) -> BagelConfig:
     return BagelConfig(
         llm=pick(DecoderConfig, llm), vision=vision, autoencoder=autoencoder,
         latent_patch=own.get("latent_patch_size", 2), latent_side=own.get("max_latent_size", 64),
-        picture_side=own.get("picture_side"),
+        picture_side=own.get("picture_side"), interpolate_pos=own.get("interpolate_pos", False),
     )  # fmt: skip
 
 

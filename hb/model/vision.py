@@ -94,12 +94,16 @@ def unpatchify(tokens: Float[Tensor, "B N values"], patch: int, rows: int, colum
     return x.permute(0, 5, 1, 3, 2, 4).reshape(b, c, rows * patch, columns * patch)
 
 
-def table_rows(rows: int, columns: int, side: int, device=None) -> Int[Tensor, "N"]:
-    """Row of a [side^2, width] table for each token of a rows x columns grid: row * side + column, never rescaled."""
+def table_rows(rows: int, columns: int, side: int, device=None, *, stretched: bool = False) -> Int[Tensor, "N"]:
+    """Row of a [side^2, width] table for each token of a rows x columns grid: row * side + column.
+
+    stretched: the grid is spread over the whole table instead of taking its corner (BAGEL's `interpolate_pos`: off, as released).
+    The place is floor(row * side / rows), in whole numbers; the published code compares fractions, which is the same but for rounding.
+    """
     if max(rows, columns) > side:
         raise ValueError(f"a grid of {rows}x{columns} tokens does not fit the position table of side {side}")
-    grid = torch.arange(rows, device=device)[:, None] * side + torch.arange(columns, device=device)
-    return grid.flatten()
+    row, column = (torch.arange(n, device=device) * (side if stretched else n) // n for n in (rows, columns))
+    return (row[:, None] * side + column).flatten()
 
 
 def sincos_table(side: int, width: int, base: float = 10000.0) -> Float[Tensor, "places D"]:
