@@ -358,16 +358,19 @@ def train_tiny_decoder(
 ) -> TinyPainter:
     """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there).
 
-    noise: see AutoencoderTraining; thin: see random_pictures; start_from: weights to begin with.
+    noise: see AutoencoderTraining; thin: see random_pictures; start_from: weights to begin with. Its settler, if it has one, stays
+    as it is, to the last bit: what comes after learns to paint what it has settled.
     """  # fmt: skip
     module = AutoencoderTraining(autoencoder.config, total=steps, lr=lr, seed=seed, decoder_only=True, noise=noise)
     module.autoencoder.load_state_dict(autoencoder.state_dict())
-    config = TinyDecoderConfig(autoencoder.config.z_channels)
+    config = TinyDecoderConfig(**start_from.config) if start_from is not None else TinyDecoderConfig(autoencoder.config.z_channels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module.autoencoder.decoder = TinyDecoder(config).to(memory_format=torch.channels_last)
     if start_from is not None:
         module.autoencoder.decoder.load_state_dict(start_from.weights)
+        for settled in module.autoencoder.decoder.settle.parameters() if config.settler else ():
+            settled.requires_grad_(False)
     data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank, thin), steps)
     sheet = AutoencoderSheet(folder, side)
     fit(module, data, folder, ema=None, precision=precision_of(precision), callbacks=(sheet,), **trainer)

@@ -1,6 +1,8 @@
 """A tiny decoder reads the same latents, costs little, travels as a parcel, and is refused by another encoder's model."""
 
 import copy
+import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -173,3 +175,17 @@ def test_training_leaves_the_autoencoder_alone_and_lowers_the_error(tmp_path):
     latent = bagel.encode(pictures, torch.Generator().manual_seed(0))
     error = [float((bagel.decode(latent, decoder=p.open(bagel)) - pictures).abs().mean()) for p in (short, longer)]
     assert error[1] < 0.8 * error[0]
+
+
+def test_going_on_behind_a_settler_leaves_it_as_it_is_and_moves_the_rest(tmp_path):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(tiny_config(600).autoencoder)
+    config = TinyDecoderConfig(autoencoder.config.z_channels, (8, 8, 8, 8), settler=(24, 1))
+    old = {k: v.detach().clone() for k, v in TinyDecoder(config).state_dict().items()}
+    written = json.loads(json.dumps(asdict(config)))  # as a file has it: lists
+    start = TinyPainter(written, fingerprint(autoencoder.encoder), {}, old)
+    run = dict(side=64, steps=2, batch=2, lr=0.01, bar=False, precision="f32", accelerator="cpu")
+    done = train_tiny_decoder(tmp_path, autoencoder, start_from=start, **run)
+    assert json.loads(json.dumps(done.config)) == written
+    same = {k for k, v in done.weights.items() if torch.equal(v, old[k])}
+    assert same == {k for k in old if k.startswith("settle.")}

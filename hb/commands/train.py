@@ -178,6 +178,8 @@ def decoder(args) -> None:
     usual = _asked(USUAL_DECODER, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
     start = TinyPainter.load(args.start_from) if args.start_from else None
+    if start is not None:
+        start.open(model.bagel)  # says so if it is another encoder's, or of an older kind
     facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder), start=args.start_from)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
@@ -185,7 +187,7 @@ def decoder(args) -> None:
         train_tiny_decoder, folder, model.bagel.autoencoder, side=model.bagel.config.picture_side, **asdict(usual),
         noise=args.noise, start_from=start, **trainer_options(args),
     )  # fmt: skip
-    _write_painter(args, done, folder, model, facts)
+    _write_painter(args, done, folder, model, facts | (dict(before=start.provenance) if start is not None else {}))
 
 
 def settler(args) -> None:
