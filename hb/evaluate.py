@@ -226,17 +226,26 @@ LADDER_STEPS = (50, 25, 12, 6, 3, 1)
 
 def ladder(model: Model, *, pictures: int = 1, keep: Path | None = None, bar: bool = True,
            steps: Iterable[int] = LADDER_STEPS) -> list[dict]:  # fmt: skip
-    """The teacher's own few-step quality, guided and not, and every student's at the cost it was made for and at 6."""
-    rows = []
+    """The teacher's own few-step quality, guided and not, and every student's at the cost it was made for and at 6.
+
+    The student that serves has `ahead` beside its score: how far before each other rung of its cost, paired by prompt.
+    """
+    rows, scores = [], []
     for guided in (True, False):
         for n in steps:
             options = dict(steps=n) if guided else dict(steps=n, text_scale=1.0)
-            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, student="teacher", **options)
-            rows.append(dict(guided=guided, student=None) | score.to_dict())
+            scores.append(scene_eval(model, pictures=pictures, keep=keep, bar=bar, student="teacher", **options))
+            rows.append(dict(guided=guided, student=None) | scores[-1].to_dict())
     for name, student in model.students.items():
         for n in sorted({student.steps, 6} if student.any_steps else {student.steps}):
-            score = scene_eval(model, pictures=pictures, keep=keep, bar=bar, student=name, steps=n)
-            rows.append(dict(guided=True, student=name, identity=student.fingerprint()) | score.to_dict())
+            scores.append(scene_eval(model, pictures=pictures, keep=keep, bar=bar, student=name, steps=n))
+            rows.append(dict(guided=True, student=name, identity=student.fingerprint()) | scores[-1].to_dict())
+    for row, score in zip(rows, scores):
+        if row["student"] and model.students[row["student"]].default:
+            row["ahead"] = [
+                {name: other[name] for name in ("student", "guided", "steps", "nfe")} | scene_difference(score, theirs)["overall"]
+                for other, theirs in zip(rows, scores) if other is not row and other["nfe"] == row["nfe"]
+            ]  # fmt: skip
     return rows
 
 

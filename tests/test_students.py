@@ -207,13 +207,17 @@ def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
 
     def score(model, *, student, pictures, keep, bar, **how):
         asked.append((student, how))
-        return verdicts(lambda t, c: 1)
+        right = {"six": lambda t, c: 1, "renoise": lambda t, c: c > 0}.get(student, lambda t, c: 0)
+        return replace(verdicts(right), nfe=how["steps"])
 
     monkeypatch.setattr(evaluate, "scene_eval", score)
     rows = evaluate.ladder(model, steps=(50, 1), bar=False)
     assert [r["student"] for r in rows] == [None] * 4 + ["cfg", "six", "renoise", "other"]
     assert asked[-1] == ("other", dict(steps=6)) and asked[0] == ("teacher", dict(steps=50))
     assert [r.get("identity") for r in rows[4:]] == [s.fingerprint() for s in model.students.values()]
+    ahead = {d["student"]: d for d in rows[5].pop("ahead")}  # of the one that serves, before those of its cost: not before itself
+    assert set(ahead) == {"cfg", "renoise", "other"} and not any("ahead" in r for r in rows)
+    assert ahead["renoise"]["value"] == 0.2 and ahead["other"]["value"] == ahead["other"]["low"] == 1.0
 
 
 def test_speed_is_a_ratio_side_by_side(model):

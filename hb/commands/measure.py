@@ -128,6 +128,11 @@ def _ladder(args) -> None:
         lost = at[True, 50] - at[False, steps]
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
         lines.append(Number(what, round(lost, 4), target=least, headline=True))
+    for r in rungs:
+        nearest = sorted(r.get("ahead", ()), key=lambda d: d["low"])
+        for d in nearest:
+            what = f"{r['student']} ahead of {_rung(d)}: lower end of the interval"
+            lines.append(Number(what, d["low"], d["low"], d["high"], d["n"], target=0.0, headline=d is nearest[0]))
     folder = finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
     figure = plots.ladder(rungs, y="SceneEval", title="The teacher's own few steps, and what students make of six" if model.students else
                           "The teacher's own few steps: what a student must beat")  # fmt: skip
