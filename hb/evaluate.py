@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hb.engine import Model, Pictures
 from hb.files import append_rows, read_rows
-from hb.model.vision import patchify, table_rows
+from hb.model.vision import patchify
 from hb.parcels import fingerprint
 from hb.preprocess import to_image, to_tensor
 from hb.world import bench
@@ -460,8 +460,7 @@ def features_of(model: Model, pictures: Tensor) -> np.ndarray:
     """What the vision tower says of pictures [n, 3, H, W] in [0, 1], the mean over the places of each: [n, width]."""
     tower, weights = model.bagel.vit_model, next(model.bagel.vit_model.parameters())
     patch = tower.config.patch_size
-    rows, columns = (side // patch for side in pictures.shape[-2:])
-    places = table_rows(rows, columns, tower.config.side, weights.device, stretched=model.bagel.config.interpolate_pos)
+    places = model.bagel.vit_pos_embed.places(*(side // patch for side in pictures.shape[-2:]))
     parts = [tower(patchify((part * 2 - 1).to(weights), patch), places).mean(1) for part in pictures.split(BATCH)]
     return torch.cat(parts).double().cpu().numpy()
 

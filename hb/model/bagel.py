@@ -48,8 +48,12 @@ class _Table(nn.Module):
         self.side, self.stretched = side, stretched
         self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
 
+    def places(self, rows: int, columns: int) -> Int[Tensor, "n"]:
+        """Which entries a grid takes: see table_rows."""
+        return table_rows(rows, columns, self.side, self.pos_embed.device, stretched=self.stretched)
+
     def forward(self, rows: int, columns: int) -> Tensor:
-        return self.pos_embed[table_rows(rows, columns, self.side, self.pos_embed.device, stretched=self.stretched)]
+        return self.pos_embed[self.places(rows, columns)]
 
 
 class _LanguageModel(nn.Module):
@@ -104,8 +108,7 @@ class Bagel(nn.Module):
 
     def embed_patches(self, patches: Float[Tensor, "B n pixels"], rows: int, columns: int) -> Float[Tensor, "B n D"]:
         """Patch vectors through the vision tower and connector, plus the place."""
-        places = table_rows(rows, columns, self.config.vision.side, patches.device, stretched=self.config.interpolate_pos)
-        seen = self.connector(self.vit_model(patches, places))
+        seen = self.connector(self.vit_model(patches, self.vit_pos_embed.places(rows, columns)))
         return seen + self.vit_pos_embed(rows, columns)
 
     def embed_latent(self, tokens: Float[Tensor, "B n values"], t, rows: int, columns: int) -> Float[Tensor, "B n D"]:
