@@ -13,13 +13,13 @@ from hb.world.descriptions import (
     place_is_right,
 )
 from hb.world.edits import GROUPS, Command, Edit, apply, find, parse_edit, sample_chain, sample_edit, say_edit
-from hb.world.prompts import SIX_TASKS, TASKS, parse, sample_request, say
+from hb.world.prompts import DRAWN_TASKS, SIX_TASKS, TASKS, parse, sample_complex, sample_request, say
 from hb.world.questions import QUESTION_KINDS, Question, ask
 from hb.world.words import LanguageError, read_wish
 
 __all__ = [
-    "DESCRIBE_REQUEST", "DESCRIBE_REQUESTS", "GROUPS", "PLACE_MARGIN", "QUESTION_KINDS", "SIX_TASKS", "STYLES", "TASKS",
+    "DESCRIBE_REQUEST", "DESCRIBE_REQUESTS", "DRAWN_TASKS", "GROUPS", "PLACE_MARGIN", "QUESTION_KINDS", "SIX_TASKS", "STYLES", "TASKS",
     "Command", "Edit", "LanguageError", "Match", "Question", "Told",
     "apply", "ask", "describe", "described_right", "find", "parse", "parse_description", "parse_edit", "place_is_right",
-    "read_wish", "sample_chain", "sample_edit", "sample_request", "say", "say_edit",
+    "read_wish", "sample_chain", "sample_complex", "sample_edit", "sample_request", "say", "say_edit",
 ]  # fmt: skip

@@ -23,17 +23,21 @@ from hb.world.scene import (
     TEXTURES,
     Request,
     Wish,
+    sample_scenes,
 )
 from hb.world.words import PLACE_PHRASES, LanguageError, Reader, join, known_words, phrase
 
 SIX_TASKS = ("single", "two", "counting", "colors", "position", "attribution")
 TASKS = (*SIX_TASKS, "rich")
+DRAWN_TASKS = (*TASKS, "complex")  # of training prompts; the frozen sets and the tokenizer's corpus were made of TASKS
 
 OPENERS = ("", "", "", "draw ", "a picture of ", "a photo of ")
 BACKGROUND_PHRASES = (" on a {} background", " with a {} background")
 
 BACKGROUND_SAID = 0.15  # in the six tasks: how often a prompt also says the background ...
 EXTRA_SAID = 0.10  # ... a size, or a texture
+COMPLEX_COUNTS = (0.06, 0.19, 0.35, 0.40)  # of the training prompts of task "complex": how many ask for one to four things
+SHAPE_UNSAID = 0.06  # in them: how often a thing is "a thing"
 
 
 def pick(rng: Generator, options: Sequence):
@@ -60,11 +64,15 @@ def sample_request(task: str, rng: Generator, skew: float = 1.0) -> Request:
     two           two different shapes            position      two different shapes and a relation
     counting      two to four of one shape        attribution   two different shapes, each with its own color
     rich          one to four things; anything may be said or unsaid, and with a skew below 1 more is said
+    complex       as rich, but mostly three or four things, and in half of the prompts all is said, every place included
     """
     if task == "rich":
         return _sample_rich(rng, skew)
+    if task == "complex":
+        count = 1 + int(rng.choice(MAX_THINGS, p=COMPLEX_COUNTS))
+        return sample_complex(count, 1.0 if rng.random() < 0.5 else rng.uniform(0.25, 1.0), rng, SHAPE_UNSAID)
     if task not in TASKS:
-        raise ValueError(f"no task {task!r}; choose from {', '.join(TASKS)}")
+        raise ValueError(f"no task {task!r}; choose from {', '.join(DRAWN_TASKS)}")
     if task in ("single", "counting", "colors"):
         wish = _with_extras(Wish(pick(rng, SHAPES), pick(rng, COLORS) if task == "colors" else None), rng)
         wishes = (wish,) * (pick(rng, (2, 3, 4)) if task == "counting" else 1)
@@ -97,6 +105,21 @@ def _sample_rich(rng: Generator, skew: float) -> Request:
     wishes = _with_places(wishes, 0.5 * fullness, 2 if relation else 0, rng)
     background = pick(rng, BACKGROUNDS) if rng.random() < fullness else None
     return Request(tuple(wishes), relation, background)
+
+
+def sample_complex(count: int, said: float, rng: Generator, shape_unsaid: float = 0.0) -> Request:
+    """A request that describes a random scene of `count` things: each color, size, texture, place and the background is said with
+    probability `said`, each shape unless it is left out with probability `shape_unsaid`.
+
+    It is read off a scene, so there is room for it, and places may repeat. Two things for which the same is said are one group.
+    """
+    scene = sample_scenes([Request((Wish(),) * count)], rng).scene(0)
+    maybe = lambda value: value if rng.random() < said else None
+    wishes = [
+        Wish(thing.shape if rng.random() >= shape_unsaid else None, *map(maybe, (thing.color, thing.size, thing.texture, thing.place)))
+        for thing in scene.things
+    ]
+    return Request(tuple(wishes), None, maybe(scene.background))
 
 
 def _rich_wish(fullness: float, rng: Generator) -> Wish:
