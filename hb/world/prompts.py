@@ -70,7 +70,11 @@ def sample_request(task: str, rng: Generator, skew: float = 1.0) -> Request:
         return _sample_rich(rng, skew)
     if task == "complex":
         count = 1 + int(rng.choice(MAX_THINGS, p=COMPLEX_COUNTS))
-        return sample_complex(count, 1.0 if rng.random() < 0.5 else rng.uniform(0.25, 1.0), rng, SHAPE_UNSAID)
+        while True:
+            said = 1.0 if rng.random() < 0.5 else rng.uniform(0.25, 1.0)
+            request = sample_complex(count, said, rng, SHAPE_UNSAID)
+            if _has_room_when_large(request, rng):
+                return request
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; choose from {', '.join(DRAWN_TASKS)}")
     if task in ("single", "counting", "colors"):
@@ -120,6 +124,16 @@ def sample_complex(count: int, said: float, rng: Generator, shape_unsaid: float 
         for thing in scene.things
     ]
     return Request(tuple(wishes), None, maybe(scene.background))
+
+
+def _has_room_when_large(request: Request, rng: Generator) -> bool:
+    """Is there room, even if every size that is left open comes out large? Two large things never share a ninth."""
+    large = tuple(replace(wish, size=wish.size or "large") for wish in request.wishes)
+    try:
+        sample_scenes([replace(request, wishes=large)], rng, tries=16_384)
+    except ValueError:
+        return False
+    return True
 
 
 def _rich_wish(fullness: float, rng: Generator) -> Wish:
