@@ -5,7 +5,7 @@ Nothing heavy is imported until it is used.
 
 from importlib import import_module
 
-_EXPORTS = {"load": "hb.engine", "Model": "hb.engine"}
+_EXPORTS = {"load": "hb.infer.pipeline", "Model": "hb.infer.pipeline"}
 __all__ = list(_EXPORTS)
 
 

@@ -1,6 +1,6 @@
 """`python -m hb` is `hb`."""
 
-from hb.cli import main
+from hb.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -39,8 +39,8 @@ class FiniteData:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n points, drawn with replacement."""
-        law = torch.ones(len(self.points)) if self.weights is None else self.weights
-        return self.points[torch.multinomial(law, n, replacement=True, generator=generator)]
+        distribution = torch.ones(len(self.points)) if self.weights is None else self.weights
+        return self.points[torch.multinomial(distribution, n, replacement=True, generator=generator)]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class GaussianMixture:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """n points of the mixture."""
-        law = torch.ones(len(self.means)) if self.weights is None else self.weights
-        k = torch.multinomial(law, n, replacement=True, generator=generator)
+        distribution = torch.ones(len(self.means)) if self.weights is None else self.weights
+        k = torch.multinomial(distribution, n, replacement=True, generator=generator)
         return self.means[k] + self.std[k, None] * torch.randn(n, self.means.size(1), generator=generator)
 
     def _variance(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B K"]:
@@ -84,8 +84,8 @@ def _log(weights: Tensor | None, like: Tensor) -> Tensor:
     return torch.zeros(len(like)) if weights is None else (weights / weights.sum()).log()
 
 
-def _squared_distance(x: Tensor, centres: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
-    return (x.flatten(1)[:, None] - centres).square().sum(-1)
+def _squared_distance(x: Tensor, centers: Float[Tensor, "B N D"]) -> Float[Tensor, "B N"]:
+    return (x.flatten(1)[:, None] - centers).square().sum(-1)
 
 
 def _inside(t: Tensor | float, x: Tensor, low_allowed: bool = True) -> Float[Tensor, "B"]:

@@ -45,7 +45,8 @@ def read_rows(path: str | Path) -> list[dict]:
 
 
 def append_rows(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write rows behind the last whole one. What there is of another is cut off: it would take the first of ours along."""
+    """Write rows behind the last whole one. What there is of another is cut off: it would take the first of ours
+    along."""
     with Path(path).open("a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)

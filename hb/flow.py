@@ -68,7 +68,8 @@ def released_grid(num_timesteps: int, shift: float = 1.0) -> Float[Tensor, "boun
 def euler(
     velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Float[Tensor, "boundaries"]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Walk dx/dt = v down the grid, yielding (s, x_s) after each step. Raises if the grid does not fall within [0, 1]."""
+    """Walk dx/dt = v down the grid, yielding (s, x_s) after each step. Raises if the grid does not fall within [0,
+    1]."""
     if not (grid[0] <= 1 and grid[-1] >= 0 and bool((grid.diff() < 0).all())):
         raise ValueError(
             f"the grid must fall within [0, 1], got {grid[0]:.3g} ... {grid[-1]:.3g}; build it with time_grid(steps)"
@@ -79,11 +80,13 @@ def euler(
 
 
 def renoise_steps(
-    velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Float[Tensor, "boundaries"],
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    grid: Float[Tensor, "boundaries"],
     fresh: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The sampler of consistency models (Song et al. 2023, algorithm 1) and DMD2: guess the data, add noise again, guess
-    again. `fresh(x)` draws that noise. Yields (s, x_s); the last is the data guessed."""  # fmt: skip
+    """The sampler of consistency models (Song et al. 2023, algorithm 1) and DMD2: guess the data, add noise again,
+    guess again. `fresh(x)` draws that noise. Yields (s, x_s); the last is the data guessed."""
     for t, s in pairwise(grid):
         x0 = x0_from(x, velocity(x, t), t)
         x = interpolate(x0, fresh(x0), s) if s > 0 else x0

@@ -47,7 +47,8 @@ class Guidance:
     def branches_at(self, t: float) -> int:
         """Function evaluations at time t: 1, 2 with text guidance, 3 with picture guidance too.
 
-        The published code also evaluates the picture branch where its result is unused (text off, picture on); we do not.
+        The published code also evaluates the picture branch where its result is unused (text off, picture on); we do
+        not.
         """
         text, image = self.scales_at(t)
         return 1 + (text > 1) + (image > 1)
@@ -64,8 +65,14 @@ EDITING = Guidance(text_scale=4.0, image_scale=2.0, interval=(0.4, 1.0), renorm=
 
 
 def combine(
-    v: Tensor, no_text: Tensor | None, no_image: Tensor | None, *, text_scale: float, image_scale: float,
-    renorm: str = "global", renorm_min: float = 0.0,
+    v: Tensor,
+    no_text: Tensor | None,
+    no_image: Tensor | None,
+    *,
+    text_scale: float,
+    image_scale: float,
+    renorm: str = "global",
+    renorm_min: float = 0.0,
 ) -> Tensor:
     """The guided velocity.
 
@@ -74,7 +81,7 @@ def combine(
 
     All are [B, tokens, values]. "global" takes the norm over each picture alone; the published code takes it over the
     whole call, which is the same for its batch of one.
-    """  # fmt: skip
+    """
     if text_scale <= 1 or no_text is None:
         return v
     g = no_text + text_scale * (v - no_text)
@@ -88,13 +95,20 @@ def combine(
 
 
 def combine_each(
-    v: Tensor, no_text: Tensor, no_image: Tensor | None, *, text_scale: Tensor, image_scale: Tensor | None, guided: Tensor,
-    renorm: str = "global", renorm_min: float = 0.0,
+    v: Tensor,
+    no_text: Tensor,
+    no_image: Tensor | None,
+    *,
+    text_scale: Tensor,
+    image_scale: Tensor | None,
+    guided: Tensor,
+    renorm: str = "global",
+    renorm_min: float = 0.0,
 ) -> Tensor:
     """`combine` with scales of their own for each picture, as training wants it: a test holds the two together.
 
     text_scale, image_scale [B]; guided [B]: is this picture's time within the interval? Where it is not, v stays v.
-    """  # fmt: skip
+    """
     wide = lambda values: values.reshape(-1, 1, 1)
     g = no_text + wide(text_scale) * (v - no_text)
     if renorm == "text_channel":

@@ -32,7 +32,7 @@ class Chart(Figure):
     """A matplotlib figure that Jupyter shows without pyplot, as a small PNG."""
 
     def png(self, dpi: int = DPI) -> bytes:
-        """The figure as a small PNG: few colours where it holds no pictures."""
+        """The figure as a small PNG: few colors where it holds no pictures."""
         raw = io.BytesIO()
         self.savefig(raw, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
         colors = PICTURE_COLORS if any(ax.images for ax in self.axes) else LINE_COLORS
@@ -104,10 +104,15 @@ def _show(ax, picture: Tensor, frame: str | None = None) -> None:
 
 
 def sheet(
-    pictures: Sequence[Tensor], captions: Sequence[str] | None = None, right: Sequence[bool | None] | None = None, *,
-    columns: int = 6, size: float = 1.2, title: str | None = None,
+    pictures: Sequence[Tensor],
+    captions: Sequence[str] | None = None,
+    right: Sequence[bool | None] | None = None,
+    *,
+    columns: int = 6,
+    size: float = 1.2,
+    title: str | None = None,
 ) -> Chart:
-    """Pictures [N, 3, H, W] in [0, 1], each with a caption; framed green where right, red where wrong."""  # fmt: skip
+    """Pictures [N, 3, H, W] in [0, 1], each with a caption; framed green where right, red where wrong."""
     n = len(pictures)
     columns = min(columns, n)
     rows = -(-n // columns)
@@ -127,10 +132,14 @@ def sheet(
 
 
 def strip(
-    rows: Mapping[str, Tensor], columns: Sequence[str], *, right: Mapping[str, Sequence[bool | None]] | None = None,
-    size: float = 1.1, title: str | None = None,
+    rows: Mapping[str, Tensor],
+    columns: Sequence[str],
+    *,
+    right: Mapping[str, Sequence[bool | None]] | None = None,
+    size: float = 1.1,
+    title: str | None = None,
 ) -> Chart:
-    """A table of pictures: rows[name] is [len(columns), 3, H, W]. Steps across, settings down."""  # fmt: skip
+    """A table of pictures: rows[name] is [len(columns), 3, H, W]. Steps across, settings down."""
     width = len(columns) * size + 0.075 * max(map(len, rows)) + 0.05
     height = len(rows) * size + (0.62 if title else 0.3)
     figure, axes = _chart(width, height, len(rows), len(columns))
@@ -149,20 +158,25 @@ def strip(
 
 
 def attention_rule(
-    mask: Tensor, kinds: Sequence[str], lengths: Sequence[int], positions: Sequence[int], *,
-    names: Sequence[str] | None = None, title: str | None = None,
+    mask: Tensor,
+    kinds: Sequence[str],
+    lengths: Sequence[int],
+    positions: Sequence[int],
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> Chart:
-    """Who may look at whom: mask [L, L], queries down, keys across, coloured by the expert that makes the key.
+    """Who may look at whom: mask [L, L], queries down, keys across, colored by the expert that makes the key.
 
     kinds and lengths: one for each split; positions [L]: RoPE position of every token; names: what to call the splits.
-    """  # fmt: skip
+    """
     total = len(mask)
     owner = np.repeat([1 + (EXPERT[kind] == GENERATION) for kind in kinds], lengths)
     picture = np.where(mask.numpy(), owner[None, :], 0)
     figure, axes = _chart(6.4, 5.6)
     ax = axes[0, 0]
-    colours = ListedColormap(["#f5f6f7", UNDERSTANDING, GENERATION])
-    ax.imshow(picture, cmap=colours, vmin=0, vmax=2, interpolation="nearest")
+    colors = ListedColormap(["#f5f6f7", UNDERSTANDING, GENERATION])
+    ax.imshow(picture, cmap=colors, vmin=0, vmax=2, interpolation="nearest")
     edges = np.cumsum([0, *lengths])
     for edge in edges[1:-1]:
         ax.axhline(edge - 0.5, color="white", linewidth=2.5)
@@ -182,8 +196,8 @@ def attention_rule(
     for side in ax.spines.values():
         side.set_visible(False)
     _labels(ax, "keys, with the RoPE positions of each split", "queries")
-    for colour, name in ((UNDERSTANDING, "understanding expert's key"), (GENERATION, "generation expert's key")):
-        ax.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=name))
+    for color, name in ((UNDERSTANDING, "understanding expert's key"), (GENERATION, "generation expert's key")):
+        ax.add_patch(Rectangle((0, 0), 0, 0, color=color, label=name))
     _legend(ax, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     _titled(figure, title)
     return figure
@@ -202,9 +216,9 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
     longest = max(sum(branches) for branches in rows.values())
     for y, branches in enumerate(rows.values()):
         left = 0
-        for k, (_, colour) in enumerate(parts):
+        for k, (_, color) in enumerate(parts):
             count = sum(b > k for b in branches)
-            ax.barh(y, count, left=left, color=colour, height=0.62)
+            ax.barh(y, count, left=left, color=color, height=0.62)
             if count >= 0.05 * longest:
                 ax.text(left + count / 2, y, str(count), ha="center", va="center", color="white", fontsize=8.5)
             left += count
@@ -217,8 +231,8 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
     _plain(ax, "x")
     ax.tick_params(axis="y", colors=INK, labelsize=9)
     _labels(ax, "function evaluations a picture (NFE)")
-    for name, colour in parts:
-        ax.add_patch(Rectangle((0, 0), 0, 0, color=colour, label=name))
+    for name, color in parts:
+        ax.add_patch(Rectangle((0, 0), 0, 0, color=color, label=name))
     _legend(ax, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
     _titled(figure, title)
     return figure
@@ -227,20 +241,32 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
 def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share right") -> Chart:
     """Quality against cost: the teacher's two lines, and a mark for each student.
 
-    rows as `hb.evaluate.ladder` makes them: guided, nfe, overall {value, low, high}, and student, None or left out for the teacher.
+    rows as `hb.eval.pictures.ladder` makes them: guided, nfe, overall {value, low, high}, and student, None or left out
+    for the teacher.
     """
     figure, axes = _chart(6.4, 3.4)
     ax = axes[0, 0]
-    for guided, colour, name in ((True, UNDERSTANDING, "guided"), (False, GENERATION, "unguided")):
-        line = sorted(((r["nfe"], r["overall"]) for r in rows if r["guided"] == guided and not r.get("student")), key=itemgetter(0))
+    for guided, color, name in ((True, UNDERSTANDING, "guided"), (False, GENERATION, "unguided")):
+        line = sorted(
+            ((r["nfe"], r["overall"]) for r in rows if r["guided"] == guided and not r.get("student")),
+            key=itemgetter(0),
+        )
         if line:
-            _band(ax, [n for n, _ in line], [o for _, o in line], colour, name)
+            _band(ax, [n for n, _ in line], [o for _, o in line], color, name)
     for i, name in enumerate(dict.fromkeys(r["student"] for r in rows if r.get("student"))):
         mine = [r for r in rows if r.get("student") == name]
         value, low, high = (np.array([r["overall"][k] for r in mine]) for k in ("value", "low", "high"))
         x = [(1 + 0.05 * i) * r["nfe"] for r in mine]  # they cost the same: side by side, or none could be read
-        ax.errorbar(x, value, yerr=[value - low, high - value], color=f"C{i + 2}", fmt="D", markersize=4, capsize=2,
-                    label=f"student {name}")  # fmt: skip
+        ax.errorbar(
+            x,
+            value,
+            yerr=[value - low, high - value],
+            color=f"C{i + 2}",
+            fmt="D",
+            markersize=4,
+            capsize=2,
+            label=f"student {name}",
+        )
     ax.set_xscale("log", base=2)
     ticks = [t for t in (1, 2, 3, 6, 12, 25, 50, 100) if t <= max(r["nfe"] for r in rows)]
     ax.set_xticks(ticks, [f"{t}" for t in ticks])
@@ -253,28 +279,34 @@ def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share
     return figure
 
 
-def _band(ax, x, shares: Sequence[Mapping], colour: str, name: str) -> None:
+def _band(ax, x, shares: Sequence[Mapping], color: str, name: str) -> None:
     """A line through values with their 95% interval as a band."""
-    ax.fill_between(x, [s["low"] for s in shares], [s["high"] for s in shares], color=colour, alpha=0.18, linewidth=0)
-    ax.plot(x, [s["value"] for s in shares], color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
+    ax.fill_between(x, [s["low"] for s in shares], [s["high"] for s in shares], color=color, alpha=0.18, linewidth=0)
+    ax.plot(x, [s["value"] for s in shares], color=color, linewidth=1.8, marker="o", markersize=4, label=name)
 
 
 # ---- learning and responding ----------------------------------------------------------------------------------------
 
 
 def learning_curve(
-    curves: Mapping[str, Sequence[float]], *, steps: Sequence[int] | None = None, smooth: float = 0.0,
-    log: bool = False, levels: Mapping[str, float] | None = None, x: str = "step", y: str = "loss",
+    curves: Mapping[str, Sequence[float]],
+    *,
+    steps: Sequence[int] | None = None,
+    smooth: float = 0.0,
+    log: bool = False,
+    levels: Mapping[str, float] | None = None,
+    x: str = "step",
+    y: str = "loss",
     title: str | None = None,
 ) -> Chart:
-    """Losses against steps. smooth: share of the past in a running mean; levels: named lines."""  # fmt: skip
+    """Losses against steps. smooth: share of the past in a running mean; levels: named lines."""
     figure, axes = _chart(6.4, 3.0)
     ax = axes[0, 0]
-    for (name, values), colour in zip(curves.items(), SERIES):
+    for (name, values), color in zip(curves.items(), SERIES):
         at = np.arange(1, len(values) + 1) if steps is None else steps
         if smooth:
-            ax.plot(at, values, color=colour, alpha=0.22, linewidth=0.8)
-        ax.plot(at, _running(values, smooth), color=colour, linewidth=1.7, label=name)
+            ax.plot(at, values, color=color, alpha=0.22, linewidth=0.8)
+        ax.plot(at, _running(values, smooth), color=color, linewidth=1.7, label=name)
     for name, level in (levels or {}).items():
         ax.axhline(level, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         where = dict(xycoords=("axes fraction", "data"), ha="left", va="bottom")
@@ -301,21 +333,27 @@ def _running(values: Sequence[float], share: float) -> np.ndarray:
 
 
 def response(
-    x: Sequence[float], lines: Mapping[str, Sequence], *, xlabel: str, ylabel: str = "",
-    marks: Mapping[str, float] | None = None, doubling: bool = False, title: str | None = None,
+    x: Sequence[float],
+    lines: Mapping[str, Sequence],
+    *,
+    xlabel: str,
+    ylabel: str = "",
+    marks: Mapping[str, float] | None = None,
+    doubling: bool = False,
+    title: str | None = None,
 ) -> Chart:
     """Values against a knob. A line is numbers, or dicts with value, low and high where there is an interval.
 
     marks: named places on the knob, drawn as thin vertical lines. doubling: each x twice as far as the one before.
-    """  # fmt: skip
+    """
     figure, axes = _chart(6.4, 3.0)
     ax = axes[0, 0]
-    for (name, values), colour in zip(lines.items(), SERIES):
+    for (name, values), color in zip(lines.items(), SERIES):
         if isinstance(values[0], Mapping):
-            _band(ax, x, values, colour, name)
+            _band(ax, x, values, color, name)
         else:
             dot = "o" if len(x) <= 30 else None
-            ax.plot(x, values, color=colour, linewidth=1.8, marker=dot, markersize=3.5, label=name)
+            ax.plot(x, values, color=color, linewidth=1.8, marker=dot, markersize=3.5, label=name)
     for name, at in (marks or {}).items():
         ax.axvline(at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         ax.annotate(f" {name}", (at, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color=FAINT)
@@ -335,13 +373,18 @@ def response(
 
 
 def trajectories(
-    panels: Mapping[str, Tensor], *, data: Tensor | None = None, limit: float = 2.6, size: float = 2.3,
-    marked: int | None = None, title: str | None = None,
+    panels: Mapping[str, Tensor],
+    *,
+    data: Tensor | None = None,
+    limit: float = 2.6,
+    size: float = 2.3,
+    marked: int | None = None,
+    title: str | None = None,
 ) -> Chart:
     """Paths through the plane, a panel for each name: [T, N, 2], from noise (first, hollow) to data (last, filled).
 
     data [M, 2]: where the paths should end. marked: number of a path drawn thick.
-    """  # fmt: skip
+    """
     figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
     for ax, (name, paths) in zip(axes[0], panels.items()):
         if data is not None:
@@ -383,8 +426,9 @@ def clouds(panels: Mapping[str, Tensor], *, limit: float = 2.6, size: float = 2.
     return figure
 
 
-def field(velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.6, size: float = 2.3,
-          title: str | None = None) -> Chart:  # fmt: skip
+def field(
+    velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.6, size: float = 2.3, title: str | None = None
+) -> Chart:
     """Arrows of -v, the way the sampler walks, at places [N, 2]; a panel for each time. velocity(x, t)."""
     figure, axes = _chart(len(times) * size, size + (0.5 if title else 0.3), 1, len(times))
     for ax, t in zip(axes[0], times):
@@ -397,20 +441,24 @@ def field(velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.
 
 
 def arrows(
-    panels: Mapping[str, tuple[Tensor, Tensor, str]], *, data: Tensor | None = None, limit: float = 2.6,
-    size: float = 2.5, title: str | None = None,
+    panels: Mapping[str, tuple[Tensor, Tensor, str]],
+    *,
+    data: Tensor | None = None,
+    limit: float = 2.6,
+    size: float = 2.5,
+    title: str | None = None,
 ) -> Chart:
-    """Arrows in their true length, a panel for each name: (from [N, 2], to [N, 2], colour). A dot is where one begins.
+    """Arrows in their true length, a panel for each name: (from [N, 2], to [N, 2], color). A dot is where one begins.
 
     data [M, 2]: drawn pale green behind.
-    """  # fmt: skip
+    """
     figure, axes = _chart(len(panels) * size, size + (0.5 if title else 0.3), 1, len(panels))
-    for ax, (name, (start, end, colour)) in zip(axes[0], panels.items()):
+    for ax, (name, (start, end, color)) in zip(axes[0], panels.items()):
         if data is not None:
             ax.scatter(*data.T, s=10, color=RIGHT, alpha=0.16, linewidth=0, zorder=1)
-        ax.scatter(*start.T, s=7, color=colour, linewidth=0, zorder=2)
+        ax.scatter(*start.T, s=7, color=color, linewidth=0, zorder=2)
         how = dict(angles="xy", scale_units="xy", scale=1, width=0.006, headwidth=4, minlength=0.3, zorder=3)
-        ax.quiver(*start.T, *(end - start).T, color=colour, alpha=0.8, **how)
+        ax.quiver(*start.T, *(end - start).T, color=color, alpha=0.8, **how)
         _square(ax, limit)
         ax.set_title(name, fontsize=9, color=INK, pad=4)
     _titled(figure, title)
@@ -431,8 +479,8 @@ def _square(ax, limit: float) -> None:
 
 
 def confusion(rows: Sequence, *, title: str | None = None) -> Chart:
-    """How the judge fares under damage: rows of `hb.world.judge.confusion`. A cell is the share called clean; its frame
-    says what it should be (green: accepted, red: refused, none: a matter of taste); below, the share misread.
+    """How the judge fares under damage: rows of `hb.world.judge.judge.confusion`. A cell is the share called clean; its
+    frame says what it should be (green: accepted, red: refused, none: a matter of taste); below, the share misread.
     """
     kinds = list(dict.fromkeys(row.kind for row in rows))
     widest = max(sum(r.kind == k for r in rows) for k in kinds)
@@ -456,21 +504,40 @@ def confusion(rows: Sequence, *, title: str | None = None) -> Chart:
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    _labels(ax, "grey: how strong; black: share the judge calls clean\ngreen frame: should be accepted; red: refused")
+    _labels(ax, "gray: how strong; black: share the judge calls clean\ngreen frame: should be accepted; red: refused")
     _titled(figure, title)
     return figure
 
 
-def laws(panels: Mapping[str, tuple[Mapping[str, float], Mapping | None]], *, title: str | None = None) -> Chart:
-    """True laws as bars and, where there is one, what was seen as dots: panels[name] = (law, seen or None)."""
-    widths = [len(law) + 1.5 for law, _ in panels.values()]
+def distributions(
+    panels: Mapping[str, tuple[Mapping[str, float], Mapping | None]], *, title: str | None = None
+) -> Chart:
+    """True distributions as bars and, where there is one, what was seen as dots: panels[name] = (distribution, seen or
+    None)."""
+    widths = [len(distribution) + 1.5 for distribution, _ in panels.values()]
     figure, axes = _chart(7.4, 2.5, 1, len(panels), sharey=True, gridspec_kw=dict(width_ratios=widths))
-    for ax, (name, (law, seen)) in zip(axes[0], panels.items()):
-        ax.bar(range(len(law)), list(law.values()), color=UNDERSTANDING, width=0.72, alpha=0.85, label="the law")
+    for ax, (name, (distribution, seen)) in zip(axes[0], panels.items()):
+        ax.bar(
+            range(len(distribution)),
+            list(distribution.values()),
+            color=UNDERSTANDING,
+            width=0.72,
+            alpha=0.85,
+            label="the distribution",
+        )
         if seen is not None:
-            ax.plot(range(len(law)), [seen.get(k, 0) for k in law], "o", color=GENERATION, markersize=5, label="seen")
+            ax.plot(
+                range(len(distribution)),
+                [seen.get(k, 0) for k in distribution],
+                "o",
+                color=GENERATION,
+                markersize=5,
+                label="seen",
+            )
         _plain(ax)
-        ax.set_xticks(range(len(law)), list(law), rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5)
+        ax.set_xticks(
+            range(len(distribution)), list(distribution), rotation=60, ha="right", rotation_mode="anchor", fontsize=7.5
+        )
         ax.set_title(name, fontsize=9, color=INK, pad=4)
     _labels(axes[0, 0], None, "probability")
     if any(seen is not None for _, seen in panels.values()):
@@ -486,8 +553,8 @@ Values = Sequence[float] | Tensor
 
 
 def overlap(p: Values, q: Values, names: Sequence[str], *, title: str | None = None) -> Chart:
-    """Target law p and draft law q over the same words: what they share is kept, the rest of q is refused, and the rest
-    of p is what the target says instead."""
+    """Target distribution p and draft distribution q over the same words: what they share is kept, the rest of q is
+    refused, and the rest of p is what the target says instead."""
     p, q = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
     figure, axes = _chart(6.4, 3.0)
     ax, at, shared = axes[0, 0], np.arange(len(p)), np.minimum(p, q)
@@ -495,8 +562,16 @@ def overlap(p: Values, q: Values, names: Sequence[str], *, title: str | None = N
     ax.bar(at, shared, color=RIGHT, label="min(p, q): kept from the draft", **style)
     ax.bar(at, p - shared, bottom=shared, color=UNDERSTANDING, label="p - q: said by the target instead", **style)
     ax.bar(at, q - shared, bottom=shared, color=WRONG, alpha=0.25, label="q - p: drafted, refused", **style)
-    ax.hlines(p, at - 0.36, at + 0.36, color=INK, linewidth=2, label="p, the target's law")
-    ax.hlines(q, at - 0.36, at + 0.36, color=FAINT, linewidth=1.4, linestyle=(0, (2, 1.5)), label="q, the draft's law")
+    ax.hlines(p, at - 0.36, at + 0.36, color=INK, linewidth=2, label="p, the target's distribution")
+    ax.hlines(
+        q,
+        at - 0.36,
+        at + 0.36,
+        color=FAINT,
+        linewidth=1.4,
+        linestyle=(0, (2, 1.5)),
+        label="q, the draft's distribution",
+    )
     _plain(ax)
     ax.set_xticks(at, list(names), fontsize=9, color=INK)
     _labels(ax, None, "probability")
@@ -506,19 +581,19 @@ def overlap(p: Values, q: Values, names: Sequence[str], *, title: str | None = N
 
 
 def microscope(wanted: Values, emitted: Values, names: Sequence[str], *, title: str | None = None) -> Chart:
-    """The target's law of named sequences as bars, what a decoder emits as dots; below, the difference."""
+    """The target's distribution of named sequences as bars, what a decoder emits as dots; below, the difference."""
     wanted, emitted = np.asarray(wanted, dtype=float), np.asarray(emitted, dtype=float)
     figure, axes = _chart(7.4, 3.9, 2, 1, sharex=True, gridspec_kw=dict(height_ratios=(3, 1.3)))
     (above, below), at, wrong = axes[:, 0], np.arange(len(wanted)), emitted - wanted
     largest = np.abs(wrong).max()
-    colour = RIGHT if largest < 1e-9 else WRONG
+    color = RIGHT if largest < 1e-9 else WRONG
     above.bar(at, wanted, color=UNDERSTANDING, width=0.72, alpha=0.85, label="the target alone")
     above.plot(at, emitted, "o", color=GENERATION, markersize=4, label="draft and target together")
-    below.bar(at, wrong, color=colour, width=0.72)
+    below.bar(at, wrong, color=color, width=0.72)
     below.axhline(0, color=FAINT, linewidth=0.8)
     limit = 1.15 * max(largest, 0.02)
     below.set_ylim(-limit, limit)
-    below.set_title(f"largest difference: {largest:.1g}", fontsize=9, color=colour, pad=3, loc="left")
+    below.set_title(f"largest difference: {largest:.1g}", fontsize=9, color=color, pad=3, loc="left")
     for ax, name in ((above, "probability"), (below, "difference")):
         _plain(ax)
         _labels(ax, None, name)
@@ -533,11 +608,11 @@ def bargain(rows: Mapping[str, tuple[float, float]], *, title: str | None = None
     figure, axes = _chart(7.4, 0.34 * len(rows) + 0.9)
     ax, longest = axes[0, 0], max(tokens for tokens, _ in rows.values())
     for y, (tokens, error) in enumerate(rows.values()):
-        colour = RIGHT if error < 1e-9 else WRONG
-        ax.barh(y, tokens, color=colour, height=0.62)
+        color = RIGHT if error < 1e-9 else WRONG
+        ax.barh(y, tokens, color=color, height=0.62)
         ax.text(tokens - 0.012 * longest, y, f"{tokens:.2f}", ha="right", va="center", fontsize=8.5, color="white")
-        said = "the target's law" if error < 1e-9 else "another law"
-        ax.text(tokens + 0.012 * longest, y, f"{said}, error {error:.0e}", va="center", fontsize=8.5, color=colour)
+        said = "the target's distribution" if error < 1e-9 else "another distribution"
+        ax.text(tokens + 0.012 * longest, y, f"{said}, error {error:.0e}", va="center", fontsize=8.5, color=color)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
     ax.set_xlim(0, longest * 1.55)
@@ -549,7 +624,8 @@ def bargain(rows: Mapping[str, tuple[float, float]], *, title: str | None = None
 
 
 def acceptance(rates: Sequence[float], alpha: float | None = None, *, title: str | None = None) -> Chart:
-    """How often the guess of each depth stays where those before it stayed. alpha: the one rate that gives as many tokens."""
+    """How often the guess of each depth stays where those before it stayed. alpha: the one rate that gives as many
+    tokens."""
     figure, axes = _chart(6.4, 2.6)
     ax, at = axes[0, 0], np.arange(1, len(rates) + 1)
     ax.bar(at, rates, color=RIGHT, width=0.62)
@@ -571,14 +647,20 @@ SURE = LinearSegmentedColormap.from_list("sure", ["#f7f9fb", "#7fb0e0"])
 
 
 def draft_tree(
-    words: Sequence[str], parents: Sequence[int], values: Sequence[float], path: Sequence[int] = (), *,
-    added: str | None = None, text: str = "", title: str | None = None,
+    words: Sequence[str],
+    parents: Sequence[int],
+    values: Sequence[float],
+    path: Sequence[int] = (),
+    *,
+    added: str | None = None,
+    text: str = "",
+    title: str | None = None,
 ) -> Chart:
     """A draft tree, node 0 its root, and beside it the attention mask: row i marks what node i may see.
 
     values: probability of each node's path. A node is the bluer, the surer the draft is of this one token. path: nodes
     that stayed, drawn bold; added: the target's own token behind them; text: what was said before.
-    """  # fmt: skip
+    """
     n, depth, y = len(words), _depths(parents), _rows_of_leaves(parents)
     last = path[-1] if path else 0
     end = (depth[last] + 1, max(y) + 1 if last in parents[1:] else y[last])  # the target's own token
@@ -588,8 +670,8 @@ def draft_tree(
     figure, axes = _chart(7.6, height, 1, 2, gridspec_kw=dict(width_ratios=(3.1, 1)))
     ax = axes[0, 0]
     for i in range(1, n):
-        above, colour, width = parents[i], *((RIGHT, 2.2) if i in path else (QUIET, 0.9))
-        _branch(ax, (depth[above], y[above]), (depth[i], y[i]), colour, width)
+        above, color, width = parents[i], *((RIGHT, 2.2) if i in path else (QUIET, 0.9))
+        _branch(ax, (depth[above], y[above]), (depth[i], y[i]), color, width)
     for i, word in enumerate(words):
         sure = values[i] / values[parents[i]] if i else 1.0
         _token(ax, depth[i], y[i], word, SURE(sure), RIGHT if i in path else QUIET, i in path)
@@ -631,11 +713,11 @@ def _rows_of_leaves(parents: Sequence[int]) -> list[int]:
     return y
 
 
-def _branch(ax, start, end, colour: str, width: float, style="-") -> None:
+def _branch(ax, start, end, color: str, width: float, style="-") -> None:
     (x0, y0), (x1, y1) = start, end
     turn = x0 + 0.5
     order = 2 if width > 1 else 1
-    ax.plot([x0, turn, turn, x1], [y0, y0, y1, y1], color=colour, linewidth=width, linestyle=style, zorder=order)
+    ax.plot([x0, turn, turn, x1], [y0, y0, y1, y1], color=color, linewidth=width, linestyle=style, zorder=order)
 
 
 def _token(ax, x, y, word, face, edge, bold, style="-") -> None:
@@ -655,7 +737,7 @@ def _tree_mask(ax, parents: Sequence[int], path: Sequence[int]) -> None:
     ax.set_yticks([])
     for side in ax.spines.values():
         side.set_visible(False)
-    ax.set_title("mask: a row sees\nthe coloured columns", fontsize=7.5, color=FAINT, pad=4)
+    ax.set_title("mask: a row sees\nthe colored columns", fontsize=7.5, color=FAINT, pad=4)
 
 
 def plans(series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str | None = None) -> Chart:
@@ -663,9 +745,9 @@ def plans(series: Mapping[str, Mapping[str, tuple[float, float]]], *, title: str
     names = list(next(iter(series.values())))
     figure, axes = _chart(7.4, 0.3 * len(names) + 1.25, 1, 2, sharey=True)
     for ax, which, label in zip(axes[0], (1, 0), ("acceptance length: tokens a pass", "tokens a second, plain = 1")):
-        for (draft, rows), colour in zip(series.items(), SERIES):
+        for (draft, rows), color in zip(series.items(), SERIES):
             x = [rows[name][which] for name in names]
-            ax.plot(x, range(len(names)), "o", color=colour, markersize=6, label=draft)
+            ax.plot(x, range(len(names)), "o", color=color, markersize=6, label=draft)
         ax.axvline(1, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_xlim(0, 1.08 * max(1, *(row[which] for rows in series.values() for row in rows.values())))
         _plain(ax, "both")
@@ -684,14 +766,20 @@ HEAT = LinearSegmentedColormap.from_list("heat", ["#fbfcfd", "#f3c98f", "#c9622a
 
 
 def cells(
-    panels: Mapping[str, Sequence[Sequence[float]] | Tensor], rows: Sequence[str], columns: Sequence[str], *,
-    xlabel: str | None = None, ylabel: str | None = None, form: str = "{:.1%}", largest: float | None = None,
+    panels: Mapping[str, Sequence[Sequence[float]] | Tensor],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    form: str = "{:.1%}",
+    largest: float | None = None,
     title: str | None = None,
 ) -> Chart:
     """Tables of numbers, the darker the larger, by one scale for all panels: panels[name][row][column].
 
     largest: what is darkest, where two figures shall be compared; otherwise the largest number.
-    """  # fmt: skip
+    """
     tables = {name: np.asarray(values, dtype=float) for name, values in panels.items()}
     largest = max(table.max() for table in tables.values()) if largest is None else largest
     width, height = len(tables) * (0.62 * len(columns) + 0.35) + 0.75, 0.34 * len(rows) + 0.8 + (0.3 if title else 0)
@@ -700,8 +788,8 @@ def cells(
         shade = np.sqrt((table / largest).clip(0, 1)) if largest > 0 else table  # a root: small errors show too
         ax.imshow(shade, cmap=HEAT, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         for (y, x), value in np.ndenumerate(table):
-            colour = "white" if shade[y, x] > 0.75 else INK
-            ax.text(x, y, form.format(value), ha="center", va="center", fontsize=8, color=colour)
+            color = "white" if shade[y, x] > 0.75 else INK
+            ax.text(x, y, form.format(value), ha="center", va="center", fontsize=8, color=color)
         ax.set_xticks(range(len(columns)), list(columns))
         ax.set_yticks(range(len(rows)), list(rows))
         ax.tick_params(colors=FAINT, labelsize=8, length=0)
@@ -714,14 +802,23 @@ def cells(
 
 
 def segments(
-    path: Tensor, times: Tensor, marks: Tensor, walked: Tensor, at: Tensor, edges: Tensor, *,
-    others: Tensor | None = None, data: Tensor | None = None, limit: float = 2.6, title: str | None = None,
+    path: Tensor,
+    times: Tensor,
+    marks: Tensor,
+    walked: Tensor,
+    at: Tensor,
+    edges: Tensor,
+    *,
+    others: Tensor | None = None,
+    data: Tensor | None = None,
+    limit: float = 2.6,
+    title: str | None = None,
 ) -> Chart:
     """Jumps from edge to edge of segments. Left the plane, right one coordinate against time, cut into segments.
 
     path [T, 2] at times [T]: the curve; marks [K, 2] at times `at`: places on it where jumps start and end; walked
     [K, 2]: the same jumps along the velocity at their start; edges: of all segments; others [T, N, 2]: more paths.
-    """  # fmt: skip
+    """
     figure, axes = _chart(7.6, 3.6 + (0.25 if title else 0), 1, 2, gridspec_kw=dict(width_ratios=(1, 1.15)))
     plane, clock = axes[0]
     gone = ((times[0] - times) / (times[0] - times[-1]))[:, None]
@@ -734,8 +831,17 @@ def segments(
     for x, y, ax in ((path[:, 0], path[:, 1], plane), (times, line(path), clock)):
         ax.plot(x, y, color=INK, linewidth=1.7, zorder=3, label="the path, many steps")
     for x, y, ax in ((walked[:, 0], walked[:, 1], plane), (at, line(walked), clock)):
-        ax.plot(x, y, color=UNDERSTANDING, linewidth=1.6, linestyle=(0, (3, 1.5)), marker="o", markersize=4, zorder=4,
-                label="the same jumps, by the teacher's arrow")  # fmt: skip
+        ax.plot(
+            x,
+            y,
+            color=UNDERSTANDING,
+            linewidth=1.6,
+            linestyle=(0, (3, 1.5)),
+            marker="o",
+            markersize=4,
+            zorder=4,
+            label="the same jumps, by the teacher's arrow",
+        )
     for x, y, ax in ((marks[:, 0], marks[:, 1], plane), (at, line(marks), clock)):
         ax.plot(x, y, color=RIGHT, linewidth=1.8, marker="o", markersize=4.5, zorder=5, label="consistent jumps")
     _square(plane, limit)

@@ -84,10 +84,10 @@ def test_imports_are_statements():
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("world", "from hb.model.bagel import Bagel"),
+        ("world", "from hb.models.bagel import Bagel"),
         ("model", "from hb.world.scene import Scene"),
-        ("distill", "def f():\n    from hb.speculative.tree import DraftTree"),
-        ("evaluate", "import hb.pretrain"),
+        ("distill", "def f():\n    from hb.infer.speculative.tree import DraftTree"),
+        ("evaluate", "import hb.train.teacher"),
         ("engine", "import lightning as L"),
         ("sampling", "from hb import engine"),
     ],

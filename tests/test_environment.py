@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from hb.commands import report
+from hb.cli import report
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -100,8 +100,10 @@ def test_the_pip_block_of_conda_resolves():
         file.flush()
         done = subprocess.run(
             [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "-q", "-r", file.name],
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
     assert done.returncode == 0, done.stderr
 
 

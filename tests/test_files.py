@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from hb.commands import output
-from hb.data import make_pool
-from hb.distill.recipe import Sheet
-from hb.engine import Sampling
+from hb.cli import output
+from hb.data.pool import make_pool
 from hb.files import append_rows, aside, read_rows, write
-from hb.model.checkpoint import save_model
-from hb.model.text import Text
-from hb.parcels import Drafter, Student, TinyPainter
-from hb.speculative.fit import Answered
-from hb.training import Log, WholeCheckpoints
-from hb.world import bench
+from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, Student
+from hb.infer.pipeline import Sampling
+from hb.models.checkpoint import save_model
+from hb.models.tokenizer import Text
+from hb.train.distill.recipe import Sheet
+from hb.train.draft import Answered
+from hb.train.trainer import Log, WholeCheckpoints
+from hb.world import benchmark as bench
 from tests.conftest import TOKENIZER, tiny_config
 
 
@@ -60,9 +60,9 @@ WRITERS = {
     "checkpoint": lambda folder: WholeCheckpoints().save_checkpoint(WEIGHTS, folder / "last.ckpt"),
     "pool": pool,
     "answers": answers,
-    "draft": Drafter({}, {}, "", WEIGHTS).save,
+    "draft": DraftCheckpoint({}, {}, "", WEIGHTS).save,
     "student": Student("cfg", 6, 3.0, "", weights=WEIGHTS).save,
-    "tiny decoder": TinyPainter({}, "", weights=WEIGHTS).save,
+    "tiny decoder": PixelDecoderCheckpoint({}, "", weights=WEIGHTS).save,
     "model": None,  # needs one
     "picture": lambda folder: output.write_picture(folder / "a.png", Image.new("RGB", (2, 2))),
     "record": lambda folder: output.write_json(folder / "a.json", dict(a=1)),

@@ -11,8 +11,8 @@ EDIT = Guidance(text_scale=4.0, image_scale=2.0, interval=(0.4, 1.0), renorm="te
 
 
 def pair(seed=0, shape=(3, 5, 4)):
-    dice = torch.Generator().manual_seed(seed)
-    return (torch.randn(shape, generator=dice, dtype=torch.float64) for _ in range(2))
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
 
 
 def test_velocity_gives_back_data_and_noise():

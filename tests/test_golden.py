@@ -1,4 +1,5 @@
-"""The public BAGEL's numbers on a tiny random model, all of them, reproduced through the public loading path (bagel.md)."""
+"""The public BAGEL's numbers on a tiny random model, all of them, reproduced through the public loading path
+(bagel.md)."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ from safetensors.torch import load_file
 
 from hb.flow import released_grid
 from hb.guidance import combine
-from hb.model.checkpoint import load_model
-from hb.model.sequence import may_attend
-from hb.model.vision import patchify, sincos_table, table_rows
-from hb.preprocess import resized
+from hb.models.checkpoint import load_model
+from hb.models.sequence import may_attend
+from hb.models.vision import patchify, sincos_table, table_rows
+from hb.pictures import resized
 
 HERE = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4
@@ -163,7 +164,10 @@ def test_the_autoencoder_is_fluxs(model):
     close(logvar.reshape(golden["vae_logvar"].shape), golden["vae_logvar"])
     config = model.config.autoencoder
     sampled = mean + (0.5 * logvar).exp() * golden["vae_eps"].reshape(mean.shape)
-    close((config.scale_factor * (sampled - config.shift_factor)).reshape(golden["vae_latent"].shape), golden["vae_latent"])
+    close(
+        (config.scale_factor * (sampled - config.shift_factor)).reshape(golden["vae_latent"].shape),
+        golden["vae_latent"],
+    )
     decode_in = golden["decode_in"] if golden["decode_in"].ndim == 4 else golden["decode_in"][None]
     close(model.autoencoder.decode(decode_in).reshape(golden["decode_out"].shape), golden["decode_out"])
 
@@ -205,7 +209,11 @@ def test_a_model_that_asks_for_stretched_places_has_them_in_its_tower_and_both_t
     settings = json.loads((folder / "bagel_config.json").read_text())
     (folder / "bagel_config.json").write_text(json.dumps(settings | {"interpolate_pos": True}))
     stretched = load_model(folder)[0]
-    patches, (rows, columns), side = torch.randn(1, 6, 3 * model.config.vision.patch_size**2), (2, 3), model.config.vision.side
+    patches, (rows, columns), side = (
+        torch.randn(1, 6, 3 * model.config.vision.patch_size**2),
+        (2, 3),
+        model.config.vision.side,
+    )
     spread = table_rows(rows, columns, side, stretched=True)
     features = stretched.connector(stretched.vit_model(patches, spread)) + stretched.vit_pos_embed.pos_embed[spread]
     close(stretched.embed_patches(patches, rows, columns), features)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hb.world.scene import SHAPES, Scene, Scenes
 
-# pixel values in [0, 1]; backgrounds are grey or nearly so, or very dark: no thing is
+# pixel values in [0, 1]; backgrounds are gray or nearly so, or very dark: no thing is
 COLOR_RGB = np.array([
     (0.90, 0.16, 0.16), (0.96, 0.55, 0.10), (0.97, 0.87, 0.16), (0.15, 0.66, 0.24),
     (0.15, 0.80, 0.86), (0.18, 0.32, 0.92), (0.56, 0.20, 0.76), (0.98, 0.50, 0.74),
@@ -23,7 +23,7 @@ BACKGROUND_RGB = np.array([
     (0.97, 0.97, 0.97), (0.50, 0.50, 0.50), (0.06, 0.06, 0.06), (0.87, 0.80, 0.68), (0.08, 0.10, 0.28),
 ])  # fmt: skip
 
-STRIPE_PERIOD = 9.0 / 64  # fraction of the side; at 5 / 64 an autoencoder of factor 8 paints the mean colour instead
+STRIPE_PERIOD = 9.0 / 64  # fraction of the side; at 5 / 64 an autoencoder of factor 8 paints the mean color instead
 STRIPE_DARKNESS = 0.42
 
 
@@ -68,7 +68,7 @@ def _star(u, v):
 
 
 def _heart(u, v):
-    # a rotated square with two round lobes: the union of three simple bodies; its rim stays within 1.03 of the centre
+    # a rotated square with two round lobes: the union of three simple bodies; its rim stays within 1.03 of the center
     v = v + 0.10
     h = math.sqrt(0.5)
     p, q = (u + (v - 0.155)) * h, (u - (v - 0.155)) * h
@@ -144,5 +144,6 @@ def _paint(picture, scenes, row, slot, distance, side):
     if len(np.unique(row)) == len(row):
         picture[flat_rows, :, ys, xs] = blended
     else:  # two things of one shape in a picture: their windows may overlap, though the things do not
-        picture.movedim(1, -1).index_put_((flat_rows.expand_as(cover), ys.expand_as(cover), xs.expand_as(cover)),
-                                          blended - window, accumulate=True)  # fmt: skip
+        picture.movedim(1, -1).index_put_(
+            (flat_rows.expand_as(cover), ys.expand_as(cover), xs.expand_as(cover)), blended - window, accumulate=True
+        )

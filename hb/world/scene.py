@@ -1,7 +1,8 @@
-"""What a picture can show: one to four things on a plain background, and the law they are drawn from.
+"""What a picture can show: one to four things on a plain background, and the distribution they are drawn from.
 
 `Thing` and `Scene` are for reading and writing; `Scenes` holds many of them as arrays, for speed. A `Request` says
-what is fixed; everything it leaves `None` is drawn at random, so the law of pictures given a prompt is known exactly.
+what is fixed; everything it leaves `None` is drawn at random, so the distribution of pictures given a prompt is known
+exactly.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_THINGS = 4
 RADII = (7.0 / 64, 10.5 / 64)  # of small and large things, as a fraction of the side
 MARGIN = 1.0 / 64  # least distance from a thing's rim to the picture's edge
 GAP = 2.5 / 64  # least distance between two rims: the judge needs a pixel of background between things
-RELATION_MARGIN = 8.0 / 64  # "left of" means: the centre is at least this much further left
+RELATION_MARGIN = 8.0 / 64  # "left of" means: the center is at least this much further left
 STRIPED_SHARE = 0.25
 MAX_TURN = np.deg2rad(20.0)
 SHADES = (0.86, 1.0)
@@ -35,7 +36,7 @@ SHADES = (0.86, 1.0)
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing. x, y: centre in [0, 1] (y grows downwards); turn: radians; shade: brightness factor in SHADES."""
+    """One thing. x, y: center in [0, 1] (y grows downwards); turn: radians; shade: brightness factor in SHADES."""
 
     shape: str
     color: str
@@ -178,19 +179,19 @@ class Scenes:
 
 
 def place_of(x: float, y: float) -> str:
-    """The ninth of the picture that holds a centre: thirds of the side in each direction."""
+    """The ninth of the picture that holds a center: thirds of the side in each direction."""
     return PLACES[3 * min(int(y * 3), 2) + min(int(x * 3), 2)]
 
 
 def holds(relation: str, x0, y0, x1, y1):
-    """Is the first centre RELATION the second, clearly (by RELATION_MARGIN)? Works on floats and arrays."""
+    """Is the first center RELATION the second, clearly (by RELATION_MARGIN)? Works on floats and arrays."""
     ahead = {"left of": x1 - x0, "right of": x0 - x1, "above": y1 - y0, "below": y0 - y1}[relation]
     return ahead > RELATION_MARGIN
 
 
-def _draw(rng, wanted: list[str | None], words: Sequence[str], law=None) -> np.ndarray:
-    """Indices of the wanted words; where None, drawn from `law` (uniform if not given)."""
-    out = rng.choice(len(words), size=len(wanted), p=law)
+def _draw(rng, wanted: list[str | None], words: Sequence[str], distribution=None) -> np.ndarray:
+    """Indices of the wanted words; where None, drawn from `distribution` (uniform if not given)."""
+    out = rng.choice(len(words), size=len(wanted), p=distribution)
     for i, word in enumerate(wanted):
         if word is not None:
             out[i] = words.index(word)
@@ -198,8 +199,9 @@ def _draw(rng, wanted: list[str | None], words: Sequence[str], law=None) -> np.n
 
 
 def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: int = 1_000_000) -> Scenes:
-    """One scene per request, from the exact law: what is unsaid is independent and uniform (striped with probability
-    STRIPED_SHARE), and the centres are uniform over all arrangements with room in which the relation and places hold.
+    """One scene per request, from the exact distribution: what is unsaid is independent and uniform (striped with
+    probability STRIPED_SHARE), and the centers are uniform over all arrangements with room in which the relation and
+    places hold.
 
     Raises ValueError for a request that finds no room in `tries` arrangements.
     """
@@ -224,7 +226,7 @@ def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: 
 
     place = table([-1 if w.place is None else PLACES.index(w.place) for w in wishes], -1, np.int64)
     relation = np.array([-1 if r.relation is None else RELATIONS.index(r.relation) for r in requests], np.int64)
-    x, y = place_centres(np.asarray(RADII)[np.clip(size, 0, 1)], shape >= 0, place, relation, rng, tries)
+    x, y = place_centers(np.asarray(RADII)[np.clip(size, 0, 1)], shape >= 0, place, relation, rng, tries)
     return Scenes(shape, color, size, texture, x, y, turn, shade, background)
 
 
@@ -238,8 +240,9 @@ def any_requests(n: int, rng: np.random.Generator) -> list[Request]:
     return [Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n)]
 
 
-def place_centres(radius, present, place, relation, rng, tries: int = 1_000_000):
-    """Centres [N, 4] for things of these radii: plain rejection sampling, so the law is uniform over what is allowed."""
+def place_centers(radius, present, place, relation, rng, tries: int = 1_000_000):
+    """Centres [N, 4] for things of these radii: plain rejection sampling, so the distribution is uniform over what is
+    allowed."""
     n = len(radius)
     x, y = np.zeros((n, MAX_THINGS)), np.zeros((n, MAX_THINGS))
     todo = np.arange(n)
@@ -267,7 +270,9 @@ def place_centres(radius, present, place, relation, rng, tries: int = 1_000_000)
         x[good], y[good] = px[chosen], py[chosen]
         todo = np.setdiff1d(todo, good, assume_unique=True)
     if len(todo):
-        raise ValueError(f"no room for the things of {len(todo)} request(s), the first is number {todo[0]}; ask for less")
+        raise ValueError(
+            f"no room for the things of {len(todo)} request(s), the first is number {todo[0]}; ask for less"
+        )
     return x, y
 
 

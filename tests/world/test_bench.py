@@ -1,4 +1,4 @@
-"""The frozen sets are frozen, right, and balanced; the true laws are true."""
+"""The frozen sets are frozen, right, and balanced; the true distributions are true."""
 
 import hashlib
 from collections import Counter
@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hb.world import bench
+from hb.world import benchmark as bench
 from hb.world.language import GROUPS, QUESTION_KINDS, parse, parse_edit
-from hb.world.prompts import SIX_TASKS
+from hb.world.language.prompts import SIX_TASKS
 from hb.world.scene import COLORS, PLACES, Request, Wish, holds, place_of, sample_scenes
 
 FILES = ("scene.jsonl", "edit.jsonl", "edit_chains.jsonl", "understand.jsonl")
@@ -112,17 +112,20 @@ def test_true_laws_are_the_laws_of_the_sampler():
     scenes = sample_scenes([request] * 8000, np.random.default_rng(11)).to_list()
     assert all(holds("right of", *(c for t in s.things for c in (t.x, t.y))) for s in scenes[:50])
     for attribute, thing in bench.unsaid(request):
-        law = bench.true_law(request, attribute, thing)
-        assert sum(law.values()) == pytest.approx(1.0)
+        distribution = bench.true_distribution(request, attribute, thing)
+        assert sum(distribution.values()) == pytest.approx(1.0)
         drawn = Counter(
             s.background if attribute == "background" else getattr(s.things[thing], attribute) for s in scenes
         )
-        assert 0.5 * sum(abs(law[value] - drawn[value] / 8000) for value in law) < 0.03, (attribute, thing)
+        assert 0.5 * sum(abs(distribution[value] - drawn[value] / 8000) for value in distribution) < 0.03, (
+            attribute,
+            thing,
+        )
 
 
 def test_what_is_said_has_no_choice():
-    assert bench.true_law(REQUEST, "color", 1) == {color: float(color == "red") for color in COLORS}
-    assert bench.true_law(REQUEST, "place", 1) == {place: float(place == "top left") for place in PLACES}
+    assert bench.true_distribution(REQUEST, "color", 1) == {color: float(color == "red") for color in COLORS}
+    assert bench.true_distribution(REQUEST, "place", 1) == {place: float(place == "top left") for place in PLACES}
     assert ("color", 1) not in bench.unsaid(REQUEST) and ("color", 0) in bench.unsaid(REQUEST)
     assert ("background", 0) in bench.unsaid(REQUEST) and ("background", 0) not in bench.unsaid(
         replace(REQUEST, background="navy")
@@ -130,13 +133,15 @@ def test_what_is_said_has_no_choice():
 
 
 def test_the_place_law_knows_the_relation():
-    law = bench.true_law(Request((Wish("circle"), Wish("star")), "above"), "place", 1)
-    assert law[place_of(0.5, 0.9)] > 10 * law[place_of(0.5, 0.1)]
-    assert law == bench.true_law(Request((Wish("circle"), Wish("star")), "above"), "place", 1)  # same seed, same law
+    distribution = bench.true_distribution(Request((Wish("circle"), Wish("star")), "above"), "place", 1)
+    assert distribution[place_of(0.5, 0.9)] > 10 * distribution[place_of(0.5, 0.1)]
+    assert distribution == bench.true_distribution(
+        Request((Wish("circle"), Wish("star")), "above"), "place", 1
+    )  # same seed, same distribution
 
 
 def test_a_law_of_nothing_is_refused():
     with pytest.raises(ValueError, match="choose from shape"):
-        bench.true_law(REQUEST, "taste")
+        bench.true_distribution(REQUEST, "taste")
     with pytest.raises(ValueError, match="things 0 to 1"):
-        bench.true_law(REQUEST, "color", 2)
+        bench.true_distribution(REQUEST, "color", 2)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hb.world.damage import GRADES, confusion, damage, format_confusion, random_scenes
-from hb.world.edit_judge import edit_region, score_edit
-from hb.world.judge import ATTRIBUTES, COLOR_TOLERANCE, check, in_place, judge, nearest_color, read, same_scene
+from hb.world.judge.damage import GRADES, confusion, damage, format_confusion, random_scenes
+from hb.world.judge.edits import edit_region, score_edit
+from hb.world.judge.judge import ATTRIBUTES, COLOR_TOLERANCE, check, in_place, judge, nearest_color, read, same_scene
 from hb.world.language import parse_edit, sample_edit
 from hb.world.render import COLOR_RGB, render
 from hb.world.scene import COLORS, MAX_TURN, RELATIONS, SHAPES, Request, Scene, Thing, Wish, sample_scenes
@@ -62,8 +62,12 @@ def test_centres_turns_and_shades_are_found_to_a_hair():
 
 def test_every_word_of_the_world_is_told_apart():
     for color in COLORS:
-        things = [Thing(shape, color, size, 0.3, 0.6, texture) for shape in SHAPES for size in ("small", "large")
-                  for texture in ("plain", "striped")]  # fmt: skip
+        things = [
+            Thing(shape, color, size, 0.3, 0.6, texture)
+            for shape in SHAPES
+            for size in ("small", "large")
+            for texture in ("plain", "striped")
+        ]
         for background in ("navy", "gray"):
             pictures = render([Scene((thing,), background) for thing in things])
             for thing, reading in zip(things, read(pictures)):

@@ -7,13 +7,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from hb.world.corpus import corpus
 from hb.world.language import (
     DESCRIBE_REQUESTS,
+    DRAWN_TASKS,
     GROUPS,
     QUESTION_KINDS,
     STYLES,
-    DRAWN_TASKS,
     TASKS,
     LanguageError,
     apply,
@@ -30,6 +29,8 @@ from hb.world.language import (
     say,
     say_edit,
 )
+from hb.world.language.corpus import corpus
+from hb.world.language.words import PLURALS, READABLE
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
@@ -43,7 +44,6 @@ from hb.world.scene import (
     holds,
     sample_scenes,
 )
-from hb.world.words import PLURALS, READABLE
 
 
 @pytest.fixture(scope="module")
@@ -224,8 +224,13 @@ def test_things_are_told_from_left_to_right(scenes):
 
 def test_a_wrong_word_costs_one_thing():
     text = describe(TWO)
-    for right, wrong in (("blue", "green"), ("striped", "plain"), ("large", "small"), ("star at", "moon at"),
-                         ("bottom right", "top right")):  # fmt: skip
+    for right, wrong in (
+        ("blue", "green"),
+        ("striped", "plain"),
+        ("large", "small"),
+        ("star at", "moon at"),
+        ("bottom right", "top right"),
+    ):
         assert right in text
         match = described_right(parse_description(text.replace(right, wrong)), TWO)
         assert (match.found, match.told, match.true) == (1, 2, 2)
@@ -414,13 +419,13 @@ def test_an_added_thing_follows_the_law_of_the_world(rng):
         counts = Counter(getattr(thing, key) for thing in added)
         assert all(abs(counts[value] / 3000 - 1 / len(values)) < 0.04 for value in values)
     assert abs(np.mean([thing.texture == TEXTURES[1] for thing in added]) - 0.25) < 0.04
-    law = sample_scenes([Request((Wish("circle", size="small"),))] * 3000, rng)
+    distribution = sample_scenes([Request((Wish("circle", size="small"),))] * 3000, rng)
     alone = [apply(parse_edit("add a small circle"), Scene(()), rng).things[-1] for _ in range(3000)]
     levels = [0.05, 0.25, 0.5, 0.75, 0.95]
     for key in ("x", "y", "turn", "shade"):
         ours, true = (
             np.quantile([getattr(thing, key) for thing in alone], levels),
-            np.quantile(getattr(law, key)[:, 0], levels),
+            np.quantile(getattr(distribution, key)[:, 0], levels),
         )
         assert np.abs(ours - true).max() < 0.05, key
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from hb.model.text import SPECIALS, Text, train_tokenizer
-from hb.world.corpus import corpus
+from hb.models.tokenizer import SPECIALS, Text, train_tokenizer
+from hb.world.language.corpus import corpus
 
 FOLDER = Path(__file__).parents[2] / "data" / "tokenizer"
 

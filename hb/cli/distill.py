@@ -1,0 +1,152 @@
+"""`hb distill STAGE`: a stage of the six-evaluation recipe, or all of it. Students go into a folder of their own, by
+name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hb.cli.output import to_json
+from hb.cli.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
+from hb.cli.use import open_model
+from hb.data.pool import mixed
+from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
+from hb.infer.pipeline import STUDENTS, Model
+from hb.train.distill.dmdo import DistributionMatching
+from hb.train.distill.recipe import CHAINS, STAGES, StageSpec, check_beginning, run_stage, with_new_guidance_embedding
+from hb.train.distill.tscd import SegmentedConsistency
+from hb.train.teacher import pool_for, precision_of, provenance
+from hb.train.trainer import working_device
+
+
+def distill(args) -> None:
+    model = open_model(args)
+    if model.bagel.config.picture_side is None:
+        raise ValueError(
+            f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own"
+        )
+    if args.devices * args.num_nodes > 1:
+        raise ValueError(
+            "a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1"
+        )
+    if args.start_from and args.stage in CHAINS:
+        raise ValueError(
+            f"--start-from is for one stage; {args.stage} begins with the teacher, each stage with the one before it"
+        )
+    if args.new_knobs and not args.start_from:
+        raise ValueError("--new-knobs goes with --start-from: whoever begins with the teacher has new ones")
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "distill"
+    names = CHAINS.get(args.stage, (args.stage,))
+    specs = {name: _as_asked(STAGES[name], args, name) for name in names}
+    args.preset = model.name  # whose run it is
+    students = dict(model.students) | _in(folder)
+    made = {}
+    for name in names:
+        made[name] = students[name] = _one(name, specs[name], model, folder, students, args)
+        if not is_first_process():
+            continue
+        if args.install:
+            _put(made[name], Path(args.install) / STUDENTS / name)
+    if is_first_process():
+        _say(args, made, folder)
+
+
+def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
+    shares = shares_of(args.mix)
+    mix = mixed(shares)
+    # stages share a pool, those of another mix have their own; one that was made of anything else is made anew
+    pool_name = "-".join(["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items()))]) + ".safetensors"
+    home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
+    if begin is not None and args.new_knobs:
+        begin = with_new_guidance_embedding(begin, model.bagel)
+    check_beginning(name, spec, model.bagel, students, begin)
+    # a beginning by its folder, not by its weights: the run may end by putting its own there
+    first = args.start_from or (spec.after and students[spec.after].fingerprint())
+    facts = dict(
+        stage=name,
+        steps=spec.steps,
+        lr=spec.lr,
+        prompts=spec.prompts,
+        edits=spec.edits,
+        options=str(spec.options),
+        eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
+        teacher=fingerprint(model.bagel),
+        pool=args.pool,
+        start=first,
+        mix=shares or None,
+        new_knobs=args.new_knobs or None,
+    )
+    # the rate too: a run that diverged is told to go on with a smaller one
+    claim(home, args, facts, ("last.ckpt", "log.jsonl"), may_change=("steps", "lr"))
+    options = trainer_options(args) | dict(precision=precision_of(args.precision))
+    pool = pool_for(
+        model.bagel.autoencoder,
+        model.text,
+        folder / pool_name,
+        side=model.bagel.config.picture_side,
+        prompts=args.pool,
+        scenes=args.pool,
+        seed=args.seed,
+        mix=mix,
+        device=working_device(**options),
+    )
+    guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)
+    student = interruptible(
+        run_stage,
+        name,
+        home,
+        model.bagel,
+        pool,
+        guidance=guidance,
+        students=students,
+        spec=spec,
+        steps=spec.steps,
+        tiny=model.tiny,
+        begin=begin,
+        **options,
+    )
+    student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
+    if is_first_process():
+        _put(student, folder / STUDENTS / name)
+    return student
+
+
+def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
+    """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
+    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits", "eyes") if getattr(args, k) is not None}
+    options = dict(spec.options)
+    kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
+    for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():
+        value = getattr(args, option)
+        if value is None:
+            continue
+        if spec.make is not kind and args.stage not in CHAINS:
+            raise ValueError(f"--{option.replace('_', '-')} does not go with the stage {name!r}")
+        if spec.make is kind:
+            options[option] = value
+    return replace(spec, options=options, **changes)
+
+
+def _in(folder: Path) -> dict[str, Student]:
+    """Students that earlier stages left."""
+    found = sorted((folder / STUDENTS).glob(f"*/{STUDENT_CONFIG}"))
+    return {file.parent.name: Student.load(file.parent) for file in found}
+
+
+def _put(student: Student, folder: Path) -> None:
+    replace_folder(folder, student.save)
+
+
+def _say(args, made: dict[str, Student], folder: Path) -> None:
+    if args.json:
+        print(to_json({name: student.to_dict() for name, student in made.items()}))
+        return
+    for name, student in made.items():
+        print(
+            f"{name}: {student.provenance['steps']} steps; it serves {student.steps} evaluations. It is in {folder / STUDENTS / name}"
+        )
+    last = next(reversed(made))
+    if args.install:
+        print(f'Try it: hb draw "a red circle" --model {args.install} --student {last}')
+    else:
+        print(f"To use it by name, give --install MODEL_FOLDER, or copy {folder / STUDENTS} into the model's folder.")

@@ -1,0 +1,125 @@
+"""`hb eval report`: README.md and data/README.md say what the files in data/ say, because a command wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+from hb.cli.evaluate import Number
+from hb.cli.use import is_shipped
+from hb.eval import pictures as evaluate
+from hb.files import write
+from hb.infer.pipeline import load
+
+ROOT = Path(__file__).resolve().parents[2]
+ORDER = (
+    "scene_nfe",
+    "scene_ladder",
+    "edit_nfe",
+    "edit_chains",
+    "coverage",
+    "understand",
+    "autoencoder",
+    "judge",
+    "speed",
+    "lossless",
+    "ask",
+    "tune_tree",
+    "draft_ablation",
+)
+NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
+
+EARLIER = (
+    "*Of an earlier* model or student: measured on other weights than those that ship now, and not yet measured again."
+)
+
+
+def report(args) -> int:
+    """Rewrite both blocks; with --check, only say whether they are out of date."""
+    stale = []
+    for file, block, text in (
+        (ROOT / "README.md", "results", results_table(ROOT / "data" / "results")),
+        (ROOT / "data" / "README.md", "files", hashes(ROOT / "data")),
+    ):
+        old = file.read_text()
+        new = with_block(old, block, text)
+        if new != old:
+            stale.append(file.relative_to(ROOT))
+            if not args.check:
+                write(file, new.encode())
+    words = "out of date, run `hb eval report`" if args.check else "rewritten"
+    print("\n".join(f"{file}: {words}" for file in stale) or "README.md and data/README.md are up to date")
+    return int(args.check and bool(stale))
+
+
+def with_block(document: str, name: str, text: str) -> str:
+    """The document with `text` between its markers <!-- name --> and <!-- /name -->."""
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = document.partition(opening)
+    _, ended, after = rest.partition(closing)
+    if not found or not ended:
+        raise ValueError(f"the document has no block from {opening} to {closing}")
+    return f"{before}{opening}\n{text}\n{closing}{after}"
+
+
+@cache
+def shipped(name: str) -> tuple[str, dict[str, str]]:
+    """The identities of a shipped model and of its students, as today's results would bear them."""
+    if not is_shipped(name):
+        return "", {}
+    model = load(name)
+    return evaluate.identity(model), {student: parcel.fingerprint() for student, parcel in model.students.items()}
+
+
+def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -> str:
+    """The words "of an earlier nano" if these results are of other weights than those that ship now; else none."""
+    model, student = record.get("model"), record.get("student")
+    if model is None:
+        return ""
+    weights, students = now(model["name"])
+    if model["identity"] != weights:
+        return f"of an earlier {model['name']}"
+    same = student is None or student["identity"] == students.get(student["name"])
+    return "" if same else f"of an earlier {student['name']}"
+
+
+def results_table(folder: Path, now: Callable[[str], tuple[str, dict[str, str]]] = shipped) -> str:
+    """The headlines of all results, as Markdown. now: `shipped`."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=_rank)]
+    earlier = [of_another(record, now) for record in records]
+    rows = [
+        _row(number, record, words)
+        for record, words in zip(records, earlier)
+        for number in record["numbers"]
+        if number["headline"]
+    ]
+    if not rows:
+        return NOTHING
+    head = "| measured | value | interval | target | by |\n|---|---|---|---|---|"
+    made = sorted({f"{record['machine']} (commit {record['commit']}, {record['date']})" for record in records})
+    notes = [EARLIER] if any(earlier) else []
+    return "\n".join([head, *rows, "", " ".join(["Measured on " + "; ".join(made) + ".", *notes])])
+
+
+def _rank(path: Path) -> tuple[int, str]:
+    return next((k for k, start in enumerate(ORDER) if path.stem.startswith(start)), len(ORDER)), path.stem
+
+
+def _row(number: dict, record: dict, words: str = "") -> str:
+    known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
+    target = "" if known.met is None else f"{known.wanted}: {'met' if known.met else '**not met**'}"
+    return f"| {known.what}{words and f' *({words})*'} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
+
+
+def hashes(folder: Path) -> str:
+    """Every file of the folder but prose, as `sha256sum -c` reads it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".md", ".part")]
+    lines = [
+        f"{sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder.parent).as_posix()}"
+        for path in files
+        if not path.name.startswith(".")
+    ]
+    return "\n".join(["```", *lines, "```"])

@@ -1,0 +1,383 @@
+"""`hb train`: the tokenizer, the autoencoder, the teacher. A stopped run goes on; what comes out names its maker."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from hb.cli.output import to_json, write_json
+from hb.cli.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
+from hb.cli.use import folder_of, open_model
+from hb.data.pool import BatchSizes, mixed
+from hb.files import write
+from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
+from hb.infer.pipeline import SHIPPED, Model, Sampling
+from hb.infer.speculative.draft import DraftConfig
+from hb.models.autoencoder import Autoencoder, AutoencoderConfig
+from hb.models.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
+from hb.models.config import PRESETS, BagelConfig
+from hb.models.tokenizer import Text, train_tokenizer
+from hb.models.vision import VisionTower
+from hb.train.draft import train_draft
+from hb.train.semantic import check_says_fields, train_refiner, train_semantic
+from hb.train.teacher import LEARNS, precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
+from hb.train.vision import train_vision
+from hb.world.language.corpus import corpus
+
+EYES = "eyes.safetensors"
+TOKENIZER = SHIPPED.parent / "tokenizer"
+CORPUS = 4000  # scenes that the tokenizer hears about
+
+
+@dataclass(frozen=True)
+class Usual:
+    """How a stage is trained unless the caller says otherwise. batch: pictures, or prompts, in a step; lr: Muon's."""
+
+    steps: int
+    batch: int
+    lr: float
+
+
+USUAL = {
+    ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
+    ("teacher", "nano"): Usual(steps=4000, batch=48, lr=0.014),
+    ("eyes", "nano"): Usual(steps=4000, batch=32, lr=0.03),
+    # wants a GPU; a first guess, not yet trained to the end
+    ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.03),
+    ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
+    ("teacher", "small"): Usual(steps=20_000, batch=96, lr=0.014),
+}
+USUAL_DECODER = Usual(steps=6000, batch=16, lr=0.025)
+USUAL_SETTLER = Usual(steps=5000, batch=64, lr=0.01)
+USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
+
+
+# ---- the verbs ------------------------------------------------------------------------------------------------------
+
+
+def tokenizer(args) -> None:
+    folder = Path(args.out) if args.out else TOKENIZER
+    text = Text(train_tokenizer(corpus(np.random.default_rng([3, 0]), CORPUS)))
+    replace_folder(folder, text.save)
+    print(f"{text.vocab_size} tokens, written to {folder}")
+
+
+def autoencoder(args) -> None:
+    config, folder = _preset("autoencoder", args), _folder(args) / "autoencoder"
+    usual = _usual("autoencoder", args)
+    start = load_autoencoder(Path(args.start_from)) if args.start_from else None
+    noise = args.noise if args.noise is not None else 0.4 if args.semantic else 0.0
+    facts = dict(
+        asdict(usual),
+        start=start and fingerprint(start),
+        decoder_only=args.decoder_only,
+        semantic=args.semantic,
+        noise=noise,
+    )
+    if args.semantic and args.decoder_only:
+        raise ValueError(
+            "--semantic trains the encoder and the decoder: leave out one of --semantic and --decoder-only"
+        )
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    numbers, run = dict(steps=usual.steps, batch=usual.batch, lr=usual.lr, noise=noise), trainer_options(args)
+    if args.semantic:
+        run |= dict(precision=precision_of(args.precision))
+        done = interruptible(
+            train_semantic, folder, config.autoencoder, side=config.picture_side, start_from=start, **numbers, **run
+        )
+    else:
+        done = interruptible(
+            train_autoencoder, folder, config, **numbers, start_from=start, decoder_only=args.decoder_only, **run
+        )
+    if not is_first_process():
+        return
+    weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
+    write(folder / AUTOENCODER, save(weights, {"format": "pt"}))
+    write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
+    write_json(folder / "provenance.json", facts)
+    _say(args, facts | dict(folder=str(folder)), f"The autoencoder is in {folder}. Next: hb train teacher{_same(args)}")
+
+
+def eyes(args) -> None:
+    config, usual, folder = _preset("eyes", args), _usual("eyes", args), _folder(args) / "eyes"
+    start = load_model(_model_folder(args.start_from))[0].vit_model if args.start_from else None
+    facts = dict(asdict(usual), start=args.start_from)
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    run = trainer_options(args) | dict(precision=precision_of(args.precision))
+    tower = interruptible(
+        train_vision, folder, config.vision, steps=usual.steps, batch=usual.batch, lr=usual.lr, start_from=start, **run
+    )
+    if not is_first_process():
+        return
+    write(folder / EYES, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
+    write_json(folder / "provenance.json", facts)
+    _say(
+        args,
+        facts | dict(folder=str(folder)),
+        f"The eyes are in {folder}. Next: hb train teacher{_same(args)} --eyes {folder}",
+    )
+
+
+def teacher(args) -> None:
+    config, usual, folder = _preset("teacher", args), _usual("teacher", args), _folder(args) / "teacher"
+    start = _model_folder(args.start_from) if args.start_from else None
+    pictures = _autoencoder_for(args, start)
+    eyes = load_vision(Path(args.eyes), config) if args.eyes else None
+    text = Text.load(start or TOKENIZER)
+    if args.learns == "answers":
+        _check_only_answers(start, pictures, eyes)
+    sizes, shares = _sizes(usual.batch, args), shares_of(args.mix)
+    mix = mixed(shares)
+    facts = dict(
+        asdict(usual),
+        edits=sizes.edit,
+        talks=sizes.talk,
+        pool=args.pool,
+        autoencoder=fingerprint(pictures),
+        start=args.start_from,
+        eyes=eyes and fingerprint(eyes),
+        learns=args.learns,
+        mix=shares or None,
+    )
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
+    done = interruptible(
+        train_teacher,
+        folder,
+        config,
+        pictures,
+        text,
+        steps=usual.steps,
+        prompts=args.pool,
+        scenes=args.pool,
+        sizes=sizes,
+        start_from=start,
+        eyes=eyes,
+        mix=mix,
+        settings=dict(lr=usual.lr, learns=args.learns),
+        **trainer_options(args),
+    )
+    if not is_first_process():
+        return
+    out = Path(args.out) if args.out else _folder(args) / "model"
+    sampling = Sampling.load(start) if start else Sampling()
+    model = Model(done.float().eval(), text, sampling, out.name)
+    facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, sizes=asdict(sizes), settings=facts)
+
+    def save_all(into: Path) -> None:
+        model.save_pretrained(into, torch.float16)
+        write_json(into / "provenance.json", facts)
+
+    replace_folder(out, save_all)
+    _say(args, facts | dict(folder=str(out)), f"The model is in {out}. Try it: hb demo --model {out}")
+
+
+def draft(args) -> None:
+    model = open_model(args)
+    usual = _asked(USUAL_DRAFT, args)
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "draft"
+    config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
+    start = DraftCheckpoint.load(args.start_from) if args.start_from else None
+    facts = dict(
+        asdict(usual),
+        pool=args.pool,
+        draft=asdict(config),
+        ce_weight=args.ce_weight,
+        target=understanding_fingerprint(model.bagel),
+        start=args.start_from,
+    )
+    args.preset = model.name
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl", "answers.safetensors"))
+    done = interruptible(
+        train_draft,
+        folder,
+        model.bagel,
+        model.text,
+        config,
+        **asdict(usual),
+        pool=args.pool,
+        ce_weight=args.ce_weight,
+        start_from=start,
+        **trainer_options(args) | dict(precision=precision_of(args.precision)),
+    )
+    if not is_first_process():
+        return
+    out = Path(args.out) if args.out else folder / "parcel"
+    facts = provenance(folder, args.command, target=model.name, seed=args.seed, settings=facts)
+
+    def save_all(into: Path) -> None:
+        done.save(into)
+        write_json(into / "provenance.json", facts)
+
+    replace_folder(out, save_all)
+    _say(args, facts | dict(folder=str(out)), f"The draft is in {out}. Next: hb tune tree --draft {out}")
+
+
+def decoder(args) -> None:
+    model = open_model(args)
+    usual = _asked(USUAL_DECODER, args)
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
+    start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else None
+    if start is not None:
+        start.open(model.bagel)  # says so if it is another encoder's, or of an older kind
+    facts = dict(
+        asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder), start=args.start_from
+    )
+    args.preset = model.name
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    done = interruptible(
+        train_tiny_decoder,
+        folder,
+        model.bagel.autoencoder,
+        side=model.bagel.config.picture_side,
+        **asdict(usual),
+        noise=args.noise,
+        start_from=start,
+        **trainer_options(args),
+    )
+    _write_painter(args, done, folder, model, facts | (dict(before=start.provenance) if start is not None else {}))
+
+
+def settler(args) -> None:
+    model = open_model(args)
+    usual = _asked(USUAL_SETTLER, args)
+    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "settler"
+    painter = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.tiny
+    if painter is None:
+        raise ValueError(
+            f"{model.name} has no tiny decoder for a settler to stand before; train one first: hb train decoder"
+        )
+    painter.open(model.bagel)  # says so if it is another encoder's
+    side, autoencoder = model.bagel.config.picture_side, model.bagel.autoencoder
+    check_says_fields(autoencoder, side)
+    facts = dict(asdict(usual), noise=args.noise, painter=painter.fingerprint(), start=args.start_from)
+    args.preset = model.name
+    claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
+    done = interruptible(
+        train_refiner,
+        folder,
+        painter,
+        rows=side // autoencoder.config.downsample,
+        **asdict(usual),
+        noise=args.noise,
+        **trainer_options(args) | dict(precision=precision_of(args.precision)),
+    )
+    _write_painter(args, done, folder, model, facts | dict(before=painter.provenance))
+
+
+def _write_painter(args, done: PixelDecoderCheckpoint, folder: Path, model: Model, facts: dict) -> None:
+    """The parcel of a finished run, and what comes next."""
+    if not is_first_process():
+        return
+    out = Path(args.out) if args.out else folder / "parcel"
+    facts = provenance(folder, args.command, model=model.name, seed=args.seed, settings=facts)
+    replace_folder(out, replace(done, provenance=facts).save)
+    _say(
+        args,
+        facts | dict(folder=str(out)),
+        f"The tiny decoder is in {out}. To use it, put it into the model's folder as decoder/.",
+    )
+
+
+# ---- what goes in ---------------------------------------------------------------------------------------------------
+
+
+def _preset(stage: str, args) -> BagelConfig:
+    trained = [name for s, name in USUAL if s == stage]
+    if args.preset not in trained:
+        raise ValueError(f"no preset {args.preset!r} to train; there are {' and '.join(trained)}")
+    return PRESETS[args.preset]
+
+
+def _usual(stage: str, args) -> Usual:
+    return _asked(USUAL[stage, args.preset], args)
+
+
+def _asked(usual: Usual, args) -> Usual:
+    return Usual(args.steps or usual.steps, args.batch or usual.batch, args.lr or usual.lr)
+
+
+def _sizes(batch: int, args) -> BatchSizes:
+    """What a step of the teacher holds: of what is not learnt, nothing."""
+    draws, talks = LEARNS[args.learns]
+    for option, learnt in (("edits", draws), ("talks", talks)):
+        if getattr(args, option) and not learnt:
+            raise ValueError(f"--{option} is for what --learns {args.learns} leaves alone; leave one of the two out")
+    if args.mix and not draws:
+        raise ValueError(
+            f"--mix is of prompts to draw, and --learns {args.learns} draws none; leave one of the two out"
+        )
+    half = max(1, batch // 2)
+    if not draws:
+        return BatchSizes(0, 0, args.talks or batch)
+    return BatchSizes(batch, args.edits or half, (args.talks or half) if talks else 0)
+
+
+def _check_only_answers(start: Path | None, pictures: Autoencoder, eyes: VisionTower | None) -> None:
+    """Raises ValueError if a run that is to teach answers alone would change something else."""
+    if not start:
+        raise ValueError(
+            "--learns answers is for the last layer of a model that reads: say which with --start-from FOLDER"
+        )
+    begun = load_model(start)[0]
+    for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--eyes", eyes, begun.vit_model)):
+        if given is not None and fingerprint(given) != fingerprint(own):
+            raise ValueError(
+                f"--learns answers leaves the rest of {start} as it is, and {option} brings another; leave {option} out"
+            )
+
+
+def _folder(args) -> Path:
+    return Path(args.folder) if args.folder else Path("runs") / args.preset
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """From a folder with ae.safetensors and vae_config.json: what `hb train autoencoder` leaves, or a model folder."""
+    if not (folder / AUTOENCODER).is_file() or not (folder / "vae_config.json").is_file():
+        raise CheckpointError(f"there is no autoencoder in {folder}; train one first: hb train autoencoder")
+    values = json.loads((folder / "vae_config.json").read_text())
+    values = {k: v for k, v in values.items() if k in AutoencoderConfig.__dataclass_fields__}
+    loaded = Autoencoder(AutoencoderConfig(**values | dict(ch_mult=tuple(values["ch_mult"]))))
+    weights = read_weights(folder / AUTOENCODER)
+    check(weights, loaded.expected_shapes(), AUTOENCODER)
+    loaded.load_released({k: v.float() for k, v in weights.items()})
+    return loaded.eval()
+
+
+def load_vision(folder: Path, config: BagelConfig) -> VisionTower:
+    """What `hb train eyes` leaves."""
+    if not (folder / EYES).is_file():
+        raise CheckpointError(f"there are no eyes in {folder}; school some first: hb train eyes")
+    tower, weights = VisionTower(config.vision), read_weights(folder / EYES)
+    check(weights, {k: v.shape for k, v in tower.state_dict().items()}, EYES)
+    tower.load_state_dict(weights)
+    return tower.eval()
+
+
+def _autoencoder_for(args, start: Path | None) -> Autoencoder:
+    """The one that was named; else that of the model begun with, whose latents its weights know; else the run's own."""
+    if args.autoencoder:
+        return load_autoencoder(folder_of(args.autoencoder))
+    return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")
+
+
+def _model_folder(name: str) -> Path:
+    folder = folder_of(name)
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
+    return folder
+
+
+def _same(args) -> str:
+    options = [("preset", "nano"), ("folder", None)]
+    return "".join(f" --{name} {getattr(args, name)}" for name, usual in options if getattr(args, name) != usual)
+
+
+def _say(args, facts: dict, words: str) -> None:
+    print(to_json(facts) if args.json else f"{facts['steps']} steps done. {words}")

@@ -1,0 +1,1 @@
+"""What the notebooks use beside the library: figures, widgets and checks of exercises."""

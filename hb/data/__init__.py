@@ -1,0 +1,1 @@
+"""Data: pools of encoded examples, batches by step number, dialogues."""

@@ -1,0 +1,1 @@
+"""Evaluation: every figure with its interval and the key of what it was measured on."""

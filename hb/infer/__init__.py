@@ -1,0 +1,1 @@
+"""Inference: from words and pictures to records of pictures and answers, with metered cost."""

@@ -1,0 +1,138 @@
+"""Pictures from noise: Euler on a grid, guided, every function evaluation counted where it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from hb.flow import euler, renoise_steps
+from hb.guidance import OFF, Guidance, combine
+from hb.models.bagel import Bagel
+from hb.models.conditioning import GuidedBagel
+from hb.models.kv_cache import Context, stack
+
+
+@dataclass
+class Meter:
+    """Counts rows that went through the denoiser. Nothing else may write to it."""
+
+    rows: int = 0
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The three prefixes of guidance: everything; everything but the last text; all text but no picture."""
+
+    full: Context
+    no_text: Context | None = None
+    no_image: Context | None = None
+
+
+def metered(model: Bagel, meter: Meter):
+    """`model.velocity`, counted: one evaluation for each row of each call."""
+
+    def velocity(x, t, context, grid=None, **scales):
+        meter.rows += len(x)
+        meter.calls += 1
+        return model.velocity(x, t, context, grid, **scales)
+
+    return velocity
+
+
+def guided_velocity(velocity, contexts: Contexts, guidance: Guidance = OFF, shape: tuple[int, int] | None = None):
+    """A plain v(x, t) for `euler`: the branches that t needs, in one call of the model, combined.
+
+    shape: token rows and columns of the picture.
+    """
+    stacked: dict[int, Context] = {}
+
+    def branches(text: float, image: float) -> list[Context]:
+        asked = [contexts.full]
+        for scale, context, name in ((text, contexts.no_text, "text"), (image, contexts.no_image, "image")):
+            if scale > 1:
+                if context is None:
+                    raise ValueError(
+                        f"{name} guidance needs the context without the {name}; read it, or set the scale to 1"
+                    )
+                asked.append(context)
+        return asked
+
+    def v(x: Tensor, t: Tensor) -> Tensor:
+        text, image = guidance.scales_at(float(t))
+        asked = branches(text, image)
+        n = len(asked)
+        if n not in stacked:
+            stacked[n] = asked[0] if n == 1 else stack(asked)
+        out = velocity(x.repeat(n, 1, 1), t.to(x.device).expand(n * len(x)), stacked[n], shape)
+        parts = list(out.chunk(n))
+        return combine(
+            parts[0],
+            parts[1] if n > 1 else None,
+            parts[2] if n > 2 else None,
+            text_scale=text,
+            image_scale=image,
+            renorm=guidance.renorm,
+            renorm_min=guidance.renorm_min,
+        )
+
+    return v
+
+
+def noise(count: int, tokens: int, width: int, seed: int | list[int]) -> Tensor:
+    """Starting noise, one CPU draw a picture from its own seed: a picture does not depend on its batch."""
+    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else seed
+    return torch.stack([torch.randn(tokens, width, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+@torch.no_grad()
+def sample(
+    model: Bagel,
+    contexts: Contexts,
+    x: Tensor,
+    grid: Tensor,
+    guidance: Guidance = OFF,
+    meter: Meter | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (t, latent tokens) after each step, from noise x [B, tokens, values] at t = 1 to data at t = 0."""
+    velocity = metered(model, meter if meter is not None else Meter())
+    yield from euler(guided_velocity(velocity, contexts, guidance, shape), x.to(model.device), grid)
+
+
+@torch.no_grad()
+def sample_student(
+    student: GuidedBagel,
+    context: Context,
+    x: Tensor,
+    grid: Tensor,
+    guidance: Guidance,
+    meter: Meter | None = None,
+    shape: tuple[int, int] | None = None,
+    *,
+    picture: bool = False,
+    sampler: str = "euler",
+    seeds: list[int] = (),
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `sample`, by a model that knows guidance: one evaluation a step, the scales go in. No renorm, no interval: it
+    has learnt both. picture: is one edited? sampler "renoise" draws new noise between guesses, from each picture's
+    seed."""
+    counted = metered(student, meter if meter is not None else Meter())
+    x = x.to(student.device)
+    scale = lambda value: torch.full((len(x),), float(value), device=x.device)
+    scales = dict(text_scale=scale(guidance.text_scale), image_scale=scale(guidance.image_scale) if picture else None)
+    velocity = lambda x, t: counted(x, t.to(x.device).expand(len(x)), context, shape, **scales)
+    if sampler == "euler":
+        yield from euler(velocity, x, grid)
+        return
+    draw = count(1)
+
+    def fresh(x0: Tensor) -> Tensor:
+        number = next(draw)
+        return noise(len(x0), *x0.shape[1:], [2**41 + 64 * s + number for s in seeds]).to(x0)
+
+    yield from renoise_steps(velocity, x, grid, fresh)

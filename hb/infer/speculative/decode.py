@@ -1,0 +1,324 @@
+"""Draft, verify, keep, repeat: the words of the target, several a pass (Hyper-Bagel section 3.1; method.md 4.3.6).
+
+Greedy, the tokens are those of plain decoding, one by one. At a temperature their distribution is the target's,
+whatever the draft guesses: see `verify`. The draft decides only how many passes it takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from hb.infer.fused import FastText, TextRun, plain_step, stacked
+from hb.infer.speculative.runner import Certain, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.tree import Tree, root_only
+from hb.infer.speculative.verify import Verdict, verify, verify_greedy
+from hb.models.bagel import Bagel
+from hb.models.distribution import GREEDY, TokenDistribution
+from hb.models.kv_cache import Context
+
+
+@dataclass(frozen=True)
+class Read:
+    """A context with what a draft needs to know of it: the target's states at every token, and where the tokens
+    stand."""
+
+    context: Context
+    trace: Sequence[Tensor]  # input and L states, each [B, P, D]
+    positions: Int[Tensor, "B P"]
+
+
+@torch.no_grad()
+def read_picture_and_text(model: Bagel, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Read:
+    """One picture [B, 3, H, W] in [-1, 1] and one text, as token numbers, for each row."""
+    seen: list[Tensor] = []
+    said: list[Tensor] = []
+    _, context = model.see(model.empty(len(pixels)), pixels, seen)
+    patches = context.length
+    _, context = model.read_text(context, texts, said)
+    place = torch.arange(context.length, device=model.device)
+    positions = (place - patches + 1).clamp_min(0).expand(context.batch, -1)  # a picture's tokens share one
+    return Read(context, [torch.cat(part, 1) for part in zip(seen, said)], positions)
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One pass of the target. levels: drafting steps before it; nodes: guesses it checked; kept: tokens it gave, for
+    each row that was still speaking, the target's own included."""
+
+    levels: int
+    nodes: int
+    kept: list[int]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Tokens of each row without the end marker, and what each pass gave."""
+
+    tokens: list[list[int]]
+    cycles: list[Cycle] = field(repr=False)
+    seconds: dict[str, float] = field(
+        default_factory=dict, repr=False
+    )  # by part; on an accelerator when it was asked, not done
+
+    @staticmethod
+    def plainly(tokens: list[list[int]], passes: int, most: int) -> Spoken:
+        """Of plain decoding: one token a pass for every row that is still speaking; `most` ended the rows without an
+        end."""
+        given = [min(len(row) + 1, most) for row in tokens]
+        return Spoken(tokens, [Cycle(0, 0, [1] * sum(g > i for g in given)) for i in range(passes)])
+
+    @property
+    def passes(self) -> int:
+        return len(self.cycles)
+
+    @property
+    def acceptance_length(self) -> float:
+        """tau: tokens a pass gives a row, the target's own included, over all rows and passes."""
+        kept = [k for c in self.cycles for k in c.kept]
+        return sum(kept) / max(len(kept), 1)
+
+    def acceptance(self) -> list[float]:
+        """How often the guess of depth 1, 2, ... was kept where those above it were."""
+        out, depth = [], 1
+        while True:
+            tried = [k for c in self.cycles if c.levels >= depth for k in c.kept if k >= depth]
+            if not tried:
+                return out
+            out.append(sum(k > depth for k in tried) / len(tried))
+            depth += 1
+
+
+class Governor:
+    """Never slower than plain: counts what cycles gave for what they cost, and makes the draft pause when it does not
+    pay.
+
+    Costs are the plan's, in plain steps, not this second's clock: the same seed then takes the same way every time.
+    """
+
+    def __init__(self, plan: Plan):
+        self.plan, self.pause, self.next_pause = plan, 0, 8
+        # as if one cycle had just paid a little: the first bad one does not end it, the second does
+        self.tokens, self.cost = 1.5 * plan.cost(1, 1), plan.cost(1, 1)
+
+    def wants(self) -> bool:
+        """Draft now?"""
+        if self.plan.depth == 0:
+            return False
+        if self.pause and self.plan.pauses:
+            self.pause -= 1
+            return False
+        return True
+
+    def learn(self, levels: int, nodes: int, kept: Sequence[int]) -> None:
+        self.tokens = 0.7 * self.tokens + sum(kept) / len(kept)
+        self.cost = 0.7 * self.cost + self.plan.cost(levels, nodes)
+        if self.tokens < self.cost:
+            self.pause, self.next_pause = self.next_pause, 4 * self.next_pause
+            self.tokens, self.cost = 1.2 * self.plan.cost(1, 1), self.plan.cost(1, 1)
+
+
+def decode_speculative(
+    fast: FastText,
+    draft: DraftModel,
+    read: Read,
+    *,
+    plan: Plan,
+    max_tokens: int = 128,
+    distribution: TokenDistribution = GREEDY,
+    generator: torch.Generator | None = None,
+) -> Spoken:
+    """Answer each row of the context, as `decode_fast` does, with guesses of a draft model in between."""
+    room = read.context.length + max_tokens + plan.depth * plan.width + 64
+    helper = lambda: DraftRunner(draft, read.context.batch, room)
+    return speculate(
+        fast, helper, read, plan=plan, max_tokens=max_tokens, distribution=distribution, generator=generator
+    )
+
+
+@torch.no_grad()
+def speculate(
+    fast: FastText,
+    make_helper: Callable[[], object],
+    read: Read,
+    *,
+    plan: Plan,
+    max_tokens: int = 128,
+    distribution: TokenDistribution = GREEDY,
+    generator: torch.Generator | None = None,
+) -> Spoken:
+    """The loop. make_helper() makes who guesses, when guessing begins: `absorb(Certain)`, `grow(...) -> Tree`, and for
+    plans that draw, `draw_chain`. Rows stop for themselves, and a row that has ended is dragged along until the last
+    has.
+
+    Until guessing begins, and it does not end again, this is plain decoding: a short answer pays nothing.
+    """
+    end, batch, device = fast.markers[1], read.context.batch, fast.embedding.device
+    run, watch = (
+        TextRun(fast, read.context, max_tokens + 1),
+        _Watch(),
+    )  # room as in plain decoding; guesses at the very end make more
+    governor = Governor(plan)
+    rows: list[list[int]] = [[] for _ in range(batch)]
+    said, traces, cycles, alive = [[fast.markers[0]] * batch], [], [], list(range(batch))
+    while alive and len(cycles) < max_tokens and not (plan.depth and plan.begins([rows[i] for i in alive])):
+        traces.append([])
+        said.append(plain_step(run, said[-1], distribution, rows, generator, traces[-1]))
+        cycles.append(Cycle(0, 0, [1] * len(alive)))
+        alive = [i for i in alive if said[-1][i] != end]
+        for i in alive:
+            rows[i].append(said[-1][i])
+    watch("target")
+    if not alive or len(cycles) == max_tokens:
+        return Spoken(rows, cycles, watch.seconds)
+    begun = torch.tensor(said, device=device)
+    helper, waiting = None, [lambda: _before(read, begun[0], fast)]  # certain, and not yet absorbed
+    if traces:
+        waiting.append(lambda: _begun(read, begun, traces, fast))
+    root, given = begun[-1], [len(cycles)] * batch
+    alone = root_only(root)
+    while alive:
+        left = max(max_tokens - given[i] for i in alive)
+        tree, q, levels = replace(alone, tokens=root[:, None]), None, 0
+        if left > 1 and governor.wants():
+            helper = make_helper() if helper is None else helper
+            helper.absorb(Certain.joined([sure() for sure in waiting]))
+            waiting = []
+            if distribution.is_greedy or plan.rule == "point":
+                tree = helper.grow(root, plan, distribution, rows, limit=left - 1)
+            else:
+                tree, q = helper.draw_chain(root, plan, distribution, rows, generator, limit=left - 1)
+            levels = int(tree.depth.max())
+        watch("draft")
+        states: list[Tensor] = []
+        logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
+        watch("target")
+        verdicts = _judge(tree, logits, distribution, rows, alive, q, generator)
+        kept, speaking, guessed = [], [], tree.tokens.tolist() if levels else []
+        for i in alive:
+            new = [*(guessed[i][node] for node in verdicts[i].path[1:]), verdicts[i].token]
+            new = new[: max_tokens - given[i]]
+            if end in new:
+                new = new[: new.index(end) + 1]
+            elif given[i] + len(new) < max_tokens:
+                speaking.append(i)
+            given[i] += len(new)
+            rows[i] += [t for t in new if t != end]
+            kept.append(len(new))
+        root, sure = _keep(run, tree, verdicts, states, fast)
+        waiting.append(sure)
+        cycles.append(Cycle(levels, tree.tokens.size(1) - 1, kept))
+        if levels:
+            governor.learn(levels, tree.tokens.size(1) - 1, kept)
+        alive = speaking
+        watch("judge and keep")
+    return Spoken(rows, cycles, watch.seconds)
+
+
+class _Watch:
+    """Seconds since the last look, by part."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def __call__(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+
+def _before(read: Read, root: Tensor, fast: FastText) -> Certain:
+    """The context's own tokens, each followed by the next real one, the last by the root."""
+    trace, context = torch.stack(list(read.trace), 2), read.context
+    last = context.visible.sum(1) - 1  # rows are padded at the end
+    following = torch.cat([trace[:, 1:, 0], trace[:, :1, 0]], 1)
+    next_positions = torch.cat([read.positions[:, 1:], read.positions[:, :1]], 1)
+    rows = torch.arange(len(last), device=last.device)
+    following[rows, last] = F.embedding(root, fast.embedding)
+    next_positions[rows, last] = context.position
+    return Certain(trace, following, read.positions, next_positions, context.visible)
+
+
+def _begun(read: Read, said: Int[Tensor, "n1 B"], traces: Sequence[list[Tensor]], fast: FastText) -> Certain:
+    """What was said before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the
+    others."""
+    place = read.context.position[:, None] + torch.arange(len(traces), device=said.device)
+    trace = torch.cat([stacked(part, said.size(1)) for part in traces], 1)
+    return Certain(trace, F.embedding(said[1:].T, fast.embedding), place, place + 1)
+
+
+def _judge(tree: Tree, logits, distribution: TokenDistribution, rows, alive, q, generator) -> dict[int, Verdict]:
+    """What stays in each row that still speaks."""
+    if (
+        tree.tokens.size(1) == 1 and distribution.is_greedy and not distribution.has_memory
+    ):  # nothing was guessed: as quick as plain decoding
+        return {i: Verdict([0], token) for i, token in enumerate(logits[:, 0].argmax(-1).tolist())}
+    tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+    if distribution.is_greedy and not distribution.has_memory:
+        best = logits.argmax(-1).tolist()
+        return {i: verify_greedy(tokens[i], parents[i], best[i]) for i in alive}
+    out = {}
+    for i in alive:
+        paths = _paths(tokens[i], parents[i], rows[i])
+        if distribution.is_greedy:
+            out[i] = verify_greedy(tokens[i], parents[i], distribution.likeliest(logits[i].float().cpu(), paths))
+        else:
+            p = distribution(logits[i].float().cpu(), paths)
+            drawn = {} if q is None else dict(rule="drawn", q=q[i].cpu())
+            out[i] = verify(tokens[i], parents[i], p, generator=generator, **drawn)
+    return out
+
+
+def _paths(tokens: Sequence[int], parents: Sequence[int], said: Sequence[int]) -> list[list[int]]:
+    """For each node the answer up to and with it. The root is the last token said, or the start marker."""
+    paths = [list(said)]
+    for node in range(1, len(tokens)):
+        paths.append(paths[parents[node]] + [tokens[node]])
+    return paths
+
+
+def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Callable[[], Certain]]:
+    """Keep the accepted nodes' keys, drop the rest. Returns the new roots, and what makes the tokens that are certain
+    now."""
+    device, batch = tree.tokens.device, run.batch
+    idle = Verdict([0], fast.markers[1])  # rows that have ended are dragged along
+    root, before = (
+        torch.tensor([verdicts.get(i, idle).token for i in range(batch)], device=device),
+        run.position.clone(),
+    )
+    if tree.tokens.size(1) == 1:  # nothing was guessed, drafting pauses: as quick as plain decoding
+        run.keep(None, 1)
+        return root, lambda: _certain(tree, None, 1, 1, root, stacked(states, batch), before, fast)
+    paths = [verdicts.get(i, idle).path for i in range(batch)]
+    length = [len(p) for p in paths]
+    a, even = max(length), min(length) == max(length)
+    nodes = None
+    if not all(p == list(range(len(p))) for p in paths):
+        nodes = torch.tensor([p + [0] * (a - len(p)) for p in paths], device=device)
+    count = a if even else torch.tensor(length, device=device)
+    run.keep(nodes, count)
+    return root, lambda: _certain(tree, nodes, count, a, root, stacked(states, batch), before, fast)
+
+
+def _certain(tree: Tree, nodes, count, a: int, root: Tensor, trace: Tensor, before: Tensor, fast) -> Certain:
+    """The nodes that were kept (the first a, or those of these numbers), as the draft wants to hear of them."""
+    device, batch = root.device, len(root)
+    if nodes is None:
+        trace, tokens = trace[:, :a], tree.tokens[:, :a]
+    else:
+        trace = trace.gather(1, nodes[:, :, None, None].expand(-1, -1, *trace.shape[2:]))
+        tokens = tree.tokens.gather(1, nodes)
+    following = torch.cat([tokens[:, 1:], root[:, None]], 1)
+    present = None
+    if not isinstance(count, int):
+        present = torch.arange(a, device=device) < count[:, None]
+        following[torch.arange(batch, device=device), count - 1] = root
+    place = before[:, None] + torch.arange(a, device=device)
+    return Certain(trace, F.embedding(following, fast.embedding), place, place + 1, present)

@@ -1,0 +1,123 @@
+"""Every formula of the six-evaluation recipe, as pure functions. Addresses: method.md, and the papers named there.
+
+Letters as everywhere: t = 1 is noise, t = 0 is data, x_t = (1 - t) x0 + t eps, v = eps - x0. Tensors are [B, ...],
+times [B].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def velocity_loss(said: Tensor, wanted: Tensor) -> Float[Tensor, ""]:
+    """Mean squared error of velocities. Stage 1 (method.md 5.1) with the guided teacher's, the fake score with eps -
+    x0."""
+    return F.mse_loss(said.float(), wanted.float())
+
+
+# ---- adversaries (stage 2; method.md 5.2.2) -------------------------------------------------------------------------
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
+    """E[max(0, 1 - D(real)) + max(0, 1 + D(fake))] (Lim & Ye 2017; DMDX, arXiv 2507.18569), over samples and heads."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_generator_loss(fake: Tensor) -> Float[Tensor, ""]:
+    """-E[D(fake)]."""
+    return -fake.mean()
+
+
+def approximate_r1(clean: Tensor, disturbed: Tensor) -> Float[Tensor, ""]:
+    """E[(D(x) - D(x + noise))^2]: a discriminator may not be steep at real data (APT, arXiv 2501.08316), without second
+    derivatives. Ours to add: Hyper-Bagel does not say what keeps its discriminator in bounds."""
+    return (clean - disturbed).square().mean()
+
+
+def consistency_loss(fake: Tensor, real: Tensor, c: float = 0.0) -> Float[Tensor, ""]:
+    """Pseudo-Huber distance sqrt(d^2 + c^2) - c of whole samples (Song & Dhariwal 2023), or with c = 0 the mean square.
+
+    `real` is a target: no gradient goes there. Hyper-SD's first stages and LCM; Hyper-Bagel's stage 2 has none of it.
+    """
+    far = (fake - real.detach()).float()
+    if c == 0.0:
+        return far.square().mean()
+    return ((far.square().flatten(1).sum(1) + c**2).sqrt() - c).mean()
+
+
+# ---- distribution matching (stage 3; method.md 5.3) -----------------------------------------------------------------
+
+
+def matching_direction(x0: Tensor, real: Tensor, fake: Tensor, weighted: bool = True) -> Tensor:
+    """(fake - real) / mean|x0 - real| per sample: where x0 should *not* go (DMD, arXiv 2311.18828, equations 7 and 8).
+
+    real, fake: the data that the real and the fake score see behind the same noised sample. weighted False: without the
+    denominator, for comparison with closed forms.
+    """
+    if not weighted:
+        return fake - real
+    scale = (x0 - real).abs().flatten(1).mean(1)
+    if not bool((scale > 0).all()):
+        raise ValueError(
+            "a sample is exactly where the real score wants it, so the direction has no scale; is the student untrained "
+            "and the real score the student itself?"
+        )
+    return (fake - real) / scale.reshape(-1, *[1] * (x0.ndim - 1))
+
+
+def distribution_matching_loss(x0: Tensor, real: Tensor, fake: Tensor, weighted: bool = True) -> Float[Tensor, ""]:
+    """A scalar whose gradient in x0 is `matching_direction` over the number of samples. Its value means nothing.
+
+    The divergence itself is never computed: this is the parabola whose slope is that direction.
+    """
+    with torch.no_grad():
+        target = x0 - matching_direction(x0, real, fake, weighted)
+    return 0.5 * (x0 - target).square().flatten(1).sum(1).mean()
+
+
+def renoised(
+    x0: Tensor,
+    z: Tensor,
+    fresh: Tensor,
+    t: Tensor,
+    way: str,
+    generator: torch.Generator | None = None,
+    share: float = 0.5,
+) -> Tensor:
+    """The sample at time t. way "coupled": on the line to z, the noise it was made from (DMDO, method.md 5.3.2);
+    "fresh": on the line to noise it has never met (DMD); "mixed": each sample coupled with probability `share`.
+
+    Coupled and a fake score that can invert the coupling contract the distribution (method.md 5.3.4); see
+    `coupled_fixed_point`.
+    """
+    if way == "coupled":
+        noise = z
+    elif way == "fresh":
+        noise = fresh
+    elif way == "mixed":
+        coin = torch.rand(len(x0), generator=generator).to(x0.device) < share
+        noise = torch.where(coin.reshape(-1, *[1] * (x0.ndim - 1)), z, fresh)
+    else:
+        raise ValueError(f"no way to re-noise called {way!r}; choose from coupled, fresh, mixed")
+    t = t.reshape(-1, *[1] * (x0.ndim - 1))
+    return (1 - t) * x0 + t * noise
+
+
+def log_rho(x0: Tensor, real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
+    """log(E|fake - x0| / E|real - x0|): about 0 in health; far below, the fake score has seen through the coupling and
+    the student is only regressed onto the real score's mean (method.md 5.3.4)."""
+    return ((fake - x0).abs().mean() / (real - x0).abs().mean()).log()
+
+
+def coupled_fixed_point(s: float, t: Tensor) -> float:
+    """Where literal DMDO ends on data N(0, s^2) with a one-step student x0 = a z and a perfect fake score, unweighted:
+
+    a* = mean_t[c t] / mean_t[1 - c (1 - t)],  c = (1 - t) s^2 / ((1 - t)^2 s^2 + t^2)      (method.md 5.3.4)
+
+    t: the times that the generator's step re-noises to. The right answer would be s; fresh noise reaches it.
+    """
+    c = (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2)
+    return float((c * t).mean() / (1 - c * (1 - t)).mean())

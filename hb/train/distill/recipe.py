@@ -1,0 +1,279 @@
+"""The stages in order, as data, and how one is run: from a teacher and earlier students to the next student's
+parcel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hb.data.pool import Pool
+from hb.flow import time_grid
+from hb.guidance import Guidance
+from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
+from hb.models.bagel import Bagel
+from hb.models.conditioning import Branch, GuidedBagel, generation_weights, guided_branch
+from hb.train.distill.batch import Round, pick_round, read_round
+from hb.train.distill.cfg import CFGDistillation
+from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, walker
+from hb.train.distill.segments import Segments
+from hb.train.distill.stage import Stage
+from hb.train.distill.tscd import SegmentedConsistency
+from hb.train.optim import muon_dtype_of
+from hb.train.sheets import SheetEvery, tiled
+from hb.train.trainer import StepData, fit, noise_like, seeded_generator, undo_compile, working_device, worth_compiling
+
+SHIFT = 3.0
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of a recipe.
+
+    make      the LightningModule
+    after     the student it begins with; None: the teacher
+    options   what `make` takes beside the usual; "real": the student that is the real score
+    steps, prompts, edits, lr   of the training
+    editing   the share of steps that edit
+    evaluations, sampler, any_steps, default, eyes   of the parcel (see `Student`)
+    """
+
+    make: Callable[..., Stage]
+    about: str
+    after: str | None
+    steps: int
+    lr: float
+    prompts: int = 8
+    edits: int = 16
+    editing: float = 0.5
+    options: dict = field(default_factory=dict)
+    evaluations: int = 6
+    sampler: str = "euler"
+    any_steps: bool = False
+    default: bool = False
+    eyes: bool = True
+
+
+# how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
+OWN_DMDO = dict(
+    renoise_fake="fresh",
+    renoise_student="fresh",
+    judged="end",
+    adversarial=10.0,
+    alone=30,
+    lr_fake=3e-4,
+    deployed=1.0,
+    decay=0.5,
+    average=0.99,
+)
+
+OTHERS = ("real", "stepper")  # options of a stage that name another student, who plays along and does not move
+
+STAGES = {
+    "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
+                     prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),
+    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4,
+                     prompts=12, edits=24),
+    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 2000, 1e-4,
+                      prompts=12, edits=24, editing=0.25, default=True, eyes=False, options=OWN_DMDO),
+    "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
+                              5e-5, options=dict(real="cfg")),
+    # baselines at equal cost (of drawing: an edit of theirs reads the picture twice, as the paper's do, and dmdo's
+    # once)
+    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
+                     0.001, prompts=12, edits=24, editing=0.25,
+                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="renoise"),
+    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 600, 2e-4,
+                     prompts=12, edits=24, editing=0.25, options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
+    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2, its re-noising sampler and its adversary", "cfg", 600, 1e-4,
+                      prompts=12, edits=24, editing=0.25,
+                      options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5), sampler="renoise"),
+}  # fmt: skip
+SIX_NFE = ("cfg", "tscd", "dmdo")
+# Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square
+# fades and the adversary comes in. How much of each it does not print: these weights are ours
+HYPER_SD = {8: (1.0, 0.1), 4: (0.5, 0.3), 2: (0.2, 1.0), 1: (0.1, 1.0)}  # of mean square and adversary
+STAGES |= {
+    f"hyper-sd-{count}": StageSpec(
+        SegmentedConsistency, f"Hyper-SD's form: segments, {count} of them, mean square and adversary, {count} evaluations",
+        "cfg" if count == 8 else f"hyper-sd-{2 * count}", 150, 2e-4, prompts=12, edits=24, evaluations=count,
+        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"))
+    for count, (mse, adversarial) in HYPER_SD.items()
+}  # fmt: skip
+CHAINS = {"six-nfe": SIX_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
+
+
+def run_stage(
+    name: str,
+    folder: Path,
+    teacher: Bagel,
+    pool: Pool,
+    *,
+    guidance: dict[str, Guidance],
+    students: dict[str, Student],
+    spec: StageSpec | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    provenance: dict | None = None,
+    tiny: PixelDecoderCheckpoint | None = None,
+    begin: Student | None = None,
+    save_every: int = 50,
+    **trainer,
+) -> Student:
+    """Run a stage in `folder` (resumes there) and return its student.
+
+    students   those made before it, by name
+    begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of
+               the way there
+    tiny       what paints the run's sheets, instead of the autoencoder's own decoder
+    save_every   steps from checkpoint to checkpoint: a game can be lost, and then one from before that is wanted
+
+    Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
+    """
+    spec = spec or STAGES[name]
+    check_beginning(name, spec, teacher, students, begin)
+    if begin is not None:
+        begin = replace(begin, teacher=fingerprint(teacher))
+    steps = steps or spec.steps
+    where = working_device(**trainer)
+    teacher, pool = teacher.to(where), pool.to(where)
+    options = dict(
+        spec.options,
+        lr=spec.lr,
+        eyes=spec.eyes,
+        muon_dtype=muon_dtype_of(trainer.get("precision")),
+        compiled=worth_compiling(steps),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # the heads of a discriminator begin at random
+        start = branch_of(teacher, begin or students.get(spec.after))
+        for role in (role for role in OTHERS if role in options):
+            options[role] = branch_of(teacher, students[options[role]], trainable=False)
+        moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
+        stage = spec.make(
+            teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options
+        )
+    sizes = dict(draw=spec.prompts, edit=spec.edits)
+    data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank, spec.editing), steps)
+    grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
+    sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
+    try:
+        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), save_every=save_every, **trainer)
+    finally:
+        undo_compile(teacher)
+        for p in moving:
+            p.requires_grad_(True)
+    weights = {n.replace("/", "."): p.detach().clone() for n, p in stage.average.named_parameters()}
+    facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
+    return Student(
+        name,
+        spec.evaluations,
+        SHIFT,
+        fingerprint(teacher),
+        spec.sampler,
+        spec.any_steps,
+        spec.default,
+        spec.eyes,
+        facts,
+        weights,
+    )
+
+
+def check_beginning(
+    name: str, spec: StageSpec, teacher: Bagel, students: dict[str, Student], begin: Student | None
+) -> None:
+    """Raises ValueError if what a stage begins with is not there or does not fit, before anything is made."""
+    real = spec.options.get("real")
+    others = [spec.options.get(role) for role in OTHERS]
+    missing = [n for n in (None if begin else spec.after, *others) if n and n not in students]
+    if missing:
+        raise ValueError(
+            f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
+            f"hb distill {missing[0]}"
+        )
+    if real and not students[real].eyes:
+        raise ValueError(
+            f"the real score of {name!r} is shown all of a picture, and the student of {real!r} was made without eyes; "
+            f"make it with them: hb distill {real} --eyes"
+        )
+    if begin is not None:
+        replace(begin, teacher=fingerprint(teacher)).open(teacher)
+
+
+def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:
+    """A branch that begins as this student, or as the teacher."""
+    return guided_branch(teacher if student is None else student.open(teacher), trainable)
+
+
+def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
+    """The same, but that the embedders of scales are as a new student has them: where they have learnt nothing, a fresh
+    start."""
+    new = generation_weights(GuidedBagel(teacher))
+    return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
+
+
+def _plain(settings: dict) -> dict:
+    """Ready for JSON."""
+    return {k: v for k, v in settings.items() if k != "make"}
+
+
+class Sheet(SheetEvery):
+    """Pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
+
+    grid, sampler: the student's own (`Student`); painter: see `Bagel.decode`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pool: Pool,
+        sizes: dict[str, int],
+        guidance: dict[str, Guidance],
+        grid: Tensor,
+        sampler: str = "euler",
+        every: int = 200,
+        painter: nn.Module | None = None,
+    ):
+        super().__init__(folder, every)
+        self.pool, self.guidance, self.painter = pool, guidance, painter
+        self.grid, self.sampler = grid, sampler
+        self.sizes = {task: min(n, 4) for task, n in sizes.items()}
+
+    @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")  # four pictures are a shape of their own
+    def draw(self, stage: Stage):
+        """A row for each task the stage is trained on."""
+        rows = []
+        for task in (t for t, n in self.sizes.items() if n):
+            generator = seeded_generator(stage.seed, 99)
+            batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
+            round_ = read_round(stage.teacher, batch, self.guidance, generator, deployed=1.0, eyes=stage.eyes)
+            rows.append(
+                pictures_of(stage.teacher, stage.average, round_, self.grid, generator, self.sampler, self.painter)[:8]
+            )
+        return tiled(rows)
+
+
+@torch.no_grad()
+def pictures_of(
+    teacher: Bagel,
+    branch: Branch,
+    round_: Round,
+    grid: Tensor,
+    generator: torch.Generator,
+    sampler: str = "euler",
+    painter: nn.Module | None = None,
+) -> Tensor:
+    """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]. painter: see
+    `Bagel.decode`."""
+    z = noise_like(round_.latent, generator)
+    return (
+        teacher.decode(
+            roll_out(walker(branch, round_), z, grid, noise_between(sampler, generator))[-1], decoder=painter
+        )
+        .clamp(-1, 1)
+        .cpu()
+    )

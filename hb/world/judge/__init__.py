@@ -1,0 +1,1 @@
+"""The judge of pictures: reads a picture back into a scene and compares it with a request."""

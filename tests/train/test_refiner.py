@@ -1,0 +1,162 @@
+"""A settler before the tiny decoder: nothing at first, then whole things of one mind; the painter behind it stays as it
+is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hb.cli.main import main
+from hb.cli.train import load_autoencoder
+from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
+from hb.infer.pipeline import SHIPPED, Model
+from hb.models.checkpoint import CheckpointError
+from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
+from hb.train.semantic import (
+    FIELD,
+    LOOKS,
+    RefinerTraining,
+    check_says_fields,
+    random_scenes,
+    statistics,
+    thing_field,
+    train_refiner,
+    undecided,
+    with_other_looks,
+)
+
+CONFIG = PixelDecoderConfig(len(FIELD), (8, 8, 8, 8))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def painter():
+    torch.manual_seed(0)
+    weights = {k: v.detach() for k, v in PixelDecoder(CONFIG).state_dict().items()}
+    return PixelDecoderCheckpoint(dict(z_channels=len(FIELD), widths=[8, 8, 8, 8]), "of nobody", {}, weights)
+
+
+def test_an_untrained_settler_changes_nothing(painter):
+    torch.manual_seed(0)
+    settled = PixelDecoder(replace(CONFIG, settler=(24, 1))).eval()
+    settled.load_state_dict(settled.state_dict() | painter.weights)
+    plain = PixelDecoder(CONFIG).eval()
+    plain.load_state_dict(painter.weights)
+    z = torch.randn(2, len(FIELD), 6, 8, generator=generator())
+    with torch.no_grad():
+        assert torch.equal(settled(z), plain(z))
+
+
+def test_every_place_hears_every_other_and_knows_where_it_is():
+    torch.manual_seed(0)
+    settler = LatentRefiner(3, 24, 1).eval()
+    torch.nn.init.normal_(settler.say.weight)
+    z = torch.randn(1, 3, 8, 8, generator=generator())
+    other = z.clone()
+    other[..., 7, 7] += 1
+    with torch.no_grad():
+        assert ((settler(z) - settler(other)).abs().amax(1) > 0).all()
+        flat = settler(torch.ones(1, 3, 8, 8))[0].flatten(1)  # the same everywhere
+    assert torch.pdist(flat.T).min() > 1e-3
+
+
+def test_other_looks_are_in_the_same_places():
+    scenes = random_scenes(400, 0, 1)
+    before = {name: getattr(scenes, name).copy() for name in (*LOOKS, "background", "x", "y")}
+    other = with_other_looks(scenes, np.random.default_rng(0), 0.5)
+    assert all(np.array_equal(getattr(scenes, name), value) for name, value in before.items())  # the caller's stay
+    assert np.array_equal(scenes.shape >= 0, other.shape >= 0)
+    assert np.array_equal(scenes.x, other.x) and np.array_equal(scenes.y, other.y)
+    there = scenes.shape >= 0
+    for name in LOOKS:
+        ours, theirs = getattr(scenes, name), getattr(other, name)
+        assert np.array_equal(ours[~there], theirs[~there])
+        assert 0.15 < (ours != theirs)[there].mean() < 0.6, name
+    assert 0.3 < (scenes.background != other.background).mean() < 0.5
+
+
+def test_what_is_undecided_is_mostly_what_was_meant():
+    sure, one, two = torch.zeros(500, 1, 8, 8), torch.ones(500, 1, 8, 8), torch.ones(500, 1, 8, 8)
+    share = undecided(torch.stack([sure, one, two]), generator(), most=0.4).mean((1, 2, 3))
+    assert share.min() > -0.1 and share.max() < 0.6 and share.mean() == pytest.approx(0.2, abs=0.02)
+    assert torch.equal(undecided(torch.stack([one, sure, sure]), generator(), most=0.0), one)
+    same = torch.randn(5, 2, 8, 8, generator=generator())
+    assert torch.allclose(undecided(torch.stack([same, same, same]), generator(1)), same)
+    apart = undecided(torch.stack([sure, one, -two]), generator())  # both others have a say
+    assert apart.mean((1, 2, 3)).std() > 0.02 and apart.mean().abs() < 0.02
+
+
+def test_it_learns_to_decide():
+    torch.manual_seed(0)
+    training = RefinerTraining(LatentRefiner(len(FIELD), 48, 2), total=40, noise=0.2)
+    optimizer = training.configure_optimizers()[0][0]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.02 if group["kind"] == "muon" else 0.005
+    middle, spread = statistics(0)
+    unit = lambda scenes: (thing_field(scenes, 8) - middle) / spread
+
+    scenes, rng = random_scenes(32, 0, 1), np.random.default_rng(0)
+    fields = torch.stack([unit(scenes), unit(with_other_looks(scenes, rng)), unit(with_other_looks(scenes, rng))])
+    z = undecided(fields, generator())
+    z = z + 0.5 * torch.randn(z.shape, generator=generator())
+    losses = []
+    for _ in range(24):
+        loss = (training.settler(z) - fields[0]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0], losses
+
+
+def test_training_keeps_the_painter_and_goes_on_from_a_settler(painter, tmp_path):
+    run = dict(rows=8, batch=2, bar=False, accelerator="cpu")
+    done = train_refiner(tmp_path / "a", painter, steps=1, **run)
+    assert done.config == painter.config | dict(settler=[96, 3])
+    assert all(torch.equal(done.weights[name], value) for name, value in painter.weights.items())
+    more = train_refiner(tmp_path / "b", done, steps=1, **run)
+    far = lambda a, b: max(
+        (a.weights[n] - b.weights[n]).abs().max().item() for n in a.weights if n.startswith("settle.")
+    )
+    afresh = train_refiner(tmp_path / "c", painter, steps=1, seed=5, **run)
+    assert far(done, more) < 0.2 * far(done, afresh)  # one step away, and not begun again
+
+
+def test_a_settled_decoder_travels(tiny_folder, tmp_path):
+    model = Model.from_pretrained(tiny_folder)
+    torch.manual_seed(0)
+    decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 8), settler=(24, 1)))
+    torch.nn.init.normal_(decoder.settle.say.weight)
+    weights = {k: v.detach() for k, v in decoder.state_dict().items()}
+    config = dict(z_channels=4, widths=[8, 8, 8, 8], settler=[24, 1])
+    model.tiny = PixelDecoderCheckpoint(config, fingerprint(model.bagel.autoencoder.encoder), {}, weights)
+    model.save_pretrained(tmp_path / "m")
+    again = Model.from_pretrained(tmp_path / "m")
+    one, two = (m.draw("a red circle", steps=1, seed=3).pixels for m in (model, again))
+    assert torch.allclose(one, two, atol=1e-6)
+    model.tiny = replace(model.tiny, weights={k: v for k, v in weights.items() if "say" not in k})
+    with pytest.raises(CheckpointError, match="settle.say"):
+        model.draw("a red circle", steps=1)
+
+
+def test_only_fields_can_be_settled(tiny):
+    with pytest.raises(ValueError, match="not fields.*--semantic"):
+        check_says_fields(tiny.bagel.autoencoder, 64)
+    nano = load_autoencoder(SHIPPED / "nano")
+    check_says_fields(nano, 64)
+    with torch.no_grad():
+        nano.encoder.conv_out.weight[:16] = nano.encoder.conv_out.weight[:16].flip(
+            0
+        )  # as many channels that mean other things
+    with pytest.raises(ValueError, match="not fields"):
+        check_says_fields(nano, 64)
+
+
+def test_a_model_without_a_tiny_decoder_is_told_so(tiny_folder, tmp_path, capsys):
+    assert main(["train", "settler", "--model", str(tiny_folder), "--folder", str(tmp_path / "run")]) == 2
+    assert "hb train decoder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
