@@ -689,7 +689,7 @@ def _tune(verbs):
     tree = _verb(
         what,
         "tree",
-        "speak:tune_tree",
+        "speculation:tune_tree",
         "how much should the draft guess?",
         "Measures what passes and drafting steps cost here and how often guesses are right, and writes the best depth, width\n"
         "and budget for each temperature into the draft's draft.json. Let nothing else run beside it.",
@@ -765,7 +765,7 @@ def _eval(verbs):
     def add(name, short, about, examples, *parents):
         stopped = GOES_ON + "the last batch" if name in ("scene", "edit", "understand", "coverage") else STOPPED
         return _verb(
-            what, name, f"measure:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped
+            what, name, f"evaluate:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped
         )
 
     scene = add(
@@ -875,7 +875,7 @@ def _bench(verbs):
     speed = _verb(
         what,
         "speed",
-        "measure:speed",
+        "evaluate:speed",
         "drawing, editing and asking: pictures and tokens a second",
         "Drawing, editing and asking at the model's own settings, everything included: median and range over repeats,\n"
         "after one call to warm up, and the seconds each part takes.",
@@ -891,7 +891,7 @@ def _bench(verbs):
     ask = _verb(
         what,
         "ask",
-        "speak:ask",
+        "speculation:ask",
         "asking with and without a draft",
         "Tokens a second of plain decoding, prompt lookup, chains and trees: same model, same questions, same run; ratios with\n"
         "bootstrap intervals, tokens a pass, and where the time goes.",
@@ -909,7 +909,7 @@ def _bench(verbs):
     ablation = _verb(
         what,
         "draft-ablation",
-        "speak:draft_ablation",
+        "speculation:draft_ablation",
         "which part of the draft's recipe matters?",
         "Hyper-Bagel's table 1: trains every variant with several seeds and measures tau and alpha over chains of ten.",
         "hb bench draft-ablation\nhb bench draft-ablation --steps 300 --seeds 2 --n 10",

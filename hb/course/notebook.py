@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from hb.files import aside
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LARGEST_KB = 200  # of all outputs of a notebook together
 

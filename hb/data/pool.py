@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hb.files import aside
-from hb.models.tokenizer import Text
 from hb.world.language import (
     DESCRIBE_REQUESTS,
     DRAWN_TASKS,
@@ -72,6 +72,15 @@ def mixed(shares: Mapping[str, float]) -> dict[str, float]:
             f"got {' '.join(f'{task}={share:g}' for task, share in shares.items())}"
         )
     return dict(shares) | {task: left * share / sum(others.values()) for task, share in others.items()}
+
+
+class Tokenizer(Protocol):
+    """What a pool needs of a tokenizer: the ids of the two markers, and the ids of a text."""
+
+    start: int
+    end: int
+
+    def encode(self, text: str) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Pool:
 
 def make_pool(
     encode: Callable[[Tensor], Tensor],
-    text: Text,
+    text: Tokenizer,
     *,
     side: int,
     prompts: int,
@@ -166,7 +175,7 @@ class _Written(Dataset):
     """Parts of a pool before they are encoded, each from a seed of its own."""
 
     jobs: list[tuple[str, int, int]]
-    text: Text
+    text: Tokenizer
     side: int
     seed: int
     mix: Mapping[str, float]
@@ -230,7 +239,7 @@ def _some_edit(scene, rng):
             return edit
 
 
-def conversation(scene, text: Text, rng) -> tuple[list[int], list[bool]]:
+def conversation(scene, text: Tokenizer, rng) -> tuple[list[int], list[bool]]:
     """Token ids of several question-answer turns about a scene, within DIALOGUE_TOKENS; one in two begins with a
     description.
 
@@ -259,7 +268,7 @@ def _some_question(scene, rng):
             return question
 
 
-def write_dialogues(text: Text, side: int, n: int, seed: int, step: int, rank: int = 0) -> dict[str, Tensor]:
+def write_dialogues(text: Tokenizer, side: int, n: int, seed: int, step: int, rank: int = 0) -> dict[str, Tensor]:
     """n pictures and conversations about them, for step `step`. Every second scene is one that a prompt could ask for.
 
     Left to chance alone, three hearts in one picture are so rare that counting them is not learnt.

@@ -33,7 +33,7 @@ from hb.world.language import DESCRIBE_REQUEST, described_right, parse_descripti
 from hb.world.render import render
 from hb.world.scene import Request, Scene, Scenes, Thing, sample_scenes
 
-RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
 BATCH = 50
 CHAINS = 10  # of 40, each of five edits: as long as a batch of pictures, and as much to lose
 

@@ -41,7 +41,7 @@ from hb.pictures import resized, to_image, to_rgb, to_tensor
 
 FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
 STUDENTS, DECODER = "students", "decoder"  # folders of a model folder
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 ALIASES = {
     "bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"
 }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hb.losses import approximate_r1, hinge_discriminator_loss
 from hb.models.conditioning import Branch
 from hb.models.kv_cache import Context
-from hb.train.trainer import noise_like
+from hb.seeding import noise_like
 
 
 class Head(nn.Module):

@@ -32,17 +32,10 @@ from hb.data.pool import TRAINING
 from hb.infer.artifacts import PixelDecoderCheckpoint
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
+from hb.seeding import noise_like, seeded_generator
 from hb.train.optim import MuonAdamW, split_parameters
 from hb.train.sheets import AutoencoderSheet
-from hb.train.trainer import (
-    StepData,
-    fit,
-    noise_levels,
-    noise_like,
-    painting_errors,
-    seeded_generator,
-    warm_then_cosine,
-)
+from hb.train.trainer import StepData, fit, noise_levels, painting_errors, warm_then_cosine
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, SHAPES, Scenes, sample_any
 

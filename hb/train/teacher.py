@@ -29,6 +29,7 @@ from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.models.sequence import ImageSplit, TextSplit
 from hb.models.tokenizer import Text
 from hb.models.vision import VisionTower, patchify, table_rows
+from hb.seeding import noise_like, seeded_generator
 from hb.train.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.train.sheets import AutoencoderSheet, TeacherSheet
 from hb.train.trainer import (
@@ -36,9 +37,7 @@ from hb.train.trainer import (
     compile_layers,
     fit,
     noise_levels,
-    noise_like,
     painting_errors,
-    seeded_generator,
     warm_then_cosine,
     warmup_constant_decay,
     working_device,

@@ -30,6 +30,7 @@ from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.bagel import Bagel, initialize
 from hb.models.checkpoint import load_model, save_model
 from hb.models.conditioning import is_generation
+from hb.seeding import seeded_generator
 from hb.train.optim import MuonAdamW, orthogonalize, split_parameters
 from hb.train.sheets import CHANGED, CHANGES, DRAWN, AutoencoderSheet, TeacherSheet
 from hb.train.teacher import (
@@ -44,7 +45,7 @@ from hb.train.teacher import (
     train_teacher,
     warmup_constant_decay,
 )
-from hb.train.trainer import StepData, fit, seeded_generator
+from hb.train.trainer import StepData, fit
 from hb.world.language import DESCRIBE_REQUESTS, parse, parse_edit
 from hb.world.render import render
 from hb.world.scene import sample_any
@@ -483,7 +484,7 @@ if __name__ == "__main__":
 
 def start(folder, *, kill=0, devices=1, strategy="auto", steps=8):
     folder.mkdir(exist_ok=True)
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     script = folder / "run.py"
     script.write_text(
         SCRIPT.format(root=root, folder=str(folder), kill=kill, devices=devices, strategy=strategy, steps=steps)

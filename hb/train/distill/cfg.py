@@ -12,9 +12,9 @@ from hb.flow import interpolate, shift_time
 from hb.losses import velocity_loss
 from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch
+from hb.seeding import noise_like
 from hb.train.distill.batch import Round
 from hb.train.distill.stage import Stage, Turn, muon, uniform
-from hb.train.trainer import noise_like
 
 
 class CFGDistillation(Stage):

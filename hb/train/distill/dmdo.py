@@ -30,9 +30,9 @@ from hb.losses import distribution_matching_loss, hinge_generator_loss, log_rho,
 from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, guided_branch
 from hb.models.critics import Discriminator, discriminate
+from hb.seeding import noise_like
 from hb.train.distill.batch import Round
 from hb.train.distill.stage import Stage, Turn, adam, uniform
-from hb.train.trainer import noise_like
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hb.guidance import Guidance
 from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, GuidedBagel, generation_weights, guided_branch
+from hb.seeding import noise_like, seeded_generator
 from hb.train.distill.batch import Round, pick_round, read_round
 from hb.train.distill.cfg import CFGDistillation
 from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, walker
@@ -24,7 +25,7 @@ from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
 from hb.train.optim import muon_dtype_of
 from hb.train.sheets import SheetEvery, tiled
-from hb.train.trainer import StepData, fit, noise_like, seeded_generator, undo_compile, working_device, worth_compiling
+from hb.train.trainer import StepData, fit, undo_compile, working_device, worth_compiling
 
 SHIFT = 3.0
 

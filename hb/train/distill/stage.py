@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hb.guidance import Guidance, combine_each
 from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, guided_branch
+from hb.seeding import seeded_generator
 from hb.train.distill.batch import Round, read_round
 from hb.train.optim import MuonAdamW, split_parameters
-from hb.train.trainer import compile_layers, seeded_generator, warmup_constant_decay
+from hb.train.trainer import compile_layers, warmup_constant_decay
 
 
 class Diverged(ValueError):  # what the command line says as a sentence

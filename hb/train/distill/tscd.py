@@ -18,10 +18,10 @@ from hb.losses import consistency_loss, hinge_generator_loss
 from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, guided_branch
 from hb.models.critics import Discriminator, discriminate
+from hb.seeding import noise_like
 from hb.train.distill.batch import Round
 from hb.train.distill.segments import Segments
 from hb.train.distill.stage import Stage, Turn, adam, frozen_copy, muon
-from hb.train.trainer import noise_like
 
 
 @dataclass(frozen=True)

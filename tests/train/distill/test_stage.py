@@ -16,6 +16,7 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, guided_branch
 from hb.models.critics import Discriminator
 from hb.models.vision import patchify
+from hb.seeding import seeded_generator
 from hb.train.distill import cfg
 from hb.train.distill.batch import pick_round, read_round
 from hb.train.distill.cfg import CFGDistillation
@@ -23,7 +24,7 @@ from hb.train.distill.dmdo import DistributionMatching, Rollout, roll_out
 from hb.train.distill.segments import Segments
 from hb.train.distill.stage import Diverged, Stage, Turn, adam
 from hb.train.distill.tscd import SegmentedConsistency
-from hb.train.trainer import StepData, fit, seeded_generator, warmup_constant_decay
+from hb.train.trainer import StepData, fit, warmup_constant_decay
 from tests.train.distill.conftest import GUIDANCE, bare, batch_of, changed, nothing_read, round_of, shake, weights_of
 
 
