@@ -13,8 +13,9 @@ import torch
 
 from hb.infer.pipeline import Model
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
-from hb.models.bagel import Bagel, initialize
+from hb.models.bagel import Bagel
 from hb.models.config import BagelConfig, DecoderConfig, VisionConfig
+from hb.models.initialize import initialize
 from hb.models.tokenizer import Text
 
 torch.set_num_threads(1)

@@ -10,7 +10,16 @@ HB = Path(__file__).resolve().parents[1] / "hb"
 # A room is a file or a folder of hb/. Rooms of one floor do not know each other.
 FLOORS = (
     {"conventions", "files", "machine"},
-    {"world", "flow", "guidance", "exact", "losses", "seeding", "pictures", "plots"},  # facts, formulas, figures: no networks
+    {
+        "world",
+        "flow",
+        "guidance",
+        "exact",
+        "losses",
+        "seeding",
+        "pictures",
+        "plots",
+    },  # facts, formulas, figures: no networks
     {"models", "data"},
     {"infer"},
     {"train"},

@@ -180,8 +180,8 @@ def test_attention_rule():
 @torch.no_grad()
 def test_times_are_embedded_as_the_public_model_embeds_them(model):
     golden = case("small")
-    close(model.time_embedder.sinusoid(golden["time_in"]), golden["time_sinusoid"])
-    close(model.time_embedder(golden["time_in"]), golden["time_out"])
+    close(model.latent.time.sinusoid(golden["time_in"]), golden["time_sinusoid"])
+    close(model.latent.time(golden["time_in"]), golden["time_out"])
 
 
 @pytest.mark.parametrize("name", ["latent_pos_embed", "vit_pos_embed"])

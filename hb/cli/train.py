@@ -96,7 +96,7 @@ def autoencoder(args) -> None:
         )
     if not is_first_process():
         return
-    weights = {name: value.contiguous() for name, value in done.released_state_dict().items()}
+    weights = {name: value.contiguous() for name, value in done.state_dict().items()}
     write(folder / AUTOENCODER, save(weights, {"format": "pt"}))
     write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
@@ -345,8 +345,8 @@ def load_autoencoder(folder: Path) -> Autoencoder:
     values = {k: v for k, v in values.items() if k in AutoencoderConfig.__dataclass_fields__}
     loaded = Autoencoder(AutoencoderConfig(**values | dict(ch_mult=tuple(values["ch_mult"]))))
     weights = read_weights(folder / AUTOENCODER)
-    check(weights, loaded.expected_shapes(), AUTOENCODER)
-    loaded.load_released({k: v.float() for k, v in weights.items()})
+    check(weights, {k: v.shape for k, v in loaded.state_dict().items()}, AUTOENCODER)
+    loaded.load_state_dict({k: v.float() for k, v in weights.items()})
     return loaded.eval()
 
 

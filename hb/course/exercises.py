@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 from hb.guidance import combine, combine_each
-from hb.models.mot import RMSNorm
+from hb.models.layers import RMSNorm
 from hb.models.sequence import MODES, may_attend
 from hb.world.scene import Thing, Wish
 

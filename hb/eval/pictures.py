@@ -550,7 +550,7 @@ def features_of(model: Model, pictures: Tensor) -> np.ndarray:
     """What the vision tower says of pictures [n, 3, H, W] in [0, 1], the mean over the places of each: [n, width]."""
     tower, weights = model.bagel.vit_model, next(model.bagel.vit_model.parameters())
     patch = tower.config.patch_size
-    places = model.bagel.vit_pos_embed.places(*(side // patch for side in pictures.shape[-2:]))
+    places = model.bagel.vit_pos_embed.rows_of(*(side // patch for side in pictures.shape[-2:]))
     parts = [tower(patchify((part * 2 - 1).to(weights), patch), places).mean(1) for part in pictures.split(BATCH)]
     return torch.cat(parts).double().cpu().numpy()
 

@@ -26,7 +26,7 @@ from hb.infer.speculative.runner import DraftModel, Plan
 from hb.infer.speculative.verify import RULES
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.hf_generation import AnswerModel
-from hb.models.kv_cache import Context
+from hb.models.kv_cache import KVCache
 from hb.world import benchmark as bench
 from hb.world.language import DESCRIBE_REQUEST
 from hb.world.render import render
@@ -116,14 +116,14 @@ def exact_errors() -> dict[str, float]:
 
 @torch.no_grad()
 def distribution_of_beginnings(
-    model: Model, context: Context, distribution: TokenDistribution, *, length: int = 4, least: float = 0.01
+    model: Model, context: KVCache, distribution: TokenDistribution, *, length: int = 4, least: float = 0.01
 ) -> dict[tuple, float]:
     """Exact probabilities of the likely first tokens of an answer: every beginning of `length` tokens (or shorter and
     ended) whose own probability is at least `least`. What is missing from 1 are the others."""
     start, end = model.bagel.markers[:2]
     out: dict[tuple, float] = {}
 
-    def walk(context: Context, token: int, said: tuple, chance: float):
+    def walk(context: KVCache, token: int, said: tuple, chance: float):
         hidden, context = model.bagel.read_ids(context, torch.tensor([[token]]))
         after = distribution(model.bagel.logits(hidden[:, -1]).float().cpu(), [list(said)])[0].double() * chance
         for token in (after >= least).nonzero()[:, 0].tolist():

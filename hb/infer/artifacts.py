@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hb.files import aside
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import CheckpointError, check, read_weights
-from hb.models.conditioning import GuidedBagel, generation_weights, is_generation
+from hb.models.conditioning import StudentModel
+from hb.models.names import diffusers_name, is_generation, to_released
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
@@ -25,12 +26,13 @@ STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
 def fingerprint(module: nn.Module) -> str:
     """Of all weights, in the float16 they are shipped in: what trains beside a model fits the file that is written of
     it."""
-    return _digest(module.state_dict())
+    named = {diffusers_name(to_released(name)): value for name, value in module.state_dict().items()}
+    return _digest(named)
 
 
 def understanding_fingerprint(model: Bagel) -> str:
     """Of the understanding branch alone: what is made for it stays true while the other branch is trained."""
-    return _digest({name: value for name, value in model.state_dict().items() if not is_generation(name)})
+    return _digest({to_released(name): value for name, value in model.state_dict().items() if not is_generation(name)})
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
@@ -123,21 +125,17 @@ class Student:
         """Of its weights: results of one student are never taken for another's."""
         return _digest(self.weights)
 
-    def open(self, teacher: Bagel) -> GuidedBagel:
+    def open(self, teacher: Bagel) -> StudentModel:
         """The student beside its teacher, whose understanding weights it shares. Raises CheckpointError if it is
         another's."""
-        model = GuidedBagel(teacher)
-        mine = generation_weights(model)
-        check(self.weights, {name: p.shape for name, p in mine.items()}, STUDENT)
         # in bfloat16 the fingerprint is another, and cannot be compared
-        if teacher.vae2llm.weight.dtype != torch.bfloat16 and fingerprint(teacher) != self.teacher:
+        if teacher.dtype != torch.bfloat16 and fingerprint(teacher) != self.teacher:
             raise CheckpointError(
-                f"this {self.stage} student was made from another teacher (its fingerprint is {self.teacher}, this one's is "
-                f"{fingerprint(teacher)}); distil this teacher: hb distill six-nfe"
+                f"this {self.stage} student was made from another teacher (its fingerprint is {self.teacher}, this "
+                f"one's is {fingerprint(teacher)}); distil this teacher: hb distill six-nfe"
             )
-        with torch.no_grad():
-            for name, p in mine.items():
-                p.copy_(self.weights[name])
+        model = StudentModel(teacher)
+        model.load_released(self.weights, STUDENT)
         return model.eval()
 
 

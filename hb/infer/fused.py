@@ -12,20 +12,21 @@ size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hb.models.bagel import Bagel
 from hb.models.config import DecoderConfig
 from hb.models.distribution import GREEDY, TokenDistribution
-from hb.models.kv_cache import Context
-from hb.models.mot import DecoderLayer, RMSNorm, rotary_angles
+from hb.models.kv_cache import KVCache
+from hb.models.layers import RMSNorm, at_least_float32, rotary_angles
+from hb.models.mot import ExpertLayer
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
@@ -67,21 +68,21 @@ class FusedLayer:
     eps: float
 
     @staticmethod
-    def of(layer: DecoderLayer, config: DecoderConfig) -> FusedLayer:
-        attn, mlp, eps = layer.self_attn, layer.mlp, config.rms_norm_eps
-        parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-        before, after = scaled_weight(layer.input_layernorm), scaled_weight(layer.post_attention_layernorm)
+    def of(layer: ExpertLayer, config: DecoderConfig) -> FusedLayer:
+        mlp, eps = layer.mlp, config.rms_norm_eps
+        parts = (layer.q_proj, layer.k_proj, layer.v_proj)
+        before, after = scaled_weight(layer.attention_norm), scaled_weight(layer.mlp_norm)
         qk = torch.cat(
             [
-                scaled_weight(attn.q_norm).expand(config.num_attention_heads, -1),
-                scaled_weight(attn.k_norm).expand(config.num_key_value_heads, -1),
+                scaled_weight(layer.q_norm).expand(config.num_attention_heads, -1),
+                scaled_weight(layer.k_norm).expand(config.num_key_value_heads, -1),
             ]
         )
         fused = dict(
             qkv=(torch.cat([p.weight for p in parts]) * before).T,
             qkv_bias=torch.cat([p.bias for p in parts]),
             qk_weight=qk,
-            o=attn.o_proj.weight.T,
+            o=layer.o_proj.weight.T,
             gate_up=(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after).T,
             down=mlp.down_proj.weight.T,
         )
@@ -103,7 +104,7 @@ class FusedLayer:
         qk, v = y.split([both, self.kv_heads], 2)
         qk = unit_rms(qk, self.eps) * self.qk_weight
         qk = torch.addcmul(qk * angles[0], torch.roll(qk, qk.size(-1) // 2, -1), angles[1]).transpose(1, 2)
-        q, k = qk.split([h, self.kv_heads], 1)
+        q, k = qk.to(v.dtype).split([h, self.kv_heads], 1)
         new_keys.copy_(k)
         new_values.copy_(v.transpose(1, 2))
         out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=h != self.kv_heads)
@@ -116,17 +117,17 @@ class Angles:
     """cos and sin of every position, made once; the sine as `FusedLayer` wants it."""
 
     def __init__(self, config: DecoderConfig, like: Tensor):
-        self.config, self.like = config, like
-        self.cos = self.sin = like.new_zeros(0, config.head_size)
+        self.config, self.device, self.dtype = config, like.device, at_least_float32(like.dtype)
+        self.cos = self.sin = torch.zeros(0, config.head_size)
 
     def __call__(self, positions: Int[Tensor, "B n"], most: int) -> tuple[Tensor, Tensor]:
         """For these positions, none of which reaches `most`."""
         if len(self.cos) < most:
-            places = torch.arange(2 * most, device=self.like.device)
-            cos, sin = rotary_angles(places[None], self.config.head_size, self.config.rope_theta)
+            every = torch.arange(2 * most, device=self.device)[None]
+            cos, sin = rotary_angles(every, self.config.head_size, self.config.rope_theta, self.dtype)
             half = self.config.head_size // 2
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-            self.cos, self.sin = cos[0, 0].to(self.like.dtype), sin[0, 0].to(self.like.dtype)
+            self.cos, self.sin = cos[0, 0], sin[0, 0]
         return self.cos[positions][:, :, None], self.sin[positions][:, :, None]
 
 
@@ -134,13 +135,12 @@ class FastText:
     """A model's text path, fused. Made once for a loaded model; its weights are copies."""
 
     def __init__(self, model: Bagel):
-        decoder = model.language_model.model
-        config = model.config.llm
+        expert, config = model.mot.understanding, model.config.llm
         self.config, self.markers = config, model.markers
-        self.embedding = decoder.embed_tokens.weight.detach()
-        self.layers = [FusedLayer.of(layer, config) for layer in decoder.layers]
+        self.embedding = model.embed_tokens.weight.detach()
+        self.layers = [FusedLayer.of(layer, config) for layer in expert.layers]
         # the same few lines for the draft model's head: see `fused_head`
-        self.head = fused_head(decoder.norm, model.language_model.lm_head.weight)
+        self.head = fused_head(expert.norm, model.lm_head.weight)
         self.angles = Angles(config, self.embedding)
 
     def logits(self, hidden: Float[Tensor, "*any D"]) -> Float[Tensor, "*any V"]:
@@ -153,94 +153,14 @@ def fused_head(norm: RMSNorm, weight: Float[Tensor, "V D"]) -> Float[Tensor, "D 
     return (weight * scaled_weight(norm)).detach().T.contiguous()
 
 
-class Columns:
-    """Keys and values of some layers for B rows, in place, with room for C columns; and which columns each row sees.
-
-    New columns are written behind the `length` that are kept; `keep` says which of them stay. Rows may keep different
-    numbers: the shorter ones then have hidden columns.
-    """
-
-    def __init__(self, layers: int, batch: int, kv_heads: int, room: int, head_size: int, like: Tensor):
-        self.cache = like.new_zeros(layers, 2, batch, kv_heads, room, head_size)
-        self.hidden = like.new_zeros(
-            batch, room
-        )  # added to the scores: 0, or minus infinity for a column not to be seen
-        self.length, self.all_seen = 0, True
-        self._causal: dict[int, Tensor] = {}
-
-    @property
-    def room(self) -> int:
-        return self.cache.size(4)
-
-    def layers(self, n: int) -> Iterator[LayerColumns]:
-        """For each layer the columns that n new tokens see, and the new ones among them. Views, made together: a slice
-        costs as much as a small product."""
-        seen, new = self.cache[..., : self.length + n, :], self.cache[..., self.length : self.length + n, :]
-        return zip(*(part[:, i].unbind(0) for part in (seen, new) for i in (0, 1)))
-
-    def mask(self, n: int, local: Float[Tensor, "B n m"] | None = None) -> Tensor | None:
-        """What n new columns may see: all kept ones, but of the last m columns, new ones included, what `local` says (0
-        or minus infinity). local None: every new column sees those before it. The mask is None where nothing is
-        hidden."""
-        if n == 1 and self.all_seen and local is None:
-            return None
-        own, seen = self._before(n)[None] if local is None else local, self.length + n
-        if self.all_seen:
-            mask = own.new_zeros(len(own), n, seen)
-        else:
-            mask = self.hidden[:, None, :seen].repeat(1, n, 1)
-        mask[:, :, seen - own.size(2) :] = own
-        return mask[:, None]
-
-    def _before(self, n: int) -> Tensor:
-        if n not in self._causal:
-            self._causal[n] = self.hidden.new_full((n, n), -math.inf).triu(1)
-        return self._causal[n]
-
-    def keep(self, columns: Int[Tensor, "B a"] | None, present: Bool[Tensor, "B a"] | None, a: int) -> None:
-        """Keep a of the columns just written: those of these numbers, in this order (None: the first a). present: where
-        False, a row has fewer, and its column is hidden."""
-        at = self.length
-        if columns is not None:
-            index = (at + columns)[None, None, :, None, :, None].expand(
-                *self.cache.shape[:2], -1, self.cache.size(3), -1, self.cache.size(5)
-            )
-            self.cache[..., at : at + a, :] = self.cache.gather(4, index)
-        if present is not None and not bool(present.all()):
-            self.hidden[:, at : at + a].masked_fill_(~present, -math.inf)
-            self.all_seen = False
-        self.length = at + a
-
-    def widen(self, room: int) -> None:
-        """Make room for more columns."""
-        if room > self.room:
-            wider = self.cache.new_zeros(*self.cache.shape[:4], room, self.cache.size(5))
-            wider[..., : self.length, :] = self.cache[..., : self.length, :]
-            hidden = self.hidden.new_zeros(len(self.hidden), room)
-            hidden[:, : self.length] = self.hidden[:, : self.length]
-            self.cache, self.hidden = wider, hidden
-
-
 class TextRun:
     """A context being continued: the target's side of plain and speculative decoding alike."""
 
-    def __init__(self, fast: FastText, context: Context, room: int):
+    def __init__(self, fast: FastText, context: KVCache, room: int):
         """room: tokens expected to be read behind the context; where more come, room is made."""
-        config = fast.config
         self.fast, self.position = fast, context.position.clone()
         self.reach = int(context.position.max())  # no row's next position is larger
-        self.columns = Columns(
-            config.num_hidden_layers,
-            context.batch,
-            config.num_key_value_heads,
-            context.length + room,
-            config.head_size,
-            fast.embedding,
-        )
-        for layer, (keys, values) in enumerate(context.cache):
-            self.columns.cache[layer, 0, :, :, : context.length] = keys
-            self.columns.cache[layer, 1, :, :, : context.length] = values
-        self.columns.keep(None, context.visible, context.length)
+        self.cache = context.reserve(room)
 
     @property
     def batch(self) -> int:
@@ -255,21 +175,21 @@ class TextRun:
     ) -> Float[Tensor, "B n D"]:
         """Hidden states of new tokens before the final norm. Nothing is kept until `keep`.
 
-        depth: how many tokens behind the row's next position each stands; None: 0, 1, 2 ... local: see `Columns.mask`.
-        trace collects the input and the state after each layer, as `Decoder.forward` does but flat [B n, D]: see
+        depth: how many tokens behind the row's next position each stands; None: 0, 1, 2 ... local: see `KVCache.mask`.
+        trace collects the input and the state after each layer, as `run_experts` does but flat [B n, D]: see
         `stacked`.
         """
         batch, n = ids.shape
         if depth is None:
             depth = torch.arange(n, device=ids.device)[None]
-        if self.columns.length + n > self.columns.room:  # rows that keep different numbers use more columns than tokens
-            self.columns.widen(2 * (self.columns.length + n))
+        if self.cache.length + n > self.cache.room:  # rows that keep different numbers use more columns than tokens
+            self.cache.widen(2 * (self.cache.length + n))
         angles = self.fast.angles(self.position[:, None] + depth, self.reach + n)
-        mask = self.columns.mask(n, local)
+        mask = self.cache.mask(n, local)
         x = F.embedding(ids, self.fast.embedding).view(batch * n, -1)
         if trace is not None:
             trace.append(x)
-        for layer, kv in zip(self.fast.layers, self.columns.layers(n)):
+        for layer, kv in zip(self.fast.layers, self.cache.layers(n)):
             x = layer(x, angles, mask, kv)
             if trace is not None:
                 trace.append(x)
@@ -280,11 +200,11 @@ class TextRun:
         in order, `count` of every row."""
         if isinstance(count, int):
             a = count
-            self.columns.keep(nodes, None, a)
+            self.cache.keep(nodes, None, a)
         else:
             a = int(count.max())
             present = torch.arange(a, device=count.device) < count[:, None]
-            self.columns.keep(None if nodes is None else nodes[:, :a], present, a)
+            self.cache.keep(None if nodes is None else nodes[:, :a], present, a)
         self.position += count
         self.reach += a
 
@@ -297,7 +217,7 @@ def stacked(trace: list[Tensor], batch: int) -> Float[Tensor, "B n L1 D"]:
 @torch.no_grad()
 def decode_fast(
     fast: FastText,
-    context: Context,
+    context: KVCache,
     *,
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,

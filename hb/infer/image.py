@@ -12,8 +12,8 @@ from torch import Tensor
 from hb.flow import euler, renoise_steps
 from hb.guidance import OFF, Guidance, combine
 from hb.models.bagel import Bagel
-from hb.models.conditioning import GuidedBagel
-from hb.models.kv_cache import Context, stack
+from hb.models.conditioning import StudentModel
+from hb.models.kv_cache import KVCache, stack
 
 
 @dataclass
@@ -28,9 +28,9 @@ class Meter:
 class Contexts:
     """The three prefixes of guidance: everything; everything but the last text; all text but no picture."""
 
-    full: Context
-    no_text: Context | None = None
-    no_image: Context | None = None
+    full: KVCache
+    no_text: KVCache | None = None
+    no_image: KVCache | None = None
 
 
 def metered(model: Bagel, meter: Meter):
@@ -49,9 +49,9 @@ def guided_velocity(velocity, contexts: Contexts, guidance: Guidance = OFF, shap
 
     shape: token rows and columns of the picture.
     """
-    stacked: dict[int, Context] = {}
+    stacked: dict[int, KVCache] = {}
 
-    def branches(text: float, image: float) -> list[Context]:
+    def branches(text: float, image: float) -> list[KVCache]:
         asked = [contexts.full]
         for scale, context, name in ((text, contexts.no_text, "text"), (image, contexts.no_image, "image")):
             if scale > 1:
@@ -106,8 +106,8 @@ def sample(
 
 @torch.no_grad()
 def sample_student(
-    student: GuidedBagel,
-    context: Context,
+    student: StudentModel,
+    context: KVCache,
     x: Tensor,
     grid: Tensor,
     guidance: Guidance,

@@ -33,7 +33,7 @@ from hb.infer.speculative.runner import DraftModel, Plan
 from hb.infer.text import decode
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import CheckpointError, load_model, save_model
-from hb.models.conditioning import GuidedBagel
+from hb.models.conditioning import StudentModel
 from hb.models.distribution import TokenDistribution
 from hb.models.pixel_decoder import PixelDecoder
 from hb.models.tokenizer import Text
@@ -191,7 +191,7 @@ class Model:
         self.students = dict(students or {})
         self.tiny = tiny  # draws the pixels if it is there; set it to None for the autoencoder's own decoder
         self._painting: tuple[PixelDecoderCheckpoint, PixelDecoder] | None = None
-        self._opened: dict[str, tuple[Student, GuidedBagel]] = {}
+        self._opened: dict[str, tuple[Student, StudentModel]] = {}
         self._fused: tuple[object, FastText] | None = None
         self._drafting: tuple[DraftCheckpoint, DraftModel] | None = None
 
@@ -372,7 +372,7 @@ class Model:
             raise ValueError(f"no student called {name!r} here; there are {known}; and 'teacher', which is none")
         return name
 
-    def open_student(self, name: str) -> GuidedBagel:
+    def open_student(self, name: str) -> StudentModel:
         """A student's denoiser, its weights in place beside the teacher's."""
         parcel = self.students[name]
         if name not in self._opened or self._opened[name][0] is not parcel:
@@ -494,12 +494,16 @@ class Model:
         return done.tokens, done.passes
 
     def _is_small(self) -> bool:
-        return sum(p.numel() for p in self.bagel.language_model.parameters()) < FUSED_AT_MOST
+        return sum(p.numel() for p in self.bagel.mot.parameters()) < FUSED_AT_MOST
 
     def fast_text(self) -> FastText:
         """The text path, fused; made again when weights have changed since."""
         count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
-        version = [(id(p), count(p), p.device, p.dtype) for p in self.bagel.language_model.parameters()]
+        version = [
+            (id(p), count(p), p.device, p.dtype)
+            for module in self.bagel.understanding_branch()[:3]
+            for p in module.parameters()
+        ]
         if self._fused is None or self._fused[0] != version:
             self._fused = (version, FastText(self.bagel))
         return self._fused[1]

@@ -8,7 +8,7 @@ import torch
 
 from hb.models.bagel import Bagel
 from hb.models.distribution import GREEDY, TokenDistribution
-from hb.models.kv_cache import Context
+from hb.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Decoded:
 
     tokens: list[list[int]]
     passes: int
-    context: Context
+    context: KVCache
 
 
 @torch.no_grad()
 def decode(
     model: Bagel,
-    context: Context,
+    context: KVCache,
     *,
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,

@@ -1,18 +1,20 @@
-"""Pictures to latents and back: FLUX's autoencoder (bagel.md section 6), built from diffusers' encoder and decoder.
+"""Pictures to latents and back: FLUX's autoencoder (bagel.md section 6).
 
-The layers are diffusers'; the names in the file are the released ones, translated by `to_diffusers`.
+The layers are those of FLUX, written out with the released names: `diffusers`' module takes twice as long to import as
+PyTorch itself. A test holds them to that module.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.vae import Decoder, Encoder
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from hb.models.names import accept_diffusers
 
 
 @dataclass(frozen=True)
@@ -35,20 +37,150 @@ class AutoencoderConfig:
         return 2 ** (len(self.ch_mult) - 1)
 
 
+class _ResBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), x through a 1x1 convolution where the width changes."""
+
+    def __init__(self, before: int, after: int, groups: int):
+        super().__init__()
+        self.norm1 = _norm(before, groups)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.norm2 = _norm(after, groups)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        if before != after:
+            self.nin_shortcut = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+
+
+class _SelfAttention(nn.Module):
+    """Attention of all places of a feature map to all, one head as wide as the map."""
+
+    def __init__(self, width: int, groups: int):
+        super().__init__()
+        self.norm = _norm(width, groups)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (layer(h).flatten(2).mT[:, None] for layer in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v)[:, 0].mT.unflatten(2, x.shape[2:])
+        return x + self.proj_out(out)
+
+
+class _Middle(nn.Module):
+    def __init__(self, width: int, groups: int):
+        super().__init__()
+        self.block_1 = _ResBlock(width, width, groups)
+        self.attn_1 = _SelfAttention(width, groups)
+        self.block_2 = _ResBlock(width, width, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class _Downsample(nn.Module):
+    """Half the side, by a convolution that looks one place further to the right and below."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class _Upsample(nn.Module):
+    """Twice the side: the nearest value, then a convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class _Level(nn.Module):
+    """Residual blocks at one resolution, and then perhaps a change of it."""
+
+    def __init__(self, before: int, after: int, blocks: int, groups: int, *, halve: bool = False, double: bool = False):
+        super().__init__()
+        self.block = nn.ModuleList(_ResBlock(before if i == 0 else after, after, groups) for i in range(blocks))
+        if halve:
+            self.downsample = _Downsample(after)
+        if double:
+            self.upsample = _Upsample(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        resize = getattr(self, "downsample", None) or getattr(self, "upsample", None)
+        return x if resize is None else resize(x)
+
+
+class Encoder(nn.Module):
+    """Pictures to mean and log-variance of a latent, before scale and shift."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        groups, widths = config.norm_groups, [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            _Level(before, after, config.num_res_blocks, groups, halve=i < len(widths) - 1)
+            for i, (before, after) in enumerate(zip([widths[0], *widths], widths))
+        )
+        self.mid = _Middle(widths[-1], groups)
+        self.norm_out = _norm(widths[-1], groups)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.z_channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2C h w"]:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Raw latents to pictures."""
+
+    def __init__(self, config: AutoencoderConfig):
+        super().__init__()
+        groups, widths = config.norm_groups, [config.ch * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[-1], 3, padding=1)
+        self.mid = _Middle(widths[-1], groups)
+        self.up = nn.ModuleList(  # numbered from the finest level, run from the coarsest
+            _Level(before, after, config.num_res_blocks + 1, groups, double=i > 0)
+            for i, (before, after) in enumerate(zip([*widths[1:], widths[-1]], widths))
+        )
+        self.norm_out = _norm(widths[0], groups)
+        self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def _norm(width: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, width, eps=1e-6)
+
+
 class Autoencoder(nn.Module):
     """Pictures in [-1, 1] to latents of about unit variance, and back."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.config = config
-        widths = tuple(config.ch * m for m in config.ch_mult)
-        common = dict(
-            block_out_channels=widths, layers_per_block=config.num_res_blocks, norm_num_groups=config.norm_groups
-        )
-        levels = len(widths)
-        self.encoder = Encoder(3, config.z_channels, ("DownEncoderBlock2D",) * levels, double_z=True, **common)
-        self.decoder = Decoder(config.z_channels, 3, ("UpDecoderBlock2D",) * levels, **common)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.to(memory_format=torch.channels_last)  # on a CPU convolutions are twice as fast
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        accept_diffusers(self, state_dict, prefix, len(self.config.ch_mult))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def moments(self, pictures: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
         """Mean and log-variance of the raw latent, before scale and shift."""
@@ -90,68 +222,3 @@ class Autoencoder(nn.Module):
         """Pictures, about in [-1, 1] (not clamped: training needs the slope). decoder: another one for the same
         latents."""
         return (decoder or self.decoder)(z / self.config.scale_factor + self.config.shift_factor)
-
-    def released_state_dict(self) -> dict[str, Tensor]:
-        """Weights under the released file's names."""
-        levels = len(self.config.ch_mult)
-        return {from_diffusers(k, levels): _as_conv(k, v) for k, v in self.state_dict().items()}
-
-    def expected_shapes(self) -> dict[str, torch.Size]:
-        """Released name -> shape, for checking a file before anything is loaded."""
-        return {k: v.shape for k, v in self.released_state_dict().items()}
-
-    def load_released(self, weights: dict[str, Tensor]) -> None:
-        """Load weights under released names, already checked against `expected_shapes`."""
-        levels = len(self.config.ch_mult)
-        own = {to_diffusers(k, levels): v for k, v in weights.items()}
-        like = self.state_dict()
-        self.load_state_dict({k: v.reshape(like[k].shape) for k, v in own.items()})
-
-
-# diffusers numbers the decoder's levels from the coarsest, FLUX from the finest
-_RULES = (
-    (r"encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2."),
-    (r"encoder\.down\.(\d+)\.downsample\.conv\.", r"encoder.down_blocks.\1.downsamplers.0.conv."),
-    (r"decoder\.up\.(\d+)\.block\.(\d+)\.", r"decoder.up_blocks.\1.resnets.\2."),
-    (r"decoder\.up\.(\d+)\.upsample\.conv\.", r"decoder.up_blocks.\1.upsamplers.0.conv."),
-    (r"mid\.block_1\.", r"mid_block.resnets.0."),
-    (r"mid\.block_2\.", r"mid_block.resnets.1."),
-    (r"mid\.attn_1\.norm\.", r"mid_block.attentions.0.group_norm."),
-    (r"mid\.attn_1\.proj_out\.", r"mid_block.attentions.0.to_out.0."),
-    (r"mid\.attn_1\.([qkv])\.", r"mid_block.attentions.0.to_\1."),
-    (r"nin_shortcut\.", r"conv_shortcut."),
-    (r"(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out."),
-)
-
-
-def to_diffusers(key: str, levels: int) -> str:
-    """A released name as diffusers calls it."""
-    for pattern, new in _RULES:
-        key = re.sub(pattern, new, key)
-    return re.sub(r"(up_blocks)\.(\d+)", lambda m: f"{m[1]}.{levels - 1 - int(m[2])}", key)
-
-
-def from_diffusers(key: str, levels: int) -> str:
-    """A diffusers name as it stands in the released file."""
-    key = re.sub(r"(up_blocks)\.(\d+)", lambda m: f"{m[1]}.{levels - 1 - int(m[2])}", key)
-    for pattern, new in (
-        (r"down_blocks\.(\d+)\.resnets\.(\d+)\.", r"down.\1.block.\2."),
-        (r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.", r"down.\1.downsample.conv."),
-        (r"up_blocks\.(\d+)\.resnets\.(\d+)\.", r"up.\1.block.\2."),
-        (r"up_blocks\.(\d+)\.upsamplers\.0\.conv\.", r"up.\1.upsample.conv."),
-        (r"mid_block\.resnets\.0\.", "mid.block_1."),
-        (r"mid_block\.resnets\.1\.", "mid.block_2."),
-        (r"mid_block\.attentions\.0\.group_norm\.", "mid.attn_1.norm."),
-        (r"mid_block\.attentions\.0\.to_out\.0\.", "mid.attn_1.proj_out."),
-        (r"mid_block\.attentions\.0\.to_([qkv])\.", r"mid.attn_1.\1."),
-        (r"conv_shortcut\.", "nin_shortcut."),
-        (r"conv_norm_out\.", "norm_out."),
-    ):
-        key = re.sub(pattern, new, key)
-    return key
-
-
-def _as_conv(key: str, weight: Tensor) -> Tensor:
-    """The middle attention's linear layers are 1x1 convolutions in the released file."""
-    is_linear = re.search(r"attentions\.0\.to_(q|k|v|out\.0)\.weight$", key)
-    return weight[:, :, None, None] if is_linear else weight

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hb.losses import approximate_r1, hinge_discriminator_loss
-from hb.models.conditioning import Branch
-from hb.models.kv_cache import Context
+from hb.models.conditioning import StudentModel
+from hb.models.kv_cache import KVCache
 from hb.seeding import noise_like
 
 
@@ -41,12 +41,12 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D(x_t, t, context): a logit from each of several layers of the backbone. Large means: looks real."""
+    """D(x_t, t, prefix): a logit from each of several layers of the backbone. Large means: looks real."""
 
-    def __init__(self, backbone: Branch, every: int = 4, side: int = 4):
+    def __init__(self, backbone: StudentModel, every: int = 4, side: int = 4):
         super().__init__()
         self.backbone = backbone
-        config = backbone.model.config.llm
+        config = backbone.config.llm
         self.layers = tuple(range(every, config.num_hidden_layers + 1, every)) or (config.num_hidden_layers,)
         self.heads = nn.ModuleList(Head(config.hidden_size, side) for _ in self.layers)
 
@@ -54,15 +54,15 @@ class Discriminator(nn.Module):
         self,
         x: Float[Tensor, "B n values"],
         t: Float[Tensor, "B"],
-        context: Context,
+        cache: KVCache,
         text_scale: Tensor | None = None,
         image_scale: Tensor | None = None,
     ) -> Float[Tensor, "B heads"]:
         """Gradients flow to x, and to backbone and heads alike."""
-        trace: list[Tensor] = []
-        self.backbone(x, t, context, text_scale=text_scale, image_scale=image_scale, trace_gen=trace)
-        grid = self.backbone.model.grid_of(x.size(1))
-        return torch.stack([head(trace[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)
+        states: list[Tensor] = []
+        self.backbone(x, t, cache, text_scale=text_scale, image_scale=image_scale, hidden_states=states)
+        grid = self.backbone.base.grid_of(x.size(1))
+        return torch.stack([head(states[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)
 
 
 def discriminate(

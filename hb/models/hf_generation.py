@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hb.models.bagel import Bagel
-from hb.models.kv_cache import Context
+from hb.models.kv_cache import KVCache
 
 
 class AnswerModel(PreTrainedModel, GenerationMixin):
@@ -32,7 +32,7 @@ class AnswerModel(PreTrainedModel, GenerationMixin):
         )
         super().__init__(config)
         self.__dict__["bagel"] = model  # not a sub-module: it is borrowed
-        self.anchor = nn.Parameter(torch.zeros(0, dtype=model.vae2llm.weight.dtype), requires_grad=False)
+        self.anchor = nn.Parameter(torch.zeros(0, dtype=model.dtype), requires_grad=False)
         start, end = model.markers[:2]
         self.generation_config = GenerationConfig(bos_token_id=start, eos_token_id=end, pad_token_id=end)
         self._shift = torch.zeros(1, dtype=torch.long)
@@ -42,14 +42,14 @@ class AnswerModel(PreTrainedModel, GenerationMixin):
     def device(self) -> torch.device:
         return self.bagel.device
 
-    def say(self, context: Context, **options) -> list[int]:
+    def say(self, context: KVCache, **options) -> list[int]:
         """The answer behind a context of one row, without the end marker."""
         if context.batch != 1:
             raise ValueError(f"one row at a time, please; this context has {context.batch}")
         start, end = self.bagel.markers[:2]
         cache = DynamicCache()
-        for layer, (keys, values) in enumerate(context.cache):
-            cache.update(keys, values, layer)
+        for layer in range(context.kv.size(0)):
+            cache.update(*context.layer(layer), layer)
         self._shift = context.position - context.length  # where a token stands, less its number in the cache
         ids = torch.full((1, context.length + 1), end, device=self.device)
         ids[0, -1] = start
@@ -66,9 +66,8 @@ class AnswerModel(PreTrainedModel, GenerationMixin):
     def forward(self, input_ids, past_key_values=None, attention_mask=None, **kwargs) -> CausalLMOutputWithPast:
         self.passes += 1
         held = past_key_values.get_seq_length()
-        cache = tuple((layer.keys, layer.values) for layer in past_key_values.layers)
-        visible = torch.ones(1, held, dtype=torch.bool, device=self.device)
-        hidden, grown = self.bagel.read_ids(Context(cache, visible, self._shift + held), input_ids)
-        for layer, (keys, values) in enumerate(grown.cache):
-            past_key_values.update(keys[:, :, held:], values[:, :, held:], layer)
+        kv = torch.stack([torch.stack((layer.keys, layer.values)) for layer in past_key_values.layers])
+        hidden, grown = self.bagel.read_ids(KVCache(kv, self._shift + held), input_ids)
+        for layer in range(len(kv)):
+            past_key_values.update(*(part[:, :, held:] for part in grown.layer(layer)), layer)
         return CausalLMOutputWithPast(logits=self.bagel.logits(hidden), past_key_values=past_key_values)

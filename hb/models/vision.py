@@ -1,6 +1,8 @@
-"""The eyes: patches to tokens through a SigLIP tower, and the connector into the decoder (bagel.md section 4).
+"""The vision encoder: patches to tokens through a SigLIP tower, and the connector into the decoder (bagel.md section 4).
 
-The transformer blocks are `transformers`' SigLIP; the patch embedding is BAGEL's linear one.
+The blocks are SigLIP's (Zhai et al. 2023, arXiv 2303.15343), written out: `transformers`' module takes longer to import
+than PyTorch itself. A test holds them to that module. The patch embedding is BAGEL's linear one. Modules have the
+released names.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
-from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from hb.models.config import VisionConfig
 
@@ -21,47 +21,86 @@ class _Embeddings(nn.Module):
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.hidden_size)
         self.position_embedding = nn.Embedding(config.side**2, config.hidden_size)
 
-    def forward(self, patches, places):
-        return self.patch_embedding(patches) + self.position_embedding(places)
+    def forward(self, patches, positions):
+        return self.patch_embedding(patches) + self.position_embedding(positions)
+
+
+class _Attention(nn.Module):
+    """Attention of all patches to all patches, with biases."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class _Block(nn.Module):
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.layer_norm1 = nn.LayerNorm(width, eps=eps)
+        self.self_attn = _Attention(width, config.num_attention_heads)
+        self.layer_norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = _Mlp(width, config.intermediate_size)
+
+    def forward(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 class _Tower(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
-        siglip = SiglipVisionConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            layer_norm_eps=config.layer_norm_eps,
-        )
-        siglip._attn_implementation = "sdpa"
         self.embeddings = _Embeddings(config)
-        self.encoder = SiglipEncoder(siglip)
+        self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, patches, places):
-        x = self.embeddings(patches, places)
-        return self.post_layernorm(self.encoder(inputs_embeds=x).last_hidden_state)
+    def forward(self, patches, positions):
+        return self.post_layernorm(self.encoder(self.embeddings(patches, positions)))
 
 
 class VisionTower(nn.Module):
-    """Patch vectors to features. Nested as the released names are: `vit_model.vision_model...`."""
+    """Patch vectors to features."""
 
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.config = config
         self.vision_model = _Tower(config)
 
-    def forward(self, patches: Float[Tensor, "B N pixels"], places: Int[Tensor, "N"]) -> Float[Tensor, "B N width"]:
-        """places: row of the position table for each patch, `table_rows(rows, columns, side)`."""
-        return self.vision_model(patches, places)
+    def forward(self, patches: Float[Tensor, "B N pixels"], positions: Int[Tensor, "N"]) -> Float[Tensor, "B N width"]:
+        """positions: row of the position table for each patch, `table_rows(rows, columns, side)`."""
+        return self.vision_model(patches, positions)
 
     @torch.no_grad()
-    def begin_places(self) -> None:
-        """Places as sines and cosines of short waves: drawn at random, they must first find out who is next to whom."""
+    def begin_positions(self) -> None:
+        """Position embeddings as sines and cosines of short waves. Drawn at random, training must first find out which
+        patches are neighbors."""
         table = self.vision_model.embeddings.position_embedding.weight
         if table.size(1) % 4 == 0:
             table.copy_(sincos_table(self.config.side, table.size(1), base=20.0))

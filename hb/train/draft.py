@@ -148,7 +148,7 @@ class DraftTraining(L.LightningModule):
         positions = before((context.position[:, None] + place).expand(len(ids), -1), 0)
         present = before(place < length[:, None], True)
         answer = before((place >= batch["question"][:, None]) & (place + 1 < length[:, None]), False)
-        logits = hidden @ target.language_model.lm_head.weight[self.draft.words].T
+        logits = hidden @ target.lm_head.weight[self.draft.words].T
         return trace, positions, present, F.pad(logits, (0, 0, pictured, 0)), answer
 
     def training_step(self, batch, batch_idx):

@@ -111,7 +111,16 @@ def split_parameters(
 
     leave_out: names of those that go to neither.
     """
-    outer = ("embed", "lm_head", "conv_in", "conv_out", "vae2llm", "llm2vae", "patch_embedding", "time_embedder.mlp.0")
+    outer = (
+        "embed",
+        "lm_head",
+        "conv_in",
+        "conv_out",
+        "latent.input",
+        "latent.output",
+        "patch_embedding",
+        "latent.time.mlp.0",
+    )
     matrices, rest = [], []
     for name, p in module.named_parameters():
         if not p.requires_grad or name in leave_out:

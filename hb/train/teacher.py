@@ -21,10 +21,10 @@ from hb.flow import interpolate, shift_time, velocity_of
 from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
 from hb.machine import commit, machine
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
-from hb.models.bagel import Bagel, initialize
+from hb.models.bagel import Bagel
 from hb.models.checkpoint import load_model
-from hb.models.conditioning import is_generation
 from hb.models.config import BagelConfig
+from hb.models.initialize import initialize
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.models.sequence import ImageSplit, TextSplit
 from hb.models.tokenizer import Text
@@ -34,7 +34,6 @@ from hb.train.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.train.sheets import AutoencoderSheet, TeacherSheet
 from hb.train.trainer import (
     StepData,
-    compile_layers,
     fit,
     noise_levels,
     painting_errors,
@@ -195,14 +194,12 @@ class TeacherTraining(L.LightningModule):
     ):
         super().__init__()
         self.draws, self.talks = LEARNS[learns]
-        layers = model.config.llm.num_hidden_layers
-        for name, p in model.named_parameters():
-            if not (
-                self.draws
-                if is_generation(name)
-                else self.talks and (learns != "answers" or is_answering(name, layers))
-            ):
-                p.requires_grad_(False)
+        model.requires_grad_(False)
+        for module in (
+            *(model.generation_branch() if self.draws else ()),
+            *(read_by(model, learns) if self.talks else ()),
+        ):
+            module.requires_grad_(True)
         self.model, self.compiled, self.muon_dtype = model, compiled, muon_dtype
         self.total, self.lr, self.adamw_lr, self.weight_decay, self.decay = total, lr, adamw_lr, weight_decay, decay
         self.shift, self.ce_weight, self.seed = shift, ce_weight, seed
@@ -217,8 +214,7 @@ class TeacherTraining(L.LightningModule):
                 self.align = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, eyes))
 
     def on_train_start(self):
-        if self.compiled:
-            compile_layers(self.model)
+        self.model.compiled = self.compiled
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = seeded_generator(self.seed, self.global_step, self.global_rank)
@@ -317,12 +313,15 @@ class TeacherTraining(L.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-def is_answering(name: str, layers: int) -> bool:
-    """Is a parameter of this name between the last layer's keys and values and the words that are said? Nothing else
-    looks there: a drawing reads a prompt, and an edit a picture, by keys and values alone."""
-    last = ("self_attn.q_proj.", "self_attn.q_norm.", "self_attn.o_proj.", "post_attention_layernorm.", "mlp.")
-    begins = tuple(f"language_model.model.layers.{layers - 1}.{part}" for part in last)
-    return name.startswith((*begins, "language_model.model.norm.", "language_model.lm_head."))
+def read_by(model: Bagel, learns: str) -> tuple[nn.Module, ...]:
+    """What a run that answers trains: the understanding branch, or with "answers" what lies between the last layer's keys
+    and values and the logits. A drawing reads a prompt, and an edit a picture, by keys and values alone, so that no
+    picture changes then."""
+    if learns != "answers":
+        return model.understanding_branch()
+    expert = model.mot.understanding
+    last = expert.layers[-1]
+    return last.q_proj, last.q_norm, last.o_proj, last.mlp_norm, last.mlp, expert.norm, model.lm_head
 
 
 def shared_out(wanted: Tensor) -> Tensor:
@@ -614,10 +613,10 @@ def begin_from(model: Bagel, begun: Bagel) -> None:
     fresh, begin = model.state_dict(), dict(begun.state_dict())
     now, then = model.config, begun.config
     if then.autoencoder.z_channels != now.autoencoder.z_channels:
-        begin |= {k: fresh[k] for k in ("vae2llm.weight", "llm2vae.weight", "llm2vae.bias")}
+        begin |= {k: fresh[k] for k in ("latent.input.weight", "latent.output.weight", "latent.output.bias")}
     elif (places := then.latent_patch**2) > 1 == now.latent_patch:
-        begin["vae2llm.weight"] = begin["vae2llm.weight"].unflatten(1, (places, -1)).sum(1) / places**0.5
-        for name in ("llm2vae.weight", "llm2vae.bias"):
+        begin["latent.input.weight"] = begin["latent.input.weight"].unflatten(1, (places, -1)).sum(1) / places**0.5
+        for name in ("latent.output.weight", "latent.output.bias"):
             begin[name] = begin[name].unflatten(0, (places, -1)).mean(0)
     if then.latent_side != now.latent_side:
         begin["latent_pos_embed.pos_embed"] = fresh["latent_pos_embed.pos_embed"]

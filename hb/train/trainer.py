@@ -48,22 +48,6 @@ def worth_compiling(steps: int) -> bool:
     return steps >= 500 and (torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++"))))
 
 
-def compile_layers(model) -> None:
-    """Compile a model's decoder layer by layer: one small graph serves all of them. Shapes must be few: each is
-    compiled anew."""
-    torch._dynamo.config.recompile_limit = (
-        64  # graphs of one layer: shapes, with gradient and without, of each network that plays
-    )
-    for layer in model.language_model.model.layers:
-        layer.compile(dynamic=False)
-
-
-def undo_compile(model) -> None:
-    """Layers run as they are written again, for whoever comes with other shapes."""
-    for layer in model.language_model.model.layers:
-        layer._compiled_call_impl = None  # where Module.compile keeps it; there is no public way back
-
-
 def noise_levels(latents: Tensor, noise: float) -> Tensor:
     """Standard deviations [B, 1, 1, 1] from 0 to `noise`, spread evenly over the batch: no second draw to seed."""
     return noise * torch.linspace(0, 1, len(latents)).to(latents)[:, None, None, None]

@@ -12,7 +12,7 @@ from hb.eval import pictures as evaluate
 from hb.infer.artifacts import STUDENT, STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.checkpoint import CheckpointError
-from hb.models.conditioning import GuidedBagel, generation_weights
+from hb.models.conditioning import StudentModel
 from hb.world import benchmark as bench
 
 
@@ -21,7 +21,7 @@ def parcel(model, *, shaken=0.0, seed=0, **settings):
     generator = torch.Generator().manual_seed(seed)
     weights = {
         n: p.detach() + shaken * torch.randn(p.shape, generator=generator)
-        for n, p in generation_weights(GuidedBagel(model.bagel)).items()
+        for n, p in StudentModel(model.bagel).released_weights().items()
     }
     usual = dict(stage="cfg", steps=6, shift=model.sampling.shift, teacher=fingerprint(model.bagel))
     return Student(**usual | settings, weights=weights)
@@ -32,7 +32,7 @@ def model(tiny_folder):
     """The tiny model with some velocity (its last layer starts at zero) and four students."""
     model = Model.from_pretrained(tiny_folder)
     with torch.no_grad():
-        model.bagel.llm2vae.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+        model.bagel.latent.output.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
     model.students = dict(
         cfg=parcel(model, any_steps=True),
         six=parcel(model, shaken=0.02, default=True),
@@ -61,7 +61,7 @@ def test_an_edit_costs_six_and_reads_what_the_teacher_reads(model):
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     calls = []
     bagel = model.open_student("six")
-    handle = bagel.llm2vae.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    handle = bagel.latent.output.register_forward_hook(lambda m, i, o: calls.append(len(o)))
     done = model.edit(pictures, "make the circle green", nfe=6)
     handle.remove()
     assert done.nfe == 6 and calls == [2] * 6 and done.student == "six"

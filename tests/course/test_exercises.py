@@ -10,7 +10,7 @@ from hb.course.widgets import rope_positions
 from hb.flow import interpolate, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.losses import matching_direction
-from hb.models.mot import RMSNorm
+from hb.models.layers import RMSNorm
 from hb.models.sequence import MODES, may_attend
 
 ATTRIBUTES = ("shape", "color", "size", "texture", "place")

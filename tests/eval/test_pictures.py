@@ -170,7 +170,7 @@ def test_results_of_other_weights_are_never_taken(tiny, tmp_path):
 
     other = deepcopy(tiny.bagel)
     with torch.no_grad():
-        other.language_model.model.norm.weight.add_(1.0)
+        other.mot.understanding.norm.weight.add_(1.0)
     twin = type("Twin", (), dict(bagel=other))
     assert evaluate.identity(tiny) != evaluate.identity(twin) and evaluate.identity(tiny) == evaluate.identity(tiny)
 

@@ -22,7 +22,7 @@ def model(tiny_folder):
     draws what the unguided teacher draws from the same noise."""
     model = Model.from_pretrained(tiny_folder)
     with torch.no_grad():
-        model.bagel.llm2vae.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+        model.bagel.latent.output.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
     model.students = {name: parcel(model, any_steps=name == "cfg") for name in ("cfg", "dmdo", "other", "tscd")}
     return model
 

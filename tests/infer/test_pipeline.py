@@ -22,7 +22,7 @@ def picture():
 
 def test_a_hundred_evaluations_for_a_drawing_and_132_for_an_edit(tiny, picture):
     calls = []
-    handle = tiny.bagel.llm2vae.register_forward_hook(lambda m, i, o: calls.append(len(o)))
+    handle = tiny.bagel.latent.output.register_forward_hook(lambda m, i, o: calls.append(len(o)))
     try:
         drawn = tiny.draw("a red circle")
         assert drawn.nfe == 100 == sum(calls) and drawn.steps == 50

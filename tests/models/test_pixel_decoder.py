@@ -143,11 +143,11 @@ def test_a_reading_fingerprint_minds_the_understanding_branch_alone(model):
     bagel = model.bagel
     whole, reading = fingerprint(bagel), understanding_fingerprint(bagel)
     with torch.no_grad():
-        bagel.llm2vae.weight += 0.1
-        bagel.language_model.model.layers[0].mlp_moe_gen.up_proj.weight += 0.1
+        bagel.latent.output.weight += 0.1
+        bagel.mot.generation.layers[0].mlp.up_proj.weight += 0.1
     assert fingerprint(bagel) != whole and understanding_fingerprint(bagel) == reading
     with torch.no_grad():
-        bagel.language_model.model.layers[0].mlp.up_proj.weight += 0.1
+        bagel.mot.understanding.layers[0].mlp.up_proj.weight += 0.1
     assert understanding_fingerprint(bagel) != reading
 
 

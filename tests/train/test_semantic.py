@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
-from hb.models.bagel import Bagel, initialize
+from hb.models.bagel import Bagel
+from hb.models.initialize import initialize
 from hb.train.semantic import FAR, FIELD, LOGVAR, SemanticAutoencoder, random_scenes, thing_field, train_semantic
 from hb.train.teacher import AutoencoderTraining, begin_from, train_autoencoder
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render

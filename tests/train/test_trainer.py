@@ -27,9 +27,10 @@ from hb.data.pool import (
 )
 from hb.infer.pipeline import Model
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
-from hb.models.bagel import Bagel, initialize
+from hb.models.bagel import Bagel
 from hb.models.checkpoint import load_model, save_model
-from hb.models.conditioning import is_generation
+from hb.models.initialize import initialize
+from hb.models.names import is_generation
 from hb.seeding import seeded_generator
 from hb.train.optim import MuonAdamW, orthogonalize, split_parameters
 from hb.train.sheets import CHANGED, CHANGES, DRAWN, AutoencoderSheet, TeacherSheet
@@ -111,7 +112,7 @@ def opinionated(text):
     """An untrained model that draws something else for every prompt, and whose latents carry no noise."""
     model = module(text).model
     with torch.no_grad():
-        torch.nn.init.normal_(model.llm2vae.weight, 0, 0.3)
+        torch.nn.init.normal_(model.latent.output.weight, 0, 0.3)
         model.autoencoder.encoder.conv_out.bias[model.config.autoencoder.z_channels :] = -40.0
     return model
 
@@ -277,7 +278,7 @@ def where(ids: list[int], token: int) -> list[int]:
 def test_drawing_loss_is_the_plain_mean_square_of_velocities(pool, text):
     """Against one picture at a time, without the trick of several noise splits behind one prompt."""
     training = module(text)
-    torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
+    torch.nn.init.normal_(training.model.latent.output.weight, std=0.1)
     training.drop_text = 0.0
     batch = pick(pool, SIZES, 0, 0)
     fast, _ = training.draw_loss(batch, torch.Generator().manual_seed(3))
@@ -297,7 +298,7 @@ def test_drawing_loss_is_the_plain_mean_square_of_velocities(pool, text):
 
 def test_every_weight_learns(pool, text):
     training = module(text)
-    torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
+    torch.nn.init.normal_(training.model.latent.output.weight, std=0.1)
     batch, generator = examples(pool, text), torch.Generator().manual_seed(0)
     (
         training.draw_loss(batch, generator)[0]
@@ -350,13 +351,13 @@ def test_no_picture_reads_what_answering_learns(tiny):
     bagel, picture = tiny.bagel, torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     layers = bagel.config.llm.num_hidden_layers
     flat = (
-        bagel.llm2vae.weight.detach().clone()
+        bagel.latent.output.weight.detach().clone()
     )  # an untrained model's last layer is zero, and would draw noise whatever it read
     make = lambda: (tiny.draw("two red stars", steps=3).latent, tiny.edit(picture, "remove the star", steps=2).latent)
     say = lambda: bagel.logits(bagel.read_text(bagel.empty(1), [tiny.text.encode("is there a star?")])[0])
     kept = {name: p.detach().clone() for name, p in bagel.named_parameters() if is_answering(name, layers)}
     try:
-        torch.nn.init.normal_(bagel.llm2vae.weight, 0, 0.2)
+        torch.nn.init.normal_(bagel.latent.output.weight, 0, 0.2)
         pictures, said = make(), say()
         with torch.no_grad():
             for name in kept:
@@ -559,12 +560,16 @@ def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
     large = replace(tiny_config(text.vocab_size), latent_patch=2, latent_side=4)
     markers = (text.start, text.end, text.vision_start, text.vision_end)
     old, new = (Bagel(c, markers) for c in (large, replace(large, latent_patch=1, latent_side=8)))
-    torch.nn.init.normal_(old.llm2vae.weight)
+    torch.nn.init.normal_(old.latent.output.weight)
     begin_from(new, old)
     values = torch.randn(1, 1, large.autoencoder.z_channels)
     flat = values.repeat(1, 1, 4)
-    assert torch.allclose(new.vae2llm(values) - new.vae2llm.bias, (old.vae2llm(flat) - old.vae2llm.bias) / 2, atol=1e-5)
+    assert torch.allclose(
+        new.latent.input(values) - new.latent.input.bias,
+        (old.latent.input(flat) - old.latent.input.bias) / 2,
+        atol=1e-5,
+    )
     state = torch.randn(1, large.llm.hidden_size)
-    assert torch.allclose(new.llm2vae(state), old.llm2vae(state).unflatten(-1, (4, -1)).mean(-2), atol=1e-5)
+    assert torch.allclose(new.latent.output(state), old.latent.output(state).unflatten(-1, (4, -1)).mean(-2), atol=1e-5)
     kept = [n for n in old.state_dict() if not n.startswith(("vae2llm.weight", "llm2vae", "latent_pos_embed"))]
     assert all(torch.equal(new.state_dict()[n], old.state_dict()[n]) for n in kept)

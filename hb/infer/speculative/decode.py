@@ -21,7 +21,7 @@ from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import Verdict, verify, verify_greedy
 from hb.models.bagel import Bagel
 from hb.models.distribution import GREEDY, TokenDistribution
-from hb.models.kv_cache import Context
+from hb.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Read:
     """A context with what a draft needs to know of it: the target's states at every token, and where the tokens
     stand."""
 
-    context: Context
+    context: KVCache
     trace: Sequence[Tensor]  # input and L states, each [B, P, D]
     positions: Int[Tensor, "B P"]
 

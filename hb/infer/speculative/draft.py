@@ -29,7 +29,9 @@ from hb.infer.artifacts import DRAFT, DraftCheckpoint
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import check
 from hb.models.config import DecoderConfig
-from hb.models.mot import DecoderLayer, RMSNorm, rotary_angles, rotate
+from hb.models.layers import RMSNorm, at_least_float32, rotary_angles, rotate
+from hb.models.mot import ExpertLayer
+from hb.models.names import expert_name
 
 KINDS = ("hyper-bagel", "eagle3")
 
@@ -78,21 +80,9 @@ class LayerAttention(nn.Module):
         return self.o_proj(mixed.flatten(-2))
 
 
-def understanding_layer(config: DecoderConfig) -> DecoderLayer:
-    """A decoder layer with one expert: a draft guesses text only."""
-    layer = DecoderLayer(config)
-    for module in (layer, layer.self_attn):
-        for name in [name for name, _ in module.named_children() if name.endswith("_moe_gen")]:
-            delattr(module, name)
-    return layer
-
-
-def run_alone(layer: DecoderLayer, x: Float[Tensor, "B S D"], attend) -> Float[Tensor, "B S D"]:
-    """A decoder layer whose attention is somebody else's: attend(q, k, v), not yet rotated, gives [B, H, S, d]."""
-    attn = layer.self_attn
-    out = attend(*attn.project(layer.input_layernorm(x), ""))
-    x = x + attn.o_proj(out.transpose(1, 2).flatten(2))
-    return x + layer.mlp(layer.post_attention_layernorm(x))
+def run_alone(layer: ExpertLayer, x: Float[Tensor, "B S D"], attend) -> Float[Tensor, "B S D"]:
+    """An expert's layer with an attention from outside: attend(q, k, v), not yet rotated, gives [B, H, S, d]."""
+    return layer.finish(x, attend(*layer.project(x)).transpose(1, 2).flatten(2))
 
 
 class Bridge(nn.Module):
@@ -106,7 +96,7 @@ class Bridge(nn.Module):
         self.fc1 = nn.Linear(3 * width, width, bias=False)
         if draft.kind == "hyper-bagel":
             self.look = LayerAttention(config)
-            self.mix = understanding_layer(config)
+            self.mix = ExpertLayer(config)
 
     def slots(self, trace: Sequence[Float[Tensor, "B S D"]]) -> Float[Tensor, "B S Q D"]:
         """The low, middle and high state of each token, and what the queries found in all of them."""
@@ -123,7 +113,7 @@ class Bridge(nn.Module):
             folded = u.transpose(1, 2).flatten(0, 1)  # each slot is a sequence of its own
             angles = tuple(a.repeat_interleave(u.size(2), 0) for a in angles)
             mask = mask.repeat_interleave(u.size(2), 0)
-            ((folded, _), _) = self.mix((folded, folded[:, :0]), angles, mask, None)
+            folded = self.mix(folded, angles, mask)
             u = folded.unflatten(0, (len(u), -1)).transpose(1, 2)
         return self.fc1(u.flatten(2))
 
@@ -137,7 +127,7 @@ class Draft(nn.Module):
         self.config, self.draft = config, draft
         self.bridge = Bridge(config, draft)
         self.fc2 = nn.Linear(2 * width, width, bias=False)
-        self.layers = nn.ModuleList(understanding_layer(config) for _ in range(draft.layers))
+        self.layers = nn.ModuleList(ExpertLayer(config) for _ in range(draft.layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
         self.head = nn.Linear(width, len(draft.words) or config.vocab_size, bias=False)
 
@@ -155,11 +145,11 @@ class Draft(nn.Module):
         gradient (it goes through fc2's g half); it is freed by the second drafting step, in which fc2 sees the draft's
         own state.
         """
-        decoder = target.language_model.model
-        for mine, theirs in zip(self.layers, decoder.layers[-len(self.layers) :]):
-            mine.load_state_dict({k: v for k, v in theirs.state_dict().items() if "_moe_gen" not in k})
-        self.norm.load_state_dict(decoder.norm.state_dict())
-        self.head.weight.copy_(target.language_model.lm_head.weight[self.words])
+        expert = target.mot.understanding
+        for mine, theirs in zip(self.layers, expert.layers[-len(self.layers) :]):
+            mine.load_state_dict(theirs.state_dict())
+        self.norm.load_state_dict(expert.norm.state_dict())
+        self.head.weight.copy_(target.lm_head.weight[self.words])
         if self.draft.zero_init:
             for weight in self.zeroed():
                 weight.zero_()
@@ -169,7 +159,7 @@ class Draft(nn.Module):
         out = [self.bridge.fc1.weight, self.fc2.weight]
         if self.draft.kind == "hyper-bagel":
             mix = self.bridge.mix
-            out += [self.bridge.look.o_proj.weight, mix.self_attn.o_proj.weight, mix.mlp.down_proj.weight]
+            out += [self.bridge.look.o_proj.weight, mix.o_proj.weight, mix.mlp.down_proj.weight]
         return out
 
     # ---- training-time test -----------------------------------------------------------------------------------------
@@ -191,10 +181,11 @@ class Draft(nn.Module):
         `window` are context: only step 0 runs there. Entry j holds indices window to S - 2 - j.
         """
         embeddings, size = trace[0], trace[0].size(1)
-        cos, sin = rotary_angles(positions, self.config.head_size, self.config.rope_theta)
+        wide = at_least_float32(embeddings.dtype)
+        cos, sin = rotary_angles(positions, self.config.head_size, self.config.rope_theta, wide)
         causal = torch.ones(size, size, dtype=torch.bool, device=cos.device).tril()
         mask = causal & present[:, None, :] | torch.eye(size, dtype=torch.bool, device=cos.device)
-        mask = torch.zeros(mask.shape, device=cos.device).masked_fill(~mask, float("-inf"))[:, None]
+        mask = torch.zeros(mask.shape, device=cos.device, dtype=wide).masked_fill(~mask, float("-inf"))[:, None]
         x = self.bridge(trace, (cos, sin), mask)[:, :-1]
         memories = [_Memory(mask[:, :, :-1, :-1]) for _ in self.layers]
         out = []
@@ -217,9 +208,10 @@ def open_draft(parcel: DraftCheckpoint, target: Bagel) -> Draft:
     """The draft model of a parcel, for this target. Raises CheckpointError if its weights do not fit."""
     config = DraftConfig(**parcel.config | dict(words=tuple(parcel.config.get("words", ()))))
     draft = Draft(target.config.llm, config)
-    check(parcel.weights, {k: v.shape for k, v in draft.state_dict().items()}, DRAFT)
-    draft.load_state_dict(parcel.weights)
-    return draft.to(target.device, target.vae2llm.weight.dtype).eval().requires_grad_(False)
+    weights = {expert_name(name): value for name, value in parcel.weights.items()}
+    check(weights, {k: v.shape for k, v in draft.state_dict().items()}, DRAFT)
+    draft.load_state_dict(weights)
+    return draft.to(target.device, target.dtype).eval().requires_grad_(False)
 
 
 class _Memory:

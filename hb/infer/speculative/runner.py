@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hb.infer.fused import Angles, Columns, FusedLayer, fused_head, scaled_weight, unit_rms
+from hb.infer.fused import Angles, FusedLayer, fused_head, scaled_weight, unit_rms
 from hb.infer.speculative.draft import Draft
 from hb.infer.speculative.tree import Growth, Tree, chain, hide, spine
 from hb.models.bagel import Bagel
 from hb.models.distribution import GREEDY, TokenDistribution
+from hb.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class DraftModel:
         config = self.config = draft.config
         self.end = target.markers[1]
         self.kind, self.picked = draft.draft.kind, list(draft.bridge.picked)
-        self.embedding = target.language_model.model.embed_tokens.weight.detach()
+        self.embedding = target.embed_tokens.weight.detach()
         self.layers = [FusedLayer.of(layer, config) for layer in draft.layers]
         self.mix = FusedLayer.of(draft.bridge.mix, config) if self.kind == "hyper-bagel" else None
         self.fc1 = draft.bridge.fc1.weight.detach().T.contiguous()
@@ -208,8 +209,8 @@ class DraftRunner:
     def __init__(self, fast: DraftModel, batch: int, room: int):
         config, self.fast, self.batch = fast.config, fast, batch
         shape = (config.num_key_value_heads, room, config.head_size, fast.embedding)
-        self.layers = Columns(len(fast.layers), batch, *shape)
-        self.mix = Columns(1, 3 * batch, *shape) if fast.mix is not None else None
+        self.layers = KVCache.with_room(len(fast.layers), batch, *shape)
+        self.mix = KVCache.with_room(1, 3 * batch, *shape) if fast.mix is not None else None
         self.a: Tensor | None = None  # the state behind the last certain token, [B, D]
         self.next: Tensor | None = None  # the position of the first guess's own parent, [B] ...
         self.reach = 0  # ... and the largest of them, or more

@@ -12,7 +12,7 @@ from hb.data.pool import PICTURES_A_PROMPT, TRAINING, Pool
 from hb.guidance import Guidance
 from hb.models.bagel import Bagel
 from hb.models.conditioning import IMAGE_SCALES, TEXT_SCALES
-from hb.models.kv_cache import Context
+from hb.models.kv_cache import KVCache
 from hb.models.vision import patchify
 
 TASKS = ("draw", "edit")
@@ -23,10 +23,10 @@ class Round:
     """B pictures of one task. Contexts were read by the original weights and carry no gradient."""
 
     task: str
-    full: Context  # everything: what the teacher reads, and whoever judges
-    read: Context  # what a student reads: the same, or all but what the eyes see of a picture to be edited
-    no_text: Context
-    no_image: Context | None  # of an edit
+    full: KVCache  # everything: what the teacher reads, and whoever judges
+    read: KVCache  # what a student reads: the same, or all but what the eyes see of a picture to be edited
+    no_text: KVCache
+    no_image: KVCache | None  # of an edit
     latent: Tensor  # clean tokens [B, n, values]
     text_scale: Tensor  # [B]
     image_scale: Tensor | None  # [B], of an edit

@@ -11,7 +11,7 @@ import torch
 from hb.flow import interpolate, shift_time
 from hb.losses import velocity_loss
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch
+from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like
 from hb.train.distill.batch import Round
 from hb.train.distill.stage import Stage, Turn, muon, uniform
@@ -20,7 +20,7 @@ from hb.train.distill.stage import Stage, Turn, muon, uniform
 class CFGDistillation(Stage):
     """The student learns the guided velocity at noised real latents, t = shift(u), u uniform, shift at least 3."""
 
-    def __init__(self, teacher: Bagel, student: Branch, *, lr: float = 0.001, shift: float = 3.0, **options):
+    def __init__(self, teacher: Bagel, student: StudentModel, *, lr: float = 0.001, shift: float = 3.0, **options):
         super().__init__(teacher, student, **options)
         self.lr, self.shift = lr, shift
 

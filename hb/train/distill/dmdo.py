@@ -28,7 +28,7 @@ from torch import Tensor
 from hb.flow import euler, interpolate, renoise_steps, shift_time, time_grid, x0_from
 from hb.losses import distribution_matching_loss, hinge_generator_loss, log_rho, renoised, velocity_loss
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch, guided_branch
+from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, discriminate
 from hb.seeding import noise_like
 from hb.train.distill.batch import Round
@@ -81,7 +81,7 @@ def _steps(velocity, x: Tensor, grid: Tensor, fresh):
     return euler(velocity, x, grid) if fresh is None else renoise_steps(velocity, x, grid, fresh)
 
 
-def walker(branch: Branch, round_: Round) -> Callable[[Tensor, Tensor], Tensor]:
+def walker(branch: StudentModel, round_: Round) -> Callable[[Tensor, Tensor], Tensor]:
     """A student's velocity (x, t) for a round, at one time t [] for all of its pictures."""
     return lambda x, t: branch(x, t.to(x).expand(len(x)), round_.read, **round_.scales)
 
@@ -118,9 +118,9 @@ class DistributionMatching(Stage):
     def __init__(
         self,
         teacher: Bagel,
-        student: Branch,
+        student: StudentModel,
         *,
-        real: Branch | None = None,
+        real: StudentModel | None = None,
         steps: int = 6,
         shift: float = 3.0,
         sampler: str = "euler",
@@ -145,13 +145,13 @@ class DistributionMatching(Stage):
         super().__init__(teacher, student, **options)
         self.learns, self.judged = learns, judged
         self.real = real and real.requires_grad_(False)
-        self.fake = guided_branch(real.model if real else teacher)
+        self.fake = StudentModel(real or teacher)
         self.grid, self.shift, self.sampler = time_grid(steps, shift), shift, sampler
         self.renoise_fake, self.renoise_student = renoise_fake, renoise_student
         self.fake_times, self.alone, self.times, self.weighted = fake_times, alone, times, weighted
         self.adversarial, self.r1 = adversarial, r1
         self.discriminator = (
-            Discriminator(guided_branch(teacher), side=teacher.config.latent_side) if adversarial else None
+            Discriminator(StudentModel(teacher), side=teacher.config.latent_side) if adversarial else None
         )
         self.lr, self.lr_fake, self.lr_discriminator = lr, lr_fake, lr_discriminator
 

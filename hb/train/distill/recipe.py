@@ -15,7 +15,7 @@ from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch, GuidedBagel, generation_weights, guided_branch
+from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
 from hb.train.distill.batch import Round, pick_round, read_round
 from hb.train.distill.cfg import CFGDistillation
@@ -25,7 +25,7 @@ from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
 from hb.train.optim import muon_dtype_of
 from hb.train.sheets import SheetEvery, tiled
-from hb.train.trainer import StepData, fit, undo_compile, working_device, worth_compiling
+from hb.train.trainer import StepData, fit, working_device, worth_compiling
 
 SHIFT = 3.0
 
@@ -164,10 +164,10 @@ def run_stage(
     try:
         fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), save_every=save_every, **trainer)
     finally:
-        undo_compile(teacher)
+        teacher.compiled = False  # whoever comes next has other shapes
         for p in moving:
             p.requires_grad_(True)
-    weights = {n.replace("/", "."): p.detach().clone() for n, p in stage.average.named_parameters()}
+    weights = {n: p.detach().clone() for n, p in stage.average.released_weights().items()}
     facts = dict(settings=_plain(asdict(spec)), steps=steps, seed=seed) | (provenance or {})
     return Student(
         name,
@@ -204,15 +204,15 @@ def check_beginning(
         replace(begin, teacher=fingerprint(teacher)).open(teacher)
 
 
-def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> Branch:
+def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> StudentModel:
     """A branch that begins as this student, or as the teacher."""
-    return guided_branch(teacher if student is None else student.open(teacher), trainable)
+    return StudentModel(teacher if student is None else student.open(teacher), trainable)
 
 
 def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
     """The same, but that the embedders of scales are as a new student has them: where they have learnt nothing, a fresh
     start."""
-    new = generation_weights(GuidedBagel(teacher))
+    new = StudentModel(teacher).released_weights()
     return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
 
 
@@ -261,7 +261,7 @@ class Sheet(SheetEvery):
 @torch.no_grad()
 def pictures_of(
     teacher: Bagel,
-    branch: Branch,
+    branch: StudentModel,
     round_: Round,
     grid: Tensor,
     generator: torch.Generator,

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from hb.guidance import Guidance, combine_each
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch, guided_branch
+from hb.models.conditioning import StudentModel
 from hb.seeding import seeded_generator
 from hb.train.distill.batch import Round, read_round
 from hb.train.optim import MuonAdamW, split_parameters
-from hb.train.trainer import compile_layers, warmup_constant_decay
+from hb.train.trainer import warmup_constant_decay
 
 
 class Diverged(ValueError):  # what the command line says as a sentence
@@ -91,7 +91,7 @@ class Stage(L.LightningModule):
     def __init__(
         self,
         teacher: Bagel,
-        student: Branch,
+        student: StudentModel,
         *,
         guidance: dict[str, Guidance],
         total: int,
@@ -136,9 +136,8 @@ class Stage(L.LightningModule):
 
     def on_fit_start(self):
         self.teacher.to(self.device)
-        if self.compiled:
-            for model in (self.teacher, *(part.model for part in self.modules() if isinstance(part, Branch))):
-                compile_layers(model)
+        for model in (self.teacher, *(part for part in self.modules() if isinstance(part, StudentModel))):
+            model.compiled = self.compiled
 
     def training_step(self, batch: dict, batch_idx: int) -> None:
         step = self.global_step
@@ -216,9 +215,9 @@ class Stage(L.LightningModule):
         )
 
 
-def frozen_copy(branch: Branch) -> Branch:
+def frozen_copy(branch: StudentModel) -> StudentModel:
     """A branch with the same weights, apart, without gradient."""
-    return guided_branch(branch.model, trainable=False)
+    return StudentModel(branch, trainable=False)
 
 
 def uniform(n: int, generator: torch.Generator, like: Tensor) -> Tensor:

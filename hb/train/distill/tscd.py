@@ -16,7 +16,7 @@ from torch import Tensor
 from hb.flow import interpolate, jump
 from hb.losses import consistency_loss, hinge_generator_loss
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch, guided_branch
+from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, discriminate
 from hb.seeding import noise_like
 from hb.train.distill.batch import Round
@@ -48,7 +48,7 @@ class SegmentedConsistency(Stage):
     def __init__(
         self,
         teacher: Bagel,
-        student: Branch,
+        student: StudentModel,
         *,
         segments: Segments = Segments(),
         adversarial: float = 1.0,
@@ -57,7 +57,7 @@ class SegmentedConsistency(Stage):
         r1: float = 1.0,
         lr: float = 2e-4,
         lr_discriminator: float = 5e-4,
-        stepper: Branch | None = None,
+        stepper: StudentModel | None = None,
         **options,
     ):
         super().__init__(teacher, student, **options)
@@ -67,7 +67,7 @@ class SegmentedConsistency(Stage):
         self.discriminator = None
         if adversarial:
             side = teacher.config.latent_side
-            self.discriminator = Discriminator(guided_branch(student.model), side=side)
+            self.discriminator = Discriminator(StudentModel(student), side=side)
 
     def turns(self) -> list[Turn]:
         with_adversary = (

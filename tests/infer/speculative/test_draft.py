@@ -152,9 +152,9 @@ def test_folded_attention_over_layers_is_the_written_one(tiny, kind):
 def test_the_start_is_the_papers(tiny):
     draft = Draft(tiny.bagel.config.llm, DraftConfig(layers=2))
     draft.initialize(tiny.bagel)
-    last = tiny.bagel.language_model.model.layers[-1]
+    last = tiny.bagel.mot.understanding.layers[-1]
     assert torch.equal(draft.layers[-1].mlp.up_proj.weight, last.mlp.up_proj.weight)
-    assert torch.equal(draft.head.weight, tiny.bagel.language_model.lm_head.weight)
+    assert torch.equal(draft.head.weight, tiny.bagel.lm_head.weight)
     assert all(not w.any() for w in draft.zeroed()) and len(draft.zeroed()) == 5
     trace = [torch.randn(1, 4, 32) for _ in range(3)]
     triple = torch.stack([trace[i] for i in draft.bridge.picked], dim=2)

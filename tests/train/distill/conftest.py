@@ -7,7 +7,6 @@ import torch
 from hb.data.pool import make_pool
 from hb.guidance import Guidance
 from hb.infer.pipeline import Model
-from hb.models.kv_cache import Context
 from hb.train.distill.batch import Round, pick_round, read_round
 from hb.train.distill.stage import Stage
 
@@ -22,7 +21,7 @@ def model(tiny_folder):
     """The tiny model again, apart from the one that other tests share. Its velocities are not all zero, as there."""
     model = Model.from_pretrained(tiny_folder)
     with torch.no_grad():
-        model.bagel.llm2vae.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        model.bagel.latent.output.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
     return model
 
 

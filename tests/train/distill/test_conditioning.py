@@ -5,7 +5,8 @@ import torch
 
 from hb.guidance import RENORMS, Guidance, combine, combine_each
 from hb.infer.image import Contexts, guided_velocity
-from hb.models.conditioning import Branch, GuidedBagel, generation_weights, guided_branch, is_generation
+from hb.models.conditioning import StudentModel
+from hb.models.names import is_generation
 from hb.train.distill.stage import Stage, muon
 from tests.train.distill.conftest import GUIDANCE, bare, round_of, shake, weights_of
 
@@ -102,14 +103,14 @@ def test_untrained_it_is_the_teacher_bit_for_bit_at_any_scales(teacher, pool, sc
     x, t = some(*round_.latent.shape), torch.linspace(0.1, 1.0, round_.size)
     text, image = (None if s is None else torch.full((len(x),), s) for s in scales)
     with torch.no_grad():
-        said = GuidedBagel(teacher).velocity(x, t, round_.full, text_scale=text, image_scale=image)
+        said = StudentModel(teacher).velocity(x, t, round_.full, text_scale=text, image_scale=image)
         assert torch.equal(said, teacher.velocity(x, t, round_.full)) and said.abs().mean() > 0.01
 
 
 def test_each_picture_feels_its_own_scales_once_trained(teacher, pool):
     """A batch with scales of their own against one at a time; a scale that is left out is not a scale of 1."""
     round_ = round_of(teacher, pool, "edit", deployed=0.0)
-    branch = shake(guided_branch(teacher), 0.3)
+    branch = shake(StudentModel(teacher), 0.3)
     x, t = some(*round_.latent.shape), torch.full((round_.size,), 0.7)
     with torch.no_grad():
         together = branch(x, t, round_.full, **round_.scales)
@@ -125,7 +126,7 @@ def test_each_picture_feels_its_own_scales_once_trained(teacher, pool):
 
 
 def test_scales_go_in_as_a_share_of_their_range(teacher, pool):
-    student, heard = GuidedBagel(teacher), {}
+    student, heard = StudentModel(teacher), {}
     student.text_scale_embedder.register_forward_pre_hook(lambda _, value: heard.update(text=value[0].tolist()))
     student.image_scale_embedder.register_forward_pre_hook(lambda _, value: heard.update(image=value[0].tolist()))
     round_ = round_of(teacher, pool, "edit")
@@ -136,7 +137,7 @@ def test_scales_go_in_as_a_share_of_their_range(teacher, pool):
 
 
 def test_it_shares_what_reads_with_its_teacher_and_nothing_that_draws(teacher):
-    theirs, mine = dict(teacher.named_parameters()), dict(GuidedBagel(teacher).named_parameters())
+    theirs, mine = dict(teacher.named_parameters()), dict(StudentModel(teacher).named_parameters())
     assert set(theirs) == {n for n in mine if "scale_embedder" not in n}
     for name, p in theirs.items():
         assert (mine[name] is p) == (not is_generation(name))
@@ -146,13 +147,13 @@ def test_it_shares_what_reads_with_its_teacher_and_nothing_that_draws(teacher):
     assert draws == {
         n for n in theirs if "_moe_gen." in n or n.split(".")[0] in ("time_embedder", "vae2llm", "llm2vae")
     }
-    assert GuidedBagel(teacher).autoencoder is teacher.autoencoder
+    assert StudentModel(teacher).autoencoder is teacher.autoencoder
 
 
 def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teacher, pool):
     round_ = round_of(teacher, pool, "draw", n=1)
-    first = shake(guided_branch(teacher))
-    second = guided_branch(first.model)
+    first = shake(StudentModel(teacher))
+    second = StudentModel(first)
     say = lambda branch: branch(round_.latent, torch.ones(round_.size), round_.full, **round_.scales)
     with torch.no_grad():
         before = say(first)
@@ -164,10 +165,10 @@ def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teache
 
 
 def test_the_parameters_of_a_branch_are_the_models(teacher, pool):
-    model = GuidedBagel(teacher)
-    branch = Branch(model)
+    model = StudentModel(teacher)
+    branch = StudentModel(model)
     mine = {name.replace("/", "."): p for name, p in branch.named_parameters()}
-    of_model = generation_weights(model)
+    of_model = model.released_weights()
     assert mine.keys() == of_model.keys() and all(mine[name] is p for name, p in of_model.items())
     round_ = round_of(teacher, pool, "draw", n=1)
     look = lambda: model.velocity(round_.latent, torch.ones(round_.size), round_.full).detach()
@@ -175,11 +176,11 @@ def test_the_parameters_of_a_branch_are_the_models(teacher, pool):
     shake(branch)
     assert not torch.equal(before, look())
     assert all(p.requires_grad for p in branch.parameters()) and not any(p.requires_grad for p in teacher.parameters())
-    assert not any(p.requires_grad for p in guided_branch(teacher, trainable=False).parameters())
+    assert not any(p.requires_grad for p in StudentModel(teacher, trainable=False).parameters())
 
 
 def test_follow_is_the_exponential_moving_average(teacher):
-    slow, fast = guided_branch(teacher, trainable=False), shake(guided_branch(teacher))
+    slow, fast = StudentModel(teacher, trainable=False), shake(StudentModel(teacher))
     began, there = weights_of(slow), weights_of(fast)
     for _ in range(3):
         slow.follow(fast, 0.9)
@@ -189,7 +190,7 @@ def test_follow_is_the_exponential_moving_average(teacher):
 
 
 def test_a_copied_branch_says_the_same_and_stays_apart(teacher):
-    slow, fast = guided_branch(teacher, trainable=False), shake(guided_branch(teacher))
+    slow, fast = StudentModel(teacher, trainable=False), shake(StudentModel(teacher))
     slow.copy_from(fast)
     kept = weights_of(fast)
     assert all(torch.equal(p, kept[name]) for name, p in slow.named_parameters())
@@ -198,9 +199,9 @@ def test_a_copied_branch_says_the_same_and_stays_apart(teacher):
 
 
 def test_the_knobs_begin_silent_and_with_features_that_tell_scales_apart(teacher):
-    model = GuidedBagel(teacher)
+    model = StudentModel(teacher)
     for embedder in (model.text_scale_embedder, model.image_scale_embedder):
-        first, time = embedder.mlp[0], teacher.time_embedder.mlp[0]
+        first, time = embedder.mlp[0], teacher.latent.time.mlp[0]
         assert (
             torch.equal(first.weight, time.weight)
             and torch.equal(first.bias, time.bias)
@@ -210,7 +211,7 @@ def test_the_knobs_begin_silent_and_with_features_that_tell_scales_apart(teacher
 
 
 def test_the_knobs_move_at_a_rate_of_their_own(teacher):
-    branch = guided_branch(teacher)
+    branch = StudentModel(teacher)
     before = {n: p.detach().clone() for n, p in branch.named_parameters()}
     optimizer = muon(branch, 0.01)
     for p in branch.parameters():

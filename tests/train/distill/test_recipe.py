@@ -18,7 +18,6 @@ from hb.flow import time_grid
 from hb.infer.artifacts import STUDENT, Student, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.checkpoint import CheckpointError
-from hb.models.conditioning import generation_weights
 from hb.train.distill.recipe import (
     CHAINS,
     SIX_NFE,
@@ -275,7 +274,7 @@ def test_a_long_stage_compiles_all_that_play_and_gives_the_teacher_back_as_it_ca
 
     def compile_layers(model):
         met.append(model)
-        for layer in model.language_model.model.layers:
+        for layer in model.mot.understanding.layers:
             layer._compiled_call_impl = layer._call_impl
 
     monkeypatch.setattr("hb.train.distill.stage.compile_layers", compile_layers)
@@ -284,7 +283,7 @@ def test_a_long_stage_compiles_all_that_play_and_gives_the_teacher_back_as_it_ca
     assert met == []
     left = run("dmdo", tmp_path / "long", teacher, pool, students, steps=2)
     assert len({id(m) for m in met}) == 5 and met[0] is teacher  # the student, its average, fake score, adversary
-    assert all(layer._compiled_call_impl is None for layer in teacher.language_model.model.layers)
+    assert all(layer._compiled_call_impl is None for layer in teacher.mot.understanding.layers)
     monkeypatch.setattr("hb.train.distill.recipe.worth_compiling", lambda steps: False)
     plain = run("dmdo", tmp_path / "plain", teacher, pool, students, steps=2)
     assert all(torch.allclose(plain.weights[k], w, atol=1e-4) for k, w in left.weights.items())
@@ -329,16 +328,16 @@ def test_each_stage_begins_where_the_one_before_it_ended(teacher, pool, students
         )
         begins = (begins | {"dmdo-literal": begins["dmdo"] | dict(real="cfg", fake="cfg")})[name]
         for part, parcel in begins.items():
-            assert same(dict(generation_weights(parts[part].model)), students[parcel].weights)
+            assert same(parts[part].released_weights(), students[parcel].weights)
         if name == "tscd":
-            assert same(dict(generation_weights(parts["discriminator"].backbone.model)), students["cfg"].weights)
+            assert same(parts["discriminator"].backbone.released_weights(), students["cfg"].weights)
         # the fake score of the guided teacher begins as the teacher, and so does the adversary beside it
         of_teacher = dict(
             cfg=[parts["student"]], dmdo=[parts.get("fake"), getattr(parts.get("discriminator"), "backbone", None)]
         )
         for part in of_teacher.get(name, []):
-            mine = generation_weights(part.model)
-            assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in generation_weights(teacher).items())
+            mine = part.released_weights()
+            assert all(torch.equal(mine[n], p) and mine[n] is not p for n, p in teacher.released_weights().items())
         trains = {n.split(".")[0] for n, p in met["stage"].named_parameters() if p.requires_grad}
         assert (
             trains
@@ -359,7 +358,7 @@ def test_a_stage_can_begin_with_another_student(name, teacher, pool, students, t
     monkeypatch.setattr(Stage, "training_step", lambda stage, *_: met.update(stage=stage) or power_cut())
     with pytest.raises(RuntimeError, match="power cut"):
         run(name, tmp_path, teacher, pool, {}, begin=replace(students["dmdo"], teacher="an earlier version"))
-    assert same(dict(generation_weights(met["stage"].student.model)), students["dmdo"].weights)
+    assert same(met["stage"].student.released_weights(), students["dmdo"].weights)
 
 
 @pytest.mark.parametrize("stage, said", [("six-nfe", "for one stage"), ("tscd", "student.json"), ("cfg", "lacks")])
@@ -559,11 +558,11 @@ def test_a_student_survives_its_files_in_half_precision(teacher, pool, students,
 def test_an_opened_student_has_the_parcels_weights_beside_an_untouched_teacher(teacher, students):
     before = fingerprint(teacher)
     opened = students["tscd"].open(teacher)
-    assert same(dict(generation_weights(opened)), students["tscd"].weights)
-    assert opened.language_model.lm_head.weight is teacher.language_model.lm_head.weight
+    assert same(opened.released_weights(), students["tscd"].weights)
+    assert opened.lm_head.weight is teacher.lm_head.weight
     assert fingerprint(teacher) == before
     with torch.no_grad():
-        opened.llm2vae.weight.zero_()
+        opened.latent.output.weight.zero_()
     assert students["tscd"].weights["llm2vae.weight"].any()  # copied, not lent
 
 
@@ -575,8 +574,8 @@ def test_another_teachers_student_is_refused_in_words(tiny, teacher, students):
 def test_in_half_precision_a_teacher_is_taken_at_its_word(teacher, students):
     half = copy.deepcopy(teacher).half()
     opened = students["cfg"].open(half)
-    assert opened.llm2vae.weight.dtype == torch.float16
-    assert torch.equal(opened.llm2vae.weight, students["cfg"].weights["llm2vae.weight"].half())
+    assert opened.latent.output.weight.dtype == torch.float16
+    assert torch.equal(opened.latent.output.weight, students["cfg"].weights["llm2vae.weight"].half())
 
 
 def test_a_file_that_lacks_a_tensor_is_refused_in_words(teacher, students, tmp_path):
@@ -613,6 +612,6 @@ def test_a_parcel_holds_the_average_and_not_the_student(teacher, pool, students,
     monkeypatch.setattr(Stage, "on_fit_start", lambda stage: met.update(stage=stage) or follow(stage))
     parcel = run("cfg", tmp_path, teacher, pool, {}, steps=3)
     stage = met["stage"]
-    assert same(dict(generation_weights(stage.average.model)), parcel.weights)
-    assert not same(dict(generation_weights(stage.student.model)), parcel.weights)
+    assert same(stage.average.released_weights(), parcel.weights)
+    assert not same(stage.student.released_weights(), parcel.weights)
     assert parcel.steps == 50 and len(time_grid(parcel.steps)) == 51

@@ -13,7 +13,7 @@ from hb.infer.artifacts import Student, fingerprint
 from hb.infer.image import sample_student
 from hb.infer.pipeline import Model, Sampling
 from hb.models.bagel import Bagel
-from hb.models.conditioning import Branch, guided_branch
+from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator
 from hb.models.vision import patchify
 from hb.seeding import seeded_generator
@@ -29,7 +29,7 @@ from tests.train.distill.conftest import GUIDANCE, bare, batch_of, changed, noth
 
 
 def made(name, teacher, **options) -> Stage:
-    student = shake(guided_branch(teacher))
+    student = shake(StudentModel(teacher))
     options = dict(guidance=GUIDANCE, total=100) | options
     if name == "cfg":
         return CFGDistillation(teacher, student, **options)
@@ -40,7 +40,7 @@ def made(name, teacher, **options) -> Stage:
         return SegmentedConsistency(teacher, student, segments=one, adversarial=0.0, mse=1.0, **options)
     if name == "dmdo-adversarial":
         options |= dict(adversarial=1.0)
-    return DistributionMatching(teacher, student, **dict(real=shake(guided_branch(teacher), seed=1)) | options)
+    return DistributionMatching(teacher, student, **dict(real=shake(StudentModel(teacher), seed=1)) | options)
 
 
 STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial"]
@@ -104,7 +104,7 @@ def test_all_that_a_turn_may_move_is_moved(teacher, pool, tmp_path):
     mine = {n for n in still if n.startswith(("student.", "discriminator."))}
     # softmax does not feel a constant added to all keys; what comes after the layer that is judged serves nothing; and
     # a constant added to real and fake logits alike changes no hinge loss within its bounds
-    idle = ("k_proj_moe_gen/bias", "backbone.llm2vae", "backbone.language_model/model/norm_moe_gen", "last.bias")
+    idle = ("k_proj_moe_gen/bias", "backbone.latent.output", "backbone.language_model/model/norm_moe_gen", "last.bias")
     assert not [n for n in mine if not any(i in n for i in idle)]
     assert any(n.startswith("student.") for n in before) and all(n in still for n in before if n.startswith("stepper."))
 
@@ -116,8 +116,8 @@ class Game(Stage):
 
     def __init__(self, teacher, turns=("rare", "steady"), odd=(), nan=(), steep=(), **options):
         options = dict(guidance=GUIDANCE, total=100) | options
-        super().__init__(teacher, shake(guided_branch(teacher)), **options)
-        self.rare = shake(guided_branch(teacher), seed=1)
+        super().__init__(teacher, shake(StudentModel(teacher)), **options)
+        self.rare = shake(StudentModel(teacher), seed=1)
         self.asked, self.odd, self.nan, self.steep = turns, odd, nan, steep
         self.grounds, self.draws = [], []
 
@@ -301,7 +301,7 @@ def test_the_step_that_is_named_is_the_one_that_diverged_whichever_turn_it_was(t
 def test_stages_watch_what_would_run_away(name, watched, teacher, pool, tmp_path):
     stage = made(name, teacher)
     with torch.no_grad():
-        stage.student.model.llm2vae.weight.mul_(1000)
+        stage.student.model.latent.output.weight.mul_(1000)
     with pytest.raises(Diverged, match=f"at step 0: {watched} is .*, above {stage.limit:g}"):
         played(stage, pool, tmp_path, steps=1)
 
@@ -407,7 +407,7 @@ def test_contexts_are_read_by_the_original_weights(name, teacher, pool, tmp_path
 def test_a_student_without_eyes_reads_latent_and_words_and_its_judges_all(name, teacher, pool, tmp_path):
     stage, read = made(name, teacher, eyes=False), {}
     for part, module in stage.named_modules():
-        if isinstance(module, Branch):
+        if isinstance(module, StudentModel):
             module.register_forward_pre_hook(
                 lambda _, args, part=part: read.setdefault(part, set()).add(args[2].length)
             )
@@ -455,7 +455,7 @@ def test_rows_of_a_step_are_always_the_same_and_both_tasks_come(pool):
 @pytest.mark.parametrize("task", ["draw", "edit"])
 def test_without_guidance_an_untrained_student_has_nothing_to_learn(task, teacher, pool):
     off = dict(draw=OFF, edit=OFF)
-    stage = CFGDistillation(teacher, guided_branch(teacher), guidance=off, total=1)
+    stage = CFGDistillation(teacher, StudentModel(teacher), guidance=off, total=1)
     read = lambda deployed: read_round(teacher, batch_of(pool, task), off, seeded_generator(0), deployed=deployed)
     assert stage.student_loss(read(1.0), seeded_generator(1)) < 1e-11  # 0 but for two ways to write out attention
     assert stage.student_loss(read(0.0), seeded_generator(1)) > 1e-4
@@ -477,7 +477,7 @@ def test_stage_one_stands_at_noised_real_latents_at_shifted_times(teacher, pool,
 
 
 def test_gradients_of_a_discriminator_reach_its_input_its_backbone_and_its_heads(teacher, pool):
-    judge = Discriminator(shake(guided_branch(teacher), seed=2))
+    judge = Discriminator(shake(StudentModel(teacher), seed=2))
     round_ = round_of(teacher, pool, "edit")
     x = round_.latent.clone().requires_grad_()
     logits = judge(x, torch.full((round_.size,), 0.4), round_.full, **round_.scales)
@@ -489,7 +489,7 @@ def test_gradients_of_a_discriminator_reach_its_input_its_backbone_and_its_heads
 
 
 def test_each_sample_is_judged_alone(teacher, pool):
-    judge = Discriminator(shake(guided_branch(teacher), seed=2))
+    judge = Discriminator(shake(StudentModel(teacher), seed=2))
     round_ = round_of(teacher, pool, "edit", deployed=0.0)
     t = torch.linspace(0.1, 0.9, round_.size)
     with torch.no_grad():
@@ -503,7 +503,7 @@ def test_each_sample_is_judged_alone(teacher, pool):
 
 @pytest.mark.parametrize("depth, layers", [(2, (2,)), (4, (4,)), (8, (4, 8)), (10, (4, 8))])
 def test_heads_stand_on_every_fourth_layer_and_at_least_on_the_last(teacher, depth, layers):
-    branch = guided_branch(teacher)
+    branch = StudentModel(teacher)
     llm = dataclasses.replace(teacher.config.llm, num_hidden_layers=depth)
     branch.model.__dict__["config"] = dataclasses.replace(teacher.config, llm=llm)
     assert Discriminator(branch).layers == layers and len(Discriminator(branch).heads) == len(layers)
