@@ -6,6 +6,7 @@ import torch
 from hb.infer.fused import FastText, TextRun, decode_fast, stacked
 from hb.infer.speculative.tree import hide
 from hb.infer.text import decode
+from hb.models.kv_cache import KVCache
 from hb.models.bagel import Bagel
 from hb.models.config import DecoderConfig
 from hb.models.distribution import TokenDistribution
@@ -31,7 +32,7 @@ def shaken(heads: int, kv_heads: int) -> Bagel:
         model = Bagel(type(config)(**vars(config) | dict(llm=llm)), (90, 91, 92, 93))
     initialize(model, generator)
     with torch.no_grad():
-        for p in model.language_model.parameters():
+        for p in [p for part in model.understanding_branch()[:3] for p in part.parameters()]:
             p.add_(0.2 * torch.randn(p.shape, generator=generator))
     return model.eval()
 
@@ -41,13 +42,13 @@ def model(request):
     return shaken(*request.param)
 
 
-def read(model, rows: list[list[int]]) -> Context:
+def read(model, rows: list[list[int]]) -> KVCache:
     with torch.no_grad():
         return model.read_text(model.empty(len(rows)), rows)[1]
 
 
 @torch.no_grad()
-def fresh_logits(model, context: Context, row: int, ids: list[int]):
+def fresh_logits(model, context: KVCache, row: int, ids: list[int]):
     """Logits after `ids` behind one row of the context, by the plain path from nothing."""
     hidden, _ = model.read_ids(context.select(torch.tensor([row])), torch.tensor([ids]))
     return model.logits(hidden)[0]

@@ -117,5 +117,5 @@ def test_the_released_size_has_the_released_parameter_count():
         model = Bagel(BagelConfig(), (0, 1, 2, 3))
     assert sum(p.numel() for p in model.parameters()) == 14_607_260_128
     assert len(model.state_dict()) == 1223
-    assert len(model.autoencoder.released_state_dict()) == 244
+    assert len(model.autoencoder.state_dict()) == 244
     assert sum(p.numel() for p in model.autoencoder.parameters()) == 83_819_683

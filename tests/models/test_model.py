@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from hb.models.attention import attend, training_mask
+from hb.models.names import is_generation
 from hb.models.bagel import Bagel
 from hb.models.config import AutoencoderConfig, BagelConfig, DecoderConfig, VisionConfig
 from hb.models.initialize import initialize
@@ -158,12 +160,13 @@ def test_each_kind_of_token_uses_its_own_expert(model, scene):
     hidden, _ = model.read_text(model.empty(2), scene["texts"])
     hidden.square().sum().backward()
     touched = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert not any("_moe_gen" in n for n in touched)
+    assert touched and not any(is_generation(n) for n in touched)
     model.zero_grad()
     x = scene["x"].clone()
     model.velocity(x, scene["t"], model.empty(2)).square().sum().backward()
     used = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert any("mlp_moe_gen" in n for n in used) and any("self_attn.k_proj.weight" in n for n in used)
+    assert any(n.startswith("mot.generation.layers.0.mlp") for n in used)
+    assert "mot.understanding.layers.0.k_proj.weight" in used
     model.zero_grad()
 
 
@@ -194,18 +197,16 @@ def test_text_splits_hide_their_padding(model, scene):
         assert torch.allclose(whole(model, scene)[3], whole(model, scene, text=other)[3], atol=1e-12)
 
 
-def test_attention_written_out_is_the_fused_one():
-    from hb.models.mot import attend, written_out
-
+def test_attention_for_training_is_the_fused_one():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, heads, 7, 8, generator=generator, dtype=torch.float64) for heads in (4, 2, 2))
     mask = torch.rand(2, 1, 7, 7, generator=generator) > 0.4
     mask |= torch.eye(7, dtype=torch.bool)
-    float_mask = written_out(mask, q)
+    float_mask = training_mask(mask, q)
     assert float_mask.dtype == torch.float64  # gradients are on: this is the training path
     assert torch.allclose(attend(q, k, v, float_mask), attend(q, k, v, mask), atol=1e-12)
     with torch.no_grad():
-        assert written_out(mask, q) is mask
+        assert training_mask(mask, q) is mask
 
 
 def test_a_fresh_model_does_not_drown_its_words():
@@ -213,7 +214,7 @@ def test_a_fresh_model_does_not_drown_its_words():
     fresh, trace = Bagel(CONFIG, MARKERS), []
     initialize(fresh, torch.Generator().manual_seed(0))
     ids = torch.arange(5, 35)[None]
-    fresh.read_ids(fresh.empty(1), ids, trace=trace)
+    fresh.read_ids(fresh.empty(1), ids, hidden_states=trace)
     size = [float(state.square().mean().sqrt()) for state in trace]
     assert 0.8 < size[0] < 1.2 and size[-1] < 2 * size[0]
 

@@ -62,7 +62,7 @@ def muon(module: nn.Module, lr: float, dtype: torch.dtype = torch.float32) -> to
     a tenth, 1,240 steps of nano moved what they say by 0.6 from one end of the scale to the other, where the time's
     reaches 9.
     """
-    knobs = {name for name, p in module.named_parameters() if "scale_embedder" in name and p.requires_grad}
+    knobs = {name for name, p in module.named_parameters() if ".guidance." in name and p.requires_grad}
     groups = split_parameters(module, muon_lr=lr, adamw_lr=lr / 10, leave_out=knobs)
     own = [p for name, p in module.named_parameters() if name in knobs]
     return MuonAdamW([*groups, dict(params=own, kind="adamw", lr=3 * lr, weight_decay=0.0)] if own else groups, dtype)

@@ -7,6 +7,7 @@ import torch
 from hb.data.pool import make_pool
 from hb.guidance import Guidance
 from hb.infer.pipeline import Model
+from hb.models.kv_cache import KVCache
 from hb.train.distill.batch import Round, pick_round, read_round
 from hb.train.distill.stage import Stage
 
@@ -70,7 +71,7 @@ def bare(stage_class, **parts) -> Stage:
 def nothing_read(latent) -> Round:
     """A round whose context says nothing, for those functions."""
     n = len(latent)
-    empty = Context((), torch.zeros(n, 0, dtype=torch.bool), torch.zeros(n, dtype=torch.long))
+    empty = KVCache.with_room(0, n, 1, 0, 1, latent)
     return Round("draw", empty, empty, empty, None, latent, torch.ones(n), None)
 
 

@@ -1,12 +1,14 @@
 """A model that knows its guidance begins as its teacher; guidance at many scales at once is guidance at each."""
 
+import copy
+
 import pytest
 import torch
 
 from hb.guidance import RENORMS, Guidance, combine, combine_each
 from hb.infer.image import Contexts, guided_velocity
 from hb.models.conditioning import StudentModel
-from hb.models.names import is_generation
+from hb.models.names import is_generation, to_released
 from hb.train.distill.stage import Stage, muon
 from tests.train.distill.conftest import GUIDANCE, bare, round_of, shake, weights_of
 
@@ -127,8 +129,9 @@ def test_each_picture_feels_its_own_scales_once_trained(teacher, pool):
 
 def test_scales_go_in_as_a_share_of_their_range(teacher, pool):
     student, heard = StudentModel(teacher), {}
-    student.text_scale_embedder.register_forward_pre_hook(lambda _, value: heard.update(text=value[0].tolist()))
-    student.image_scale_embedder.register_forward_pre_hook(lambda _, value: heard.update(image=value[0].tolist()))
+    guidance = student.latent.guidance
+    guidance.text.register_forward_pre_hook(lambda _, value: heard.update(text=value[0].tolist()))
+    guidance.image.register_forward_pre_hook(lambda _, value: heard.update(image=value[0].tolist()))
     round_ = round_of(teacher, pool, "edit")
     x, ramp = round_.latent, torch.linspace(0, 1, round_.size)
     student.velocity(x, torch.ones(len(x)), round_.full, text_scale=1 + 4 * ramp, image_scale=1 + 1.5 * ramp)
@@ -136,18 +139,31 @@ def test_scales_go_in_as_a_share_of_their_range(teacher, pool):
     assert heard["image"] == pytest.approx(ramp.tolist(), abs=1e-6)
 
 
-def test_it_shares_what_reads_with_its_teacher_and_nothing_that_draws(teacher):
-    theirs, mine = dict(teacher.named_parameters()), dict(StudentModel(teacher).named_parameters())
-    assert set(theirs) == {n for n in mine if "scale_embedder" not in n}
-    for name, p in theirs.items():
-        assert (mine[name] is p) == (not is_generation(name))
-        assert (mine[name].data_ptr() == p.data_ptr()) == (not is_generation(name))
-    shared = {n for n in theirs if mine[n] is theirs[n]}
-    draws = set(theirs) - shared
-    assert draws == {
-        n for n in theirs if "_moe_gen." in n or n.split(".")[0] in ("time_embedder", "vae2llm", "llm2vae")
-    }
-    assert StudentModel(teacher).autoencoder is teacher.autoencoder
+def test_it_has_a_generation_branch_of_its_own_and_reads_with_its_teachers(teacher):
+    student = StudentModel(teacher)
+    mine, theirs = student.released_weights(), {to_released(n): p for n, p in teacher.named_parameters()}
+    draws = {to_released(n) for n, _ in teacher.named_parameters() if is_generation(n)}
+    assert draws == {n for n in mine if "scale_embedder" not in n} and len(draws) < len(theirs)
+    assert all(torch.equal(mine[n], theirs[n]) and mine[n].data_ptr() != theirs[n].data_ptr() for n in draws)
+    assert student.base is teacher and not any(p is q for p in student.parameters() for q in teacher.parameters())
+
+
+def test_a_copy_has_its_own_weights_and_the_same_teacher(teacher, pool):
+    student = shake(StudentModel(teacher))
+    twin = copy.deepcopy(student)
+    assert twin.base is teacher and twin.state_dict().keys() == student.state_dict().keys()
+    assert not any(p is q for p, q in zip(student.parameters(), twin.parameters()))
+    round_ = round_of(teacher, pool, "draw", n=1)
+    with torch.no_grad():
+        velocity = lambda model: model(round_.latent, torch.ones(round_.size), round_.full, **round_.scales)
+        assert torch.equal(velocity(student), velocity(twin))
+
+
+def test_weights_of_version_01_are_accepted(teacher):
+    """There a branch kept its weights under released names, with "/" for "."."""
+    student, old = StudentModel(teacher), shake(StudentModel(teacher))
+    student.load_state_dict({n.replace(".", "/"): p for n, p in old.released_weights().items()})
+    assert all(torch.equal(p, q) for p, q in zip(student.parameters(), old.parameters()))
 
 
 def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teacher, pool):
@@ -160,22 +176,15 @@ def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teache
         assert torch.equal(before, say(second))
         shake(second, seed=1)
         assert torch.equal(before, say(first)) and not torch.equal(before, say(second))
-    reads = lambda model: [p for name, p in model.named_parameters() if not is_generation(name)]
-    assert all(a is b is c for a, b, c in zip(*map(reads, (teacher, first.model, second.model)), strict=True))
+    assert first.base is second.base is teacher
 
 
-def test_the_parameters_of_a_branch_are_the_models(teacher, pool):
-    model = StudentModel(teacher)
-    branch = StudentModel(model)
-    mine = {name.replace("/", "."): p for name, p in branch.named_parameters()}
-    of_model = model.released_weights()
-    assert mine.keys() == of_model.keys() and all(mine[name] is p for name, p in of_model.items())
+def test_its_parameters_learn_and_its_teachers_do_not(teacher, pool):
+    student = StudentModel(teacher)
     round_ = round_of(teacher, pool, "draw", n=1)
-    look = lambda: model.velocity(round_.latent, torch.ones(round_.size), round_.full).detach()
-    before = look()
-    shake(branch)
-    assert not torch.equal(before, look())
-    assert all(p.requires_grad for p in branch.parameters()) and not any(p.requires_grad for p in teacher.parameters())
+    student(round_.latent, torch.ones(round_.size), round_.full, **round_.scales).square().sum().backward()
+    assert all(p.requires_grad for p in student.parameters()) and not any(p.requires_grad for p in teacher.parameters())
+    assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
     assert not any(p.requires_grad for p in StudentModel(teacher, trainable=False).parameters())
 
 
@@ -200,7 +209,7 @@ def test_a_copied_branch_says_the_same_and_stays_apart(teacher):
 
 def test_the_knobs_begin_silent_and_with_features_that_tell_scales_apart(teacher):
     model = StudentModel(teacher)
-    for embedder in (model.text_scale_embedder, model.image_scale_embedder):
+    for embedder in (model.latent.guidance.text, model.latent.guidance.image):
         first, time = embedder.mlp[0], teacher.latent.time.mlp[0]
         assert (
             torch.equal(first.weight, time.weight)
@@ -218,9 +227,9 @@ def test_the_knobs_move_at_a_rate_of_their_own(teacher):
         p.grad = torch.ones_like(p)
     optimizer.step()
     moved = {n: float((p.detach() - before[n]).abs().mean()) for n, p in branch.named_parameters()}
-    vectors = [n for n, p in before.items() if p.ndim < 2 and "scale" not in n]
-    assert [n for n in moved if "scale" in n] and all(
-        abs(moved[n] - 0.03) < 1e-4 for n in moved if "scale" in n
+    vectors = [n for n, p in before.items() if p.ndim < 2 and "guidance" not in n]
+    assert [n for n in moved if "guidance" in n] and all(
+        abs(moved[n] - 0.03) < 1e-4 for n in moved if "guidance" in n
     )  # Adam's first step
     assert vectors and all(abs(moved[n] - 0.001) < 1e-4 for n in vectors)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(moved)
