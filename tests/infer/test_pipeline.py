@@ -147,8 +147,8 @@ def test_pictures_of_another_size_are_resized(tiny):
 
 
 def test_truncation_to_bytes_is_the_published_one():
-    assert to_image(torch.full((3, 1, 1), 0.999)).getpixel((0, 0)) == (254, 254, 254)
-    assert to_image(torch.full((3, 1, 1), 2.0)).getpixel((0, 0)) == (255, 255, 255)
+    assert to_image(torch.full((3, 1, 1), 0.999), truncate=True).getpixel((0, 0)) == (254, 254, 254)
+    assert to_image(torch.full((3, 1, 1), 2.0), truncate=True).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_records_are_ready_for_json_and_for_jupyter(tiny, picture):
