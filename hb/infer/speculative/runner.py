@@ -222,18 +222,20 @@ class DraftRunner:
         most = self.reach + 1
         present = None if sure.present is None or bool(sure.present.all()) else sure.present
         self.layers.widen(self.layers.length + n + 64)
+        local = None if present is None else _real_before(present)
         u = fast.slots(sure.trace)
         if self.mix is not None:
             self.mix.widen(self.mix.length + n + 64)
             slots = u.size(2)
             folded = u.transpose(1, 2).reshape(batch * slots * n, -1)
             angles = tuple(a.repeat_interleave(slots, 0) for a in fast.angles(sure.positions, most))
-            folded = fast.mix(folded, angles, self.mix.mask(n), *self.mix.layers(n))
+            own = None if local is None else local.repeat_interleave(slots, 0)
+            folded = fast.mix(folded, angles, self.mix.mask(n, own), *self.mix.layers(n))
             self.mix.keep(None, None if present is None else present.repeat_interleave(slots, 0), n)
             u = folded.view(batch, slots, n, -1).transpose(1, 2)
         g = u.flatten(2) @ fast.fc1
         a = self._step(
-            g, sure.following @ fast.fc2_embedding, fast.angles(sure.next_positions, most), self.layers.mask(n)
+            g, sure.following @ fast.fc2_embedding, fast.angles(sure.next_positions, most), self.layers.mask(n, local)
         )
         self.layers.keep(None, present, n)
         if present is None:
@@ -392,6 +394,13 @@ class DraftRunner:
             torch.zeros(len(root), self.fast.config.vocab_size, device=root.device)
         )  # behind the last nothing is drawn
         return tree, torch.stack(q, 1)
+
+
+def _real_before(present: Bool[Tensor, "B n"]) -> Float[Tensor, "B n n"]:
+    """The mask of n new tokens of which some are padding: each attends to itself and to the real ones before it."""
+    n = present.size(1)
+    causal = torch.ones(n, n, dtype=torch.bool, device=present.device).tril()
+    return hide(causal & present[:, None] | torch.eye(n, dtype=torch.bool, device=present.device))
 
 
 def _taken(log_q: Float[Tensor, "*any words"], word: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:

@@ -90,6 +90,43 @@ def test_absorbing_in_pieces_is_absorbing_at_once(tiny, config):
     assert torch.allclose(one.a, many.a, atol=1e-4) and torch.equal(one.next, many.next)
 
 
+@pytest.mark.parametrize("config", ALL, ids=str)
+@torch.no_grad()
+def test_a_draft_does_not_attend_to_padding(tiny, config):
+    """Rows of different lengths absorbed together, then more tokens in the same step: each row is as it is alone. Red
+    with a causal mask, which shows the padding between the question and the answer to what comes behind it."""
+    fast, target = DraftModel(shaken(tiny, config), tiny.bagel), FastText(tiny.bagel)
+    questions, root = ["how many stars are there?", "describe"], torch.tensor([5, 6])
+    state = read(tiny, questions)
+    before = _before(state, root, target)
+    assert not before.present.all(), "rows of one length have no padding"
+
+    def behind(rows):
+        """The start of an answer, one token of which only the first row keeps."""
+        n, generator = 3, torch.Generator().manual_seed(4)
+        parts = dict(
+            trace=torch.randn(2, n, *before.trace.shape[2:], generator=generator)[rows],
+            following=torch.randn(2, n, before.following.size(-1), generator=generator)[rows],
+            positions=state.context.position[rows, None] + torch.arange(n),
+        )
+        present = torch.tensor([[True] * 3, [True, True, False]])[rows]
+        return Certain(**parts, next_positions=parts["positions"] + 1, present=present)
+
+    together = DraftRunner(fast, 2, 200)
+    together.absorb(Certain.joined([before, behind([0, 1])]))
+    for row in range(2):
+        keep = before.present[row]
+        names = ("trace", "following", "positions", "next_positions")
+        own = Certain(*(getattr(before, f)[row : row + 1, keep] for f in names))
+        more = behind([row])
+        more = Certain(*(getattr(more, f)[:, more.present[0]] for f in names))
+        alone = DraftRunner(fast, 1, 200)
+        alone.absorb(Certain.joined([own, more]))
+        assert torch.allclose(together.a[row], alone.a[0], atol=1e-4)
+        trees = [r.grow(torch.tensor(t), Plan(depth=3, budget=3)) for r, t in ((together, [7, 7]), (alone, [7]))]
+        assert torch.equal(trees[0].tokens[row], trees[1].tokens[0])
+
+
 @torch.no_grad()
 def test_guesses_leave_no_trace(tiny):
     """A tree grown and thrown away changes nothing that comes after."""
