@@ -17,7 +17,7 @@ from hb.infer.image import Contexts, Meter, generator_of, noise, sample, sample_
 from hb.infer.plan import Sampling, SamplingPlan, make_plan, student_for
 from hb.infer.processor import Processor, grouped_by_size, paired, real, seed_of, seeds_of, texts_of, whole
 from hb.infer.records import Answers, Clock, Pictures, joined
-from hb.infer.speculative.decode import Read, Spoken, decode_speculative, read_picture_and_text
+from hb.infer.speculative.decode import Decoded, Prefill, decode_speculative, read_picture_and_text
 from hb.infer.speculative.draft import open_draft
 from hb.infer.speculative.runner import DraftModel, Plan
 from hb.infer.text import decode
@@ -246,7 +246,7 @@ class Model(ModelFolder):
         longest = min(max(map(len, rows.values())) + 1, max_tokens)
         return Answers(texts, tuple(questions), longest, passes, clock.seconds, tuple(cycles), seed)
 
-    def _decode(self, read: Read, plan: Plan | None, **how) -> Spoken:
+    def _decode(self, read: Prefill, plan: Plan | None, **how) -> Decoded:
         """Answers to what was read, by the fastest path that there is."""
         if plan is not None:
             return decode_speculative(self.fast_text(), self.fast_draft(), read, plan=plan, **how)
@@ -255,7 +255,7 @@ class Model(ModelFolder):
         else:
             done = decode(self.bagel, read.context, **how)
             rows, passes = done.tokens, done.passes
-        return Spoken.plainly(rows, passes, how["max_tokens"])
+        return Decoded.plainly(rows, passes, how["max_tokens"])
 
     def _speculation(self, speculate: bool | Plan, distribution: TokenDistribution) -> Plan | None:
         """How much is guessed; None: nothing is."""
@@ -273,7 +273,7 @@ class Model(ModelFolder):
     def _is_small(self) -> bool:
         return sum(p.numel() for p in self.bagel.language_model.parameters()) < FUSED_AT_MOST
 
-    def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Read:
+    def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Prefill:
         """What an answer starts from: the picture through the vision encoder, then the question. pixels in [-1, 1]."""
         processor = self.processor
         return read_picture_and_text(self.bagel, processor.for_vision(pixels), processor.encode(questions))

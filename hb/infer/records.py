@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hb.infer.speculative.decode import Cycle
+from hb.infer.speculative.decode import VerifyStep
 from hb.pictures import to_image
 
 
@@ -104,7 +104,7 @@ class Answers:
     tokens: int
     passes: int
     seconds: dict[str, float]
-    cycles: tuple[Cycle, ...] = field(default=(), repr=False)
+    cycles: tuple[VerifyStep, ...] = field(default=(), repr=False)
     seed: int = 0
 
     @property
