@@ -191,7 +191,7 @@ class DraftCheckpoint(Artifact):
     """A draft model for one target: weights, how it is built, and how much it should guess.
 
     config   what `hb.infer.speculative.draft.DraftConfig` takes
-    plans    temperature ("0", "1.0") -> what `hb.infer.speculative.runner.Plan` takes; the nearest temperature is used
+    plans    temperature ("0", "1.0") -> what `hb.infer.speculative.plan.Plan` takes; the nearest temperature is used
     best     the fastest "chain" and the fastest "tree" that tuning met, greedy: to measure one against the other
     target   `understanding_fingerprint` of the model it was trained for. With another target it would be as right, and
              slow

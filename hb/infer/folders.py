@@ -130,13 +130,13 @@ class ModelFolder:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub
+        cls, name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **hub
     ) -> Self:
         """Load a folder, one of ours or one with the released BAGEL-7B-MoT files, or "owner/name" on the hub.
 
         hub: what `huggingface_hub.snapshot_download` takes (revision, cache_dir, token, local_files_only)
         """
-        device, folder = checked_device(device), find_model(folder, **hub)
+        device, folder = checked_device(device), find_model(name, **hub)
         bagel, text = load_model(folder, device=device, dtype=dtype)
         held = {
             place.as_posix(): kind.load(folder / place, lazily=True) for place, kind in _artifacts_in(folder).items()
@@ -145,7 +145,7 @@ class ModelFolder:
             bagel,
             text,
             Sampling.load(folder),
-            folder.name,
+            Path(name).name,
             draft=held.pop(DRAFT, None),
             pixel_decoder=held.pop(DECODER, None),
             students={place.removeprefix(f"{STUDENTS}/"): student for place, student in held.items()},

@@ -19,7 +19,8 @@ from hb.infer.processor import Processor, grouped_by_size, paired, real, seed_of
 from hb.infer.records import Answers, Clock, Pictures, joined
 from hb.infer.speculative.decode import Decoded, Prefill, decode_speculative, read_picture_and_text
 from hb.infer.speculative.draft import open_draft
-from hb.infer.speculative.runner import DraftModel, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel
 from hb.infer.text import decode
 from hb.models.bagel import Bagel
 from hb.models.conditioning import GuidedBagel

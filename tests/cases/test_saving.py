@@ -112,7 +112,7 @@ def hub(tiny_folder, tmp_path):
 
 def test_a_hub_name_loads_from_the_cache(hub):
     model = hb.load("owner/name", cache_dir=hub, local_files_only=True)
-    assert model.draw("a star", steps=1).nfe == 2
+    assert model.draw("a star", steps=1).nfe == 2 and model.name == "name"
 
 
 def test_a_local_folder_of_that_name_wins(hub, model, tmp_path, monkeypatch):

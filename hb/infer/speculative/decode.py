@@ -16,7 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hb.infer.fused import FastText, TextRun, plain_step, stacked
-from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import Verdict, verify, verify_greedy
 from hb.models.bagel import Bagel
@@ -159,66 +160,111 @@ def speculate(
 
     Until guessing begins, and it does not end again, this is plain decoding: a short answer pays nothing.
     """
-    end, batch, device = fast.markers[1], read.context.batch, fast.embedding.device
-    run, watch = (
-        TextRun(fast, read.context, max_tokens + 1),
-        _Watch(),
-    )  # room as in plain decoding; guesses at the very end make more
-    governor = Governor(plan)
-    rows: list[list[int]] = [[] for _ in range(batch)]
-    output, traces, cycles, alive = [[fast.markers[0]] * batch], [], [], list(range(batch))
-    while alive and len(cycles) < max_tokens and not (plan.depth and plan.begins([rows[i] for i in alive])):
-        traces.append([])
-        output.append(plain_step(run, output[-1], distribution, rows, generator, traces[-1]))
-        cycles.append(VerifyStep(0, 0, [1] * len(alive)))
-        alive = [i for i in alive if output[-1][i] != end]
-        for i in alive:
-            rows[i].append(output[-1][i])
-    watch("target")
-    if not alive or len(cycles) == max_tokens:
-        return Decoded(rows, cycles, watch.seconds)
-    begun = torch.tensor(output, device=device)
-    helper, waiting = None, [lambda: _before(read, begun[0], fast)]  # certain, and not yet absorbed
-    if traces:
-        waiting.append(lambda: _begun(read, begun, traces, fast))
-    root, given = begun[-1], [len(cycles)] * batch
-    alone = root_only(root)
-    while alive:
-        left = max(max_tokens - given[i] for i in alive)
-        tree, q, levels = replace(alone, tokens=root[:, None]), None, 0
-        if left > 1 and governor.wants():
-            helper = make_helper() if helper is None else helper
-            helper.absorb(AcceptedTokens.joined([sure() for sure in waiting]))
-            waiting = []
-            if distribution.is_greedy or plan.rule == "point":
-                tree = helper.grow(root, plan, distribution, rows, limit=left - 1)
-            else:
-                tree, q = helper.draw_chain(root, plan, distribution, rows, generator, limit=left - 1)
-            levels = int(tree.depth.max())
-        watch("draft")
+    answers = _Answering(fast, read, plan, max_tokens, distribution, generator)
+    answers.begin_plainly()
+    while answers.alive:
+        answers.cycle(make_helper)
+    return Decoded(answers.rows, answers.cycles, answers.watch.seconds)
+
+
+class _Answering:
+    """Rows that are being answered: one token a pass at first, then by cycles of draft, verify, keep.
+
+    alive     rows without an end so far
+    given     tokens of each row, an end marker included
+    root      the last token of each row, which the next pass reads
+    waiting   makes the tokens that are certain and that the draft has not absorbed yet
+    """
+
+    def __init__(
+        self,
+        fast: FastText,
+        read: Prefill,
+        plan: Plan,
+        max_tokens: int,
+        distribution: TokenDistribution,
+        generator: torch.Generator | None,
+    ):
+        self.fast, self.read, self.plan, self.max_tokens = fast, read, plan, max_tokens
+        self.distribution, self.generator = distribution, generator
+        self.run = TextRun(fast, read.context, max_tokens + 1)  # room as in plain decoding; late guesses make more
+        self.governor, self.watch, self.helper = Governor(plan), _Watch(), None
+        self.rows: list[list[int]] = [[] for _ in range(read.context.batch)]
+        self.alive = list(range(read.context.batch))
+        self.cycles: list[VerifyStep] = []
+
+    def begin_plainly(self) -> None:
+        """Until guessing begins, or all is answered."""
+        output, traces = [[self.fast.markers[0]] * self.read.context.batch], []
+        while self.alive and len(self.cycles) < self.max_tokens and not self._may_guess():
+            traces.append([])
+            output.append(plain_step(self.run, output[-1], self.distribution, self.rows, self.generator, traces[-1]))
+            self.cycles.append(VerifyStep(0, 0, [1] * len(self.alive)))
+            self.alive = [i for i in self.alive if output[-1][i] != self.fast.markers[1]]
+            for i in self.alive:
+                self.rows[i].append(output[-1][i])
+        self.watch("target")
+        if len(self.cycles) == self.max_tokens:
+            self.alive = []
+        begun = torch.tensor(output, device=self.fast.embedding.device)
+        self.root, self.given = begun[-1], [len(self.cycles)] * len(self.rows)
+        self.alone = root_only(self.root)
+        self.waiting = [lambda: _before(self.read, begun[0], self.fast)]
+        if traces:
+            self.waiting.append(lambda: _begun(self.read, begun, traces, self.fast))
+
+    def _may_guess(self) -> bool:
+        return self.plan.depth > 0 and self.plan.begins([self.rows[i] for i in self.alive])
+
+    def cycle(self, make_helper: Callable[[], object]) -> None:
+        """One pass of the target over what the draft proposes."""
+        tree, q = self._propose(make_helper)
+        nodes = tree.tokens.size(1) - 1
+        levels = int(tree.depth.max()) if nodes else 0
+        self.watch("draft")
         states: list[Tensor] = []
-        logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
-        watch("target")
-        verdicts = _judge(tree, logits, distribution, rows, alive, q, generator)
-        kept, speaking, guessed = [], [], tree.tokens.tolist() if levels else []
-        for i in alive:
+        logits = self.fast.logits(self.run.read(tree.tokens, tree.depth, tree.mask(), states))
+        self.watch("target")
+        verdicts = _judge(tree, logits, self.distribution, self.rows, self.alive, q, self.generator)
+        kept = self._write(tree, verdicts)
+        self.root, sure = _keep(self.run, tree, verdicts, states, self.fast)
+        self.waiting.append(sure)
+        self.cycles.append(VerifyStep(levels, nodes, kept))
+        if levels:
+            self.governor.learn(levels, nodes, kept)
+        self.watch("judge and keep")
+
+    def _propose(self, make_helper: Callable[[], object]) -> tuple[Tree, Tensor | None]:
+        """Guesses behind the roots, and the distributions that a drawn chain was drawn from. The roots alone where
+        drafting pauses, or only one more token is allowed."""
+        left = max(self.max_tokens - self.given[i] for i in self.alive)
+        if left <= 1 or not self.governor.wants():
+            return replace(self.alone, tokens=self.root[:, None]), None
+        if self.helper is None:
+            self.helper = make_helper()
+        self.helper.absorb(AcceptedTokens.joined([sure() for sure in self.waiting]))
+        self.waiting = []
+        state = (self.root, self.plan, self.distribution, self.rows)
+        if self.distribution.is_greedy or self.plan.rule == "point":
+            return self.helper.grow(*state, limit=left - 1), None
+        return self.helper.draw_chain(*state, self.generator, limit=left - 1)
+
+    def _write(self, tree: Tree, verdicts: dict[int, Verdict]) -> list[int]:
+        """Append what stays to each row, up to its end or the limit. Returns the tokens given to each row."""
+        end, kept, alive = self.fast.markers[1], [], []
+        guessed = tree.tokens.tolist()
+        for i in self.alive:
             new = [*(guessed[i][node] for node in verdicts[i].path[1:]), verdicts[i].token]
-            new = new[: max_tokens - given[i]]
+            new = new[: self.max_tokens - self.given[i]]
             if end in new:
                 new = new[: new.index(end) + 1]
-            elif given[i] + len(new) < max_tokens:
-                speaking.append(i)
-            given[i] += len(new)
-            rows[i] += [t for t in new if t != end]
+            elif self.given[i] + len(new) < self.max_tokens:
+                alive.append(i)
+            self.given[i] += len(new)
+            self.rows[i] += [t for t in new if t != end]
             kept.append(len(new))
-        root, sure = _keep(run, tree, verdicts, states, fast)
-        waiting.append(sure)
-        cycles.append(VerifyStep(levels, tree.tokens.size(1) - 1, kept))
-        if levels:
-            governor.learn(levels, tree.tokens.size(1) - 1, kept)
-        alive = speaking
-        watch("judge and keep")
-    return Decoded(rows, cycles, watch.seconds)
+        self.alive = alive
+        return kept
 
 
 class _Watch:
@@ -251,7 +297,7 @@ def _begun(
 ) -> AcceptedTokens:
     """The answer before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the
     others."""
-    place = read.context.position[:, None] + torch.arange(len(traces), device=said.device)
+    place = read.context.position[:, None] + torch.arange(len(traces), device=output.device)
     hidden_states = torch.cat([stacked(part, output.size(1)) for part in traces], 1)
     return AcceptedTokens(hidden_states, F.embedding(output[1:].T, fast.embedding), place, place + 1)
 

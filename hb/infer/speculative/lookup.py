@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hb.infer.fused import FastText
 from hb.infer.speculative.decode import Decoded, Prefill, speculate
-from hb.infer.speculative.runner import Plan
+from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.tree import Tree, chain, root_only
 from hb.models.distribution import GREEDY, TokenDistribution
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from hb.infer.fused import FastText, TextRun, decode_fast, stacked
 from hb.infer.speculative.decode import Prefill, _before, decode_speculative
-from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.infer.speculative.tree import hide
 from hb.models.distribution import GREEDY, TokenDistribution
 

@@ -9,7 +9,8 @@ from hb.infer.fused import FastText, decode_fast
 from hb.infer.speculative import decode as module
 from hb.infer.speculative.decode import Decoded, Governor, VerifyStep, decode_speculative
 from hb.infer.speculative.draft import DraftConfig
-from hb.infer.speculative.runner import AcceptedTokens, DraftModel, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel
 from hb.infer.speculative.tree import Tree, root_only
 from hb.models.distribution import TokenDistribution
 from tests.infer.speculative.test_draft import read, shaken
@@ -204,7 +205,7 @@ def test_the_engine_speaks_the_same_words_with_a_draft(tiny):
         fingerprint(tiny.bagel),
         draft.state_dict(),
     )
-    model = Model(tiny.bagel, tiny.text, drafter=parcel)
+    model = Model(tiny.bagel, tiny.text, draft=parcel)
     picture = torch.rand(3, 64, 64)
     plain = model.ask(picture, "describe the picture", max_tokens=10, speculate=False)
     ahead = model.ask(picture, "describe the picture", max_tokens=10)

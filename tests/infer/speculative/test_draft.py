@@ -7,7 +7,8 @@ from hb.infer.artifacts import DraftCheckpoint, fingerprint
 from hb.infer.fused import FastText
 from hb.infer.speculative.decode import _before
 from hb.infer.speculative.draft import Draft, DraftConfig, draft_loss, feature_layers, open_draft
-from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.models.checkpoint import CheckpointError
 from hb.models.distribution import GREEDY
 

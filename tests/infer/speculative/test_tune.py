@@ -10,7 +10,8 @@ from hb.infer.speculative import decode as module
 from hb.infer.speculative import tune as tuning
 from hb.infer.speculative.draft import DraftConfig
 from hb.infer.speculative.lookup import Lookup, decode_with_lookup
-from hb.infer.speculative.runner import DraftModel, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel
 from hb.infer.speculative.tune import DEEPEST, Costs, acceptance_table, all_plans, expected_tokens, race, tune
 from tests.infer.speculative.test_decode import Prompter
 from tests.infer.speculative.test_draft import read, shaken
