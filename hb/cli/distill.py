@@ -68,7 +68,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         lr=spec.lr,
         prompts=spec.prompts,
         edits=spec.edits,
-        options=str(spec.options),
+        options=str(spec.options).replace("'multistep'", "'renoise'"),  # the name in runs begun before 0.2
         eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
         teacher=fingerprint(model.bagel),
         pool=args.pool,

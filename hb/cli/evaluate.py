@@ -443,7 +443,7 @@ def _student_of(args, model: Model | None) -> dict | None:
     if name is None:
         return None
     student = model.students[name]
-    return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, eyes=student.eyes)
+    return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, reads_vision=student.reads_vision)
 
 
 def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:

@@ -233,7 +233,7 @@ def in_words(plan: Plan) -> str:
         kind = (
             f"chain of {plan.depth}"
             if plan.width == 1
-            else f"spine of {plan.depth} with {plan.budget - plan.depth} leaves"
+            else f"main path of {plan.depth} with {plan.budget - plan.depth} leaves"
         )
     return kind + (", stopping early" if plan.reward else "")
 

@@ -25,7 +25,7 @@ from hb.exact import FiniteData, GaussianMixture
 from hb.flow import euler, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.infer.speculative import exact as distributions
-from hb.infer.speculative.decode import Read, speculate
+from hb.infer.speculative.decode import Prefill, speculate
 from hb.infer.speculative.runner import DraftModel, DraftRunner, Plan
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import RULES, children_of
@@ -490,7 +490,7 @@ class _Noisy(DraftModel):
 
 
 def tree_cycles(
-    model: Model, read: Read, plan: Plan, *, temperature: float = 0.0, noise: float = 0.0, max_tokens: int = 96
+    model: Model, read: Prefill, plan: Plan, *, temperature: float = 0.0, noise: float = 0.0, max_tokens: int = 96
 ) -> list[TreeCycle]:
     """Decode an answer behind a context of one row, and keep every tree. noise: spread of what is added to the draft's
     logits."""
@@ -537,7 +537,7 @@ def tree_figure(model: Model, cycle: TreeCycle, title: str | None = None) -> plo
 
 def draft_theatre_figure(
     model: Model,
-    read: Read,
+    read: Prefill,
     *,
     cycle: int = 4,
     depth: int = 5,
@@ -552,7 +552,7 @@ def draft_theatre_figure(
     return tree_figure(model, cycles[at - 1], f"Cycle {at} of {len(cycles)}")
 
 
-def draft_theatre(model: Model, read: Read) -> w.VBox:
+def draft_theatre(model: Model, read: Prefill) -> w.VBox:
     """Walk through the cycles of an answer; turn the tree's shape, the temperature, and the draft's quality."""
     last: dict[tuple, list[TreeCycle]] = {}
 

@@ -138,17 +138,17 @@ def identity(model: Model) -> str:
 def _how(model: Model, verb: str, options: dict) -> dict:
     """What draws, and how. nfe=100 and student="teacher" are the same where the teacher serves 100: its pictures are
     made once."""
-    name, grid, guidance = model.settle(verb, **options)
-    student = name and model.students[name]
-    who = student and (student.fingerprint(), student.sampler, verb == "draw" or student.eyes)
-    painter = model.tiny and model.tiny.fingerprint()
-    return dict(student=who, grid=grid.tolist(), guidance=asdict(guidance), painter=painter)
+    plan = model.plan(verb, **options)
+    student = plan.student and model.students[plan.student]
+    who = student and (student.fingerprint(), plan.sampler, verb == "draw" or plan.reads_vision)
+    painter = model.pixel_decoder and model.pixel_decoder.fingerprint()
+    return dict(student=who, grid=plan.grid.tolist(), guidance=asdict(plan.guidance), painter=painter)
 
 
 def as_seen(pictures: Pictures | Tensor) -> Tensor:
     """Pictures as a person gets them, in bytes, read back: [B, 3, H, W] in [0, 1]."""
     pixels = pictures.pixels if isinstance(pictures, Pictures) else pictures
-    return torch.stack([to_tensor(to_image(p * 2 - 1)) for p in pixels]) / 2 + 0.5
+    return torch.stack([to_tensor(to_image(p * 2 - 1, truncate=True)) for p in pixels]) / 2 + 0.5
 
 
 # ---- drawing --------------------------------------------------------------------------------------------------------
@@ -627,7 +627,7 @@ def reconstruction(model: Model, n: int = 10_000, seed: int = 3) -> dict:
     back = []
     for at in range(0, n, BATCH):
         latent = model.bagel.encode(pictures[at : at + BATCH] * 2 - 1, torch.Generator().manual_seed(at))
-        back.append(model.paint(latent).detach())
+        back.append(model.decode_pictures(latent).detach())
     back = torch.cat(back)
     exact = lambda p: [
         r.clean and r.scene is not None and same_scene(r.scene, scenes.scene(i)) for i, r in enumerate(read(p))

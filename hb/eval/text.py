@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from hb.infer.fused import decode_fast
 from hb.infer.pipeline import Model
-from hb.infer.speculative.decode import Cycle, Read, Spoken, decode_speculative
+from hb.infer.speculative.decode import Decoded, Prefill, VerifyStep, decode_speculative
 from hb.infer.speculative.exact import TINY_DRAFT, TINY_TARGET, emitted_distribution, largest_error, target_distribution
 from hb.infer.speculative.lookup import decode_with_lookup
 from hb.infer.speculative.runner import DraftModel, Plan
@@ -82,7 +82,7 @@ def _cases(limit: int | None) -> list[tuple[object, str, int]]:
     return told[:limit] + asked[:limit]
 
 
-def read_scene(model: Model, scenes, questions: Sequence[str] | None = None) -> Read:
+def read_scene(model: Model, scenes, questions: Sequence[str] | None = None) -> Prefill:
     """Pictures of these scenes and a question about each, read; without questions, a description is asked for."""
     questions = [DESCRIBE_REQUEST] * len(scenes) if questions is None else questions
     return model.read_for_asking(render(list(scenes), model.bagel.config.picture_side) * 2 - 1, questions)
@@ -161,7 +161,7 @@ def chi_square(
             read = read_scene(model, [scene])
             exact = distribution_of_beginnings(model, read.context, distribution, length=length)
             rows = torch.zeros(draws, dtype=torch.long)
-            many = Read(read.context.select(rows), [t[rows] for t in read.trace], read.positions[rows])
+            many = Prefill(read.context.select(rows), [t[rows] for t in read.hidden_states], read.positions[rows])
             generator = torch.Generator().manual_seed(seed * 1000 + number)
             said = decode_speculative(
                 fast, draft, many, plan=plan, max_tokens=length, distribution=distribution, generator=generator
@@ -213,7 +213,7 @@ class Task:
     over in milliseconds, and want more of them for the same interval."""
 
     name: str
-    reads: list[Callable[[], Read]] = field(repr=False)
+    reads: list[Callable[[], Prefill]] = field(repr=False)
     most: int = 128
     distribution: TokenDistribution = GREEDY
     rounds: int = 2
@@ -239,7 +239,7 @@ def tasks(model: Model, n: int, temperatures: Sequence[float], batch: int = 1) -
 
 FOREIGN = "Compose, in three verses, a lament for the last steam engine of the valley."
 
-Method = Callable[[Read, int, TokenDistribution, torch.Generator], Spoken]
+Method = Callable[[Prefill, int, TokenDistribution, torch.Generator], Decoded]
 
 
 def methods(
@@ -256,7 +256,7 @@ def methods(
 
     def plain(read, most, distribution, generator):
         rows, passes = decode_fast(fast, read.context, max_tokens=most, distribution=distribution, generator=generator)
-        return Spoken.plainly(rows, passes, most)
+        return Decoded.plainly(rows, passes, most)
 
     out: dict[str, Method] = {"plain": plain}
     out["prompt lookup"] = lambda read, most, distribution, generator: decode_with_lookup(
@@ -273,10 +273,10 @@ def _with_generate(answers: AnswerModel) -> Method:
     def method(read, most, distribution, generator):
         before = answers.passes
         row = answers.say(read.context, max_new_tokens=most, do_sample=False, prompt_lookup_num_tokens=10)
-        spoken = Spoken.plainly([row], answers.passes - before, most)
+        spoken = Decoded.plainly([row], answers.passes - before, most)
         # it does not tell what each pass gave: the first is credited with all that is more than one
         more = min(len(row) + 1, most) - spoken.passes
-        return Spoken([row], [Cycle(0, 0, [1 + more]), *spoken.cycles[1:]])
+        return Decoded([row], [VerifyStep(0, 0, [1 + more]), *spoken.cycles[1:]])
 
     return method
 
@@ -290,7 +290,7 @@ def race(
     names, order = list(ways), np.random.default_rng(seed)
     seconds = np.zeros((len(names), len(task.reads)))
     tokens = np.zeros_like(seconds)
-    said: dict[str, list[Spoken]] = {name: [] for name in names}
+    said: dict[str, list[Decoded]] = {name: [] for name in names}
     for number, make in enumerate(tqdm(task.reads, desc=task.name, disable=not bar, leave=False)):
         read = make()
         for turn in range((rounds or task.rounds) + 1):  # the first is to warm up
@@ -309,12 +309,12 @@ def race(
     }
 
 
-def _summary(said: list[Spoken], seconds, tokens, plain_seconds, plain_tokens, draws: int = 2000) -> dict:
+def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens, draws: int = 2000) -> dict:
     ratio = lambda at: (plain_seconds[at].sum() / plain_tokens[at].sum()) / (seconds[at].sum() / tokens[at].sum())
     rng = np.random.default_rng([2, 9])
     low, high = np.quantile([ratio(rng.integers(0, len(seconds), len(seconds))) for _ in range(draws)], (0.025, 0.975))
     whole = np.arange(len(seconds))
-    merged = Spoken([], [c for s in said for c in s.cycles])
+    merged = Decoded([], [c for s in said for c in s.cycles])
     parts: dict[str, float] = {}
     for spoken in said:
         for part, spent in spoken.seconds.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hb.flow import euler, renoise_steps
 from hb.guidance import OFF, Guidance, combine
+from hb.infer.processor import seeds_of
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.kv_cache import KVCache, stack
@@ -83,10 +84,25 @@ def guided_velocity(velocity, contexts: Contexts, guidance: Guidance = OFF, shap
     return v
 
 
-def noise(count: int, tokens: int, width: int, seed: int | list[int]) -> Tensor:
+def folded(seed: int) -> int:
+    """A seed of up to 64 bits in 32, which is what PyTorch's CPU generator takes: it drops the others. Small seeds stay
+    as they are; larger ones are mixed (the finalizer of SplitMix64), so that their upper half counts too."""
+    if 0 <= seed < 2**32:
+        return seed
+    z = seed % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return (z ^ z >> 31) % 2**32
+
+
+def generator_of(seed: int) -> torch.Generator:
+    """The CPU generator of a picture."""
+    return torch.Generator().manual_seed(folded(seed))
+
+
+def noise(count: int, tokens: int, width: int, seed: int | Sequence[int]) -> Tensor:
     """Starting noise, one CPU draw a picture from its own seed: a picture does not depend on its batch."""
-    seeds = [seed + i for i in range(count)] if isinstance(seed, int) else seed
-    return torch.stack([torch.randn(tokens, width, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return torch.stack([torch.randn(tokens, width, generator=generator_of(s)) for s in seeds_of(seed, count)])
 
 
 @torch.no_grad()
@@ -118,9 +134,9 @@ def sample_student(
     sampler: str = "euler",
     seeds: list[int] = (),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `sample`, by a model that knows guidance: one evaluation a step, the scales go in. No renorm, no interval: it
-    has learnt both. picture: is one edited? sampler "renoise" draws new noise between guesses, from each picture's
-    seed."""
+    """As `sample`, by a student: one evaluation a step, the scales are inputs. Renorm and interval are part of what it
+    was trained on. picture: is one edited? sampler "multistep": multistep consistency sampling, which adds new noise
+    between guesses, from each picture's seed."""
     counted = metered(student, meter if meter is not None else Meter())
     x = x.to(student.device)
     scale = lambda value: torch.full((len(x),), float(value), device=x.device)
@@ -129,10 +145,10 @@ def sample_student(
     if sampler == "euler":
         yield from euler(velocity, x, grid)
         return
-    draw = count(1)
+    step = count(1)
 
     def fresh(x0: Tensor) -> Tensor:
-        number = next(draw)
-        return noise(len(x0), *x0.shape[1:], [2**41 + 64 * s + number for s in seeds]).to(x0)
+        number = next(step)
+        return noise(len(x0), *x0.shape[1:], [(64 * folded(s) + number) % 2**32 for s in seeds]).to(x0)
 
     yield from renoise_steps(velocity, x, grid, fresh)

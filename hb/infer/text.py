@@ -12,7 +12,7 @@ from hb.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
-class Decoded:
+class Continuation:
     """Tokens of each row, end marker left out; how many passes of the target it took; the context afterwards."""
 
     tokens: list[list[int]]
@@ -28,7 +28,7 @@ def decode(
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,
     generator: torch.Generator | None = None,
-) -> Decoded:
+) -> Continuation:
     """Answer each row of the context. Decoding starts by feeding <|im_start|> and stops at <|im_end|>, row by row.
 
     The published code watches row 0 alone; here each row stops for itself.
@@ -49,4 +49,4 @@ def decode(
         alive &= token[:, 0] != end
         for i in alive.nonzero()[:, 0].tolist():
             rows[i].append(int(token[i, 0]))
-    return Decoded(rows, passes, context)
+    return Continuation(rows, passes, context)

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessorList,
+    PretrainedConfig,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+)
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -42,8 +49,9 @@ class AnswerModel(PreTrainedModel, GenerationMixin):
     def device(self) -> torch.device:
         return self.bagel.device
 
-    def say(self, context: KVCache, **options) -> list[int]:
-        """The answer behind a context of one row, without the end marker."""
+    def say(self, context: KVCache, *, repetition_penalty: float = 1.0, **options) -> list[int]:
+        """The answer behind a context of one row, without the end marker. repetition_penalty counts the answer's own
+        tokens, as in `ask`: `generate()` by itself would count the context's."""
         if context.batch != 1:
             raise ValueError(f"one row at a time, please; this context has {context.batch}")
         start, end = self.bagel.markers[:2]
@@ -53,6 +61,9 @@ class AnswerModel(PreTrainedModel, GenerationMixin):
         self._shift = context.position - context.length  # where a token stands, less its number in the cache
         ids = torch.full((1, context.length + 1), end, device=self.device)
         ids[0, -1] = start
+        if repetition_penalty != 1:
+            penalty = RepetitionPenaltyLogitsProcessor(float(repetition_penalty), ids.size(1))
+            options["logits_processor"] = LogitsProcessorList([penalty, *options.get("logits_processor", ())])
         out = self.generate(input_ids=ids, past_key_values=cache, attention_mask=torch.ones_like(ids), **options)
         answer = out[0, context.length + 1 :].tolist()
         return answer[: answer.index(end)] if end in answer else answer

@@ -53,6 +53,10 @@ class Text:
         self.vision_start, self.vision_end = tokenizer.token_to_id(VISION_START), tokenizer.token_to_id(VISION_END)
         self.pad = tokenizer.token_to_id(PAD)
 
+    def __reduce__(self):
+        """Copies and pickles go through the constructor: tokenizers' own state forgets `encode_special_tokens`."""
+        return _from_json, (self.tokenizer.to_str(),)
+
     @property
     def vocab_size(self) -> int:
         """One more than the largest token number: the least number of rows of an embedding."""
@@ -108,6 +112,10 @@ class Text:
             "clean_up_tokenization_spaces": False,
         }
         write(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _from_json(text: str) -> Text:
+    return Text(Tokenizer.from_str(text))
 
 
 def _what_is_missing(folder: Path) -> str:

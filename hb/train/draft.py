@@ -23,7 +23,7 @@ from hb.data.pool import TRAINING
 from hb.files import aside
 from hb.infer.artifacts import DraftCheckpoint, understanding_fingerprint
 from hb.infer.fused import FastText, decode_fast
-from hb.infer.speculative.decode import Read, read_picture_and_text
+from hb.infer.speculative.decode import Prefill, read_picture_and_text
 from hb.infer.speculative.draft import Draft, DraftConfig, draft_loss, open_draft
 from hb.infer.speculative.runner import Plan
 from hb.models.bagel import Bagel, pad_ids
@@ -104,7 +104,7 @@ def answered(
 
 
 @torch.no_grad()
-def tuning_reads(model: Bagel, text: Text, side: int, n: int, *, describe: bool = True, seed: int = 1) -> list[Read]:
+def tuning_reads(model: Bagel, text: Text, side: int, n: int, *, describe: bool = True, seed: int = 1) -> list[Prefill]:
     """Random scenes with a question each, read one by one: what tuning looks at instead of the evaluation sets."""
     rng, out = np.random.default_rng([TRAINING, seed, 18]), []
     for scene in sample_any(n, rng).to_list():
@@ -148,7 +148,7 @@ class DraftTraining(L.LightningModule):
         positions = before((context.position[:, None] + place).expand(len(ids), -1), 0)
         present = before(place < length[:, None], True)
         answer = before((place >= batch["question"][:, None]) & (place + 1 < length[:, None]), False)
-        logits = hidden @ target.lm_head.weight[self.draft.words].T
+        logits = hidden @ target.lm_head.weight[self.draft.vocabulary].T
         return trace, positions, present, F.pad(logits, (0, 0, pictured, 0)), answer
 
     def training_step(self, batch, batch_idx):
@@ -201,9 +201,9 @@ def train_draft(
         )
     data = Answered.load(path)
     if start_from is not None:
-        config = DraftConfig(**start_from.config | dict(words=tuple(start_from.config["words"])))
+        config = DraftConfig.of(start_from.config)
     elif own_words:
-        config = DraftConfig(**asdict(config) | dict(words=words_of(data)))
+        config = DraftConfig(**asdict(config) | dict(vocabulary=words_of(data)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         draft = Draft(model.config.llm, config)

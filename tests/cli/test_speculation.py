@@ -28,7 +28,7 @@ def with_draft(tiny, tmp_path_factory):
         draft.state_dict(),
     )
     folder = tmp_path_factory.mktemp("models") / "drafted"
-    Model(tiny.bagel, tiny.text, drafter=parcel).save_pretrained(folder)
+    Model(tiny.bagel, tiny.text, draft=parcel).save_pretrained(folder)
     return folder
 
 
@@ -130,7 +130,7 @@ def test_a_draft_can_be_trained_and_gone_on_from(tiny_folder, tmp_path, capsys):
     ]
     assert main([*args, "--folder", str(tmp_path / "a")]) == 0
     first = DraftCheckpoint.load(tmp_path / "a" / "parcel")
-    assert first.target == understanding_fingerprint(load(tiny_folder).bagel) and first.config["words"]
+    assert first.target == understanding_fingerprint(load(tiny_folder).bagel) and first.config["vocabulary"]
     assert main([*args, "--folder", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "parcel")]) == 0
     assert DraftCheckpoint.load(tmp_path / "b" / "parcel").config == first.config
     assert main([*args, "--folder", str(tmp_path / "a"), "--layers", "2"]) == 2

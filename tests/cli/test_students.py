@@ -36,7 +36,7 @@ def model(tiny_folder):
     model.students = dict(
         cfg=parcel(model, any_steps=True),
         six=parcel(model, shaken=0.02, default=True),
-        renoise=parcel(model, shaken=0.02, sampler="renoise"),
+        multistep=parcel(model, shaken=0.02, sampler="multistep"),
         other=parcel(model, shaken=0.02, seed=3),
     )
     return model
@@ -75,7 +75,7 @@ def test_a_student_without_eyes_edits_by_the_latent_alone(model, monkeypatch):
     model = Model(model.bagel, model.text, model.sampling, students=dict(six=model.students["six"]))
     edit = lambda **how: model.edit(pictures, "make the circle green", nfe=6, **how).pixels
     seeing = edit()
-    model.students["six"] = replace(model.students["six"], eyes=False)
+    model.students["six"] = replace(model.students["six"], reads_vision=False)
     blind = edit()
     assert not torch.allclose(blind, seeing, atol=1e-4)
     monkeypatch.setattr(type(model.bagel), "see", None)  # whoever looks now falls over
@@ -93,7 +93,7 @@ def test_the_picture_scale_is_an_edits_knob_and_the_text_scale_both(model):
     assert not torch.equal(draw(text_scale=1.5), draw(text_scale=4.0))
 
 
-@pytest.mark.parametrize("student", ["six", "renoise"])
+@pytest.mark.parametrize("student", ["six", "multistep"])
 def test_a_picture_does_not_depend_on_its_batch(model, student):
     together = model.draw(["a red circle", "two stars"], student=student, seed=[5, 9])
     alone = model.draw("two stars", student=student, seed=9)
@@ -101,8 +101,8 @@ def test_a_picture_does_not_depend_on_its_batch(model, student):
 
 
 def test_the_two_samplers_are_two(model):
-    model.students["euler twin"] = replace(model.students["renoise"], sampler="euler")
-    a, b = (model.draw("a star", student=name) for name in ("renoise", "euler twin"))
+    model.students["euler twin"] = replace(model.students["multistep"], sampler="euler")
+    a, b = (model.draw("a star", student=name) for name in ("multistep", "euler twin"))
     del model.students["euler twin"]
     assert not torch.allclose(a.latent, b.latent) and a.nfe == b.nfe == 6
 
@@ -149,7 +149,7 @@ def test_a_student_is_measured_as_itself_and_against_itself_loses_nothing(model,
     assert mine.nfe == 6
     assert evaluate.scene_difference(mine, run("six"))["overall"]["value"] == 0
     kept = lambda: len(list(tmp_path.iterdir()))
-    run("renoise")  # the same weights, another walk
+    run("multistep")  # the same weights, another walk
     assert kept() == 2
     for student, files in (
         (model.students["other"], 3),
@@ -218,19 +218,19 @@ def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
 
     def score(model, *, student, pictures, keep, bar, **how):
         asked.append((student, how))
-        right = {"six": lambda t, c: 1, "renoise": lambda t, c: c > 0}.get(student, lambda t, c: 0)
+        right = {"six": lambda t, c: 1, "multistep": lambda t, c: c > 0}.get(student, lambda t, c: 0)
         return replace(verdicts(right), nfe=how["steps"])
 
     monkeypatch.setattr(evaluate, "scene_eval", score)
     rows = evaluate.ladder(model, steps=(50, 1), bar=False)
-    assert [r["student"] for r in rows] == [None] * 4 + ["cfg", "six", "renoise", "other"]
+    assert [r["student"] for r in rows] == [None] * 4 + ["cfg", "six", "multistep", "other"]
     assert asked[-1] == ("other", dict(steps=6)) and asked[0] == ("teacher", dict(steps=50))
     assert [r.get("identity") for r in rows[4:]] == [s.fingerprint() for s in model.students.values()]
     ahead = {
         d["student"]: d for d in rows[5].pop("ahead")
     }  # of the one that serves, before those of its cost: not before itself
-    assert set(ahead) == {"cfg", "renoise", "other"} and not any("ahead" in r for r in rows)
-    assert ahead["renoise"]["value"] == 0.2 and ahead["other"]["value"] == ahead["other"]["low"] == 1.0
+    assert set(ahead) == {"cfg", "multistep", "other"} and not any("ahead" in r for r in rows)
+    assert ahead["multistep"]["value"] == 0.2 and ahead["other"]["value"] == ahead["other"]["low"] == 1.0
 
 
 def test_speed_is_a_ratio_side_by_side(model):

@@ -261,7 +261,7 @@ def drafted(tiny):
 
     config = DraftConfig(layers=1)
     drafter = DraftCheckpoint(asdict(config), {}, fingerprint(tiny.bagel), shaken(tiny, config).state_dict())
-    return Model(tiny.bagel, tiny.text, drafter=drafter), read(tiny, ["describe the picture"])
+    return Model(tiny.bagel, tiny.text, draft=drafter), read(tiny, ["describe the picture"])
 
 
 @pytest.mark.parametrize("how", [{}, dict(noise=2.0), dict(temperature=1.0)], ids=str)

@@ -11,6 +11,7 @@ from scipy.linalg import sqrtm
 from hb.eval import pictures as evaluate
 from hb.flow import time_grid
 from hb.infer.pipeline import Answers, Pictures
+from hb.infer.plan import SamplingPlan
 from hb.models.vision import patchify, table_rows
 from hb.world import benchmark as bench
 from hb.world.language import describe, parse
@@ -25,10 +26,10 @@ class Oracle:
         self.bagel, self.sampling, self.text, self.wrong = tiny.bagel, tiny.sampling, tiny.text, wrong
         self.drawn = 0
         self.edits = {c.edit.instruction: c for c in bench.edit_set()}
-        self.scenes, self.students, self.tiny = {}, {}, None
+        self.scenes, self.students, self.pixel_decoder = {}, {}, None
 
-    def settle(self, verb, **options):
-        return None, time_grid(50, 3.0), getattr(self.sampling, verb)
+    def plan(self, verb, **options):
+        return SamplingPlan(time_grid(50, 3.0), getattr(self.sampling, verb))
 
     def record(self, pixels, prompts):
         return Pictures(pixels, tuple(prompts), 100, 50, {"denoise": 0.1}, tuple(range(len(prompts))))

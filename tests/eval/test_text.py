@@ -24,7 +24,7 @@ def model(tiny):
     parcel = DraftCheckpoint(
         dict(layers=1, zero_init=False), {"0": dict(depth=3, budget=3)}, fingerprint(tiny.bagel), draft.state_dict()
     )
-    return Model(tiny.bagel, tiny.text, drafter=parcel)
+    return Model(tiny.bagel, tiny.text, draft=parcel)
 
 
 @pytest.mark.parametrize(

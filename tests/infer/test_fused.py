@@ -6,11 +6,11 @@ import torch
 from hb.infer.fused import FastText, TextRun, decode_fast, stacked
 from hb.infer.speculative.tree import hide
 from hb.infer.text import decode
-from hb.models.kv_cache import KVCache
 from hb.models.bagel import Bagel
 from hb.models.config import DecoderConfig
 from hb.models.distribution import TokenDistribution
 from hb.models.initialize import initialize
+from hb.models.kv_cache import KVCache
 from tests.conftest import tiny_config
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from hb.models.attention import attend, training_mask
-from hb.models.names import is_generation
 from hb.models.bagel import Bagel
 from hb.models.config import AutoencoderConfig, BagelConfig, DecoderConfig, VisionConfig
 from hb.models.initialize import initialize
 from hb.models.kv_cache import stack
+from hb.models.names import is_generation
 from hb.models.sequence import ImageSplit, TextSplit, may_attend, positions
 from hb.models.vision import patchify, unpatchify
 

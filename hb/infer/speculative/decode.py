@@ -16,7 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hb.infer.fused import FastText, TextRun, plain_step, stacked
-from hb.infer.speculative.runner import Certain, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import Verdict, verify, verify_greedy
 from hb.models.bagel import Bagel
@@ -25,30 +26,30 @@ from hb.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
-class Read:
+class Prefill:
     """A context with what a draft needs to know of it: the target's states at every token, and where the tokens
     stand."""
 
     context: KVCache
-    trace: Sequence[Tensor]  # input and L states, each [B, P, D]
+    hidden_states: Sequence[Tensor]  # input and L states, each [B, P, D]
     positions: Int[Tensor, "B P"]
 
 
 @torch.no_grad()
-def read_picture_and_text(model: Bagel, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Read:
+def read_picture_and_text(model: Bagel, pixels: Tensor, texts: Sequence[Sequence[int]]) -> Prefill:
     """One picture [B, 3, H, W] in [-1, 1] and one text, as token numbers, for each row."""
     seen: list[Tensor] = []
-    said: list[Tensor] = []
+    output: list[Tensor] = []
     _, context = model.see(model.empty(len(pixels)), pixels, seen)
     patches = context.length
-    _, context = model.read_text(context, texts, said)
+    _, context = model.read_text(context, texts, output)
     place = torch.arange(context.length, device=model.device)
     positions = (place - patches + 1).clamp_min(0).expand(context.batch, -1)  # a picture's tokens share one
-    return Read(context, [torch.cat(part, 1) for part in zip(seen, said)], positions)
+    return Prefill(context, [torch.cat(part, 1) for part in zip(seen, output)], positions)
 
 
 @dataclass(frozen=True)
-class Cycle:
+class VerifyStep:
     """One pass of the target. levels: drafting steps before it; nodes: guesses it checked; kept: tokens it gave, for
     each row that was still speaking, the target's own included."""
 
@@ -58,21 +59,21 @@ class Cycle:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class Decoded:
     """Tokens of each row without the end marker, and what each pass gave."""
 
     tokens: list[list[int]]
-    cycles: list[Cycle] = field(repr=False)
+    cycles: list[VerifyStep] = field(repr=False)
     seconds: dict[str, float] = field(
         default_factory=dict, repr=False
     )  # by part; on an accelerator when it was asked, not done
 
     @staticmethod
-    def plainly(tokens: list[list[int]], passes: int, most: int) -> Spoken:
+    def plainly(tokens: list[list[int]], passes: int, most: int) -> Decoded:
         """Of plain decoding: one token a pass for every row that is still speaking; `most` ended the rows without an
         end."""
         given = [min(len(row) + 1, most) for row in tokens]
-        return Spoken(tokens, [Cycle(0, 0, [1] * sum(g > i for g in given)) for i in range(passes)])
+        return Decoded(tokens, [VerifyStep(0, 0, [1] * sum(g > i for g in given)) for i in range(passes)])
 
     @property
     def passes(self) -> int:
@@ -127,13 +128,13 @@ class Governor:
 def decode_speculative(
     fast: FastText,
     draft: DraftModel,
-    read: Read,
+    read: Prefill,
     *,
     plan: Plan,
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,
     generator: torch.Generator | None = None,
-) -> Spoken:
+) -> Decoded:
     """Answer each row of the context, as `decode_fast` does, with guesses of a draft model in between."""
     room = read.context.length + max_tokens + plan.depth * plan.width + 64
     helper = lambda: DraftRunner(draft, read.context.batch, room)
@@ -146,79 +147,124 @@ def decode_speculative(
 def speculate(
     fast: FastText,
     make_helper: Callable[[], object],
-    read: Read,
+    read: Prefill,
     *,
     plan: Plan,
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,
     generator: torch.Generator | None = None,
-) -> Spoken:
-    """The loop. make_helper() makes who guesses, when guessing begins: `absorb(Certain)`, `grow(...) -> Tree`, and for
-    plans that draw, `draw_chain`. Rows stop for themselves, and a row that has ended is dragged along until the last
-    has.
+) -> Decoded:
+    """The loop. make_helper() makes what guesses, when guessing begins: `absorb(AcceptedTokens)`, `grow(...) -> Tree`,
+    and for plans that draw, `draw_chain`. Rows stop for themselves, and a row that has ended is dragged along until the
+    last has.
 
     Until guessing begins, and it does not end again, this is plain decoding: a short answer pays nothing.
     """
-    end, batch, device = fast.markers[1], read.context.batch, fast.embedding.device
-    run, watch = (
-        TextRun(fast, read.context, max_tokens + 1),
-        _Watch(),
-    )  # room as in plain decoding; guesses at the very end make more
-    governor = Governor(plan)
-    rows: list[list[int]] = [[] for _ in range(batch)]
-    said, traces, cycles, alive = [[fast.markers[0]] * batch], [], [], list(range(batch))
-    while alive and len(cycles) < max_tokens and not (plan.depth and plan.begins([rows[i] for i in alive])):
-        traces.append([])
-        said.append(plain_step(run, said[-1], distribution, rows, generator, traces[-1]))
-        cycles.append(Cycle(0, 0, [1] * len(alive)))
-        alive = [i for i in alive if said[-1][i] != end]
-        for i in alive:
-            rows[i].append(said[-1][i])
-    watch("target")
-    if not alive or len(cycles) == max_tokens:
-        return Spoken(rows, cycles, watch.seconds)
-    begun = torch.tensor(said, device=device)
-    helper, waiting = None, [lambda: _before(read, begun[0], fast)]  # certain, and not yet absorbed
-    if traces:
-        waiting.append(lambda: _begun(read, begun, traces, fast))
-    root, given = begun[-1], [len(cycles)] * batch
-    alone = root_only(root)
-    while alive:
-        left = max(max_tokens - given[i] for i in alive)
-        tree, q, levels = replace(alone, tokens=root[:, None]), None, 0
-        if left > 1 and governor.wants():
-            helper = make_helper() if helper is None else helper
-            helper.absorb(Certain.joined([sure() for sure in waiting]))
-            waiting = []
-            if distribution.is_greedy or plan.rule == "point":
-                tree = helper.grow(root, plan, distribution, rows, limit=left - 1)
-            else:
-                tree, q = helper.draw_chain(root, plan, distribution, rows, generator, limit=left - 1)
-            levels = int(tree.depth.max())
-        watch("draft")
+    answers = _Answering(fast, read, plan, max_tokens, distribution, generator)
+    answers.begin_plainly()
+    while answers.alive:
+        answers.cycle(make_helper)
+    return Decoded(answers.rows, answers.cycles, answers.watch.seconds)
+
+
+class _Answering:
+    """Rows that are being answered: one token a pass at first, then by cycles of draft, verify, keep.
+
+    alive     rows without an end so far
+    given     tokens of each row, an end marker included
+    root      the last token of each row, which the next pass reads
+    waiting   makes the tokens that are certain and that the draft has not absorbed yet
+    """
+
+    def __init__(
+        self,
+        fast: FastText,
+        read: Prefill,
+        plan: Plan,
+        max_tokens: int,
+        distribution: TokenDistribution,
+        generator: torch.Generator | None,
+    ):
+        self.fast, self.read, self.plan, self.max_tokens = fast, read, plan, max_tokens
+        self.distribution, self.generator = distribution, generator
+        self.run = TextRun(fast, read.context, max_tokens + 1)  # room as in plain decoding; late guesses make more
+        self.governor, self.watch, self.helper = Governor(plan), _Watch(), None
+        self.rows: list[list[int]] = [[] for _ in range(read.context.batch)]
+        self.alive = list(range(read.context.batch))
+        self.cycles: list[VerifyStep] = []
+
+    def begin_plainly(self) -> None:
+        """Until guessing begins, or all is answered."""
+        output, traces = [[self.fast.markers[0]] * self.read.context.batch], []
+        while self.alive and len(self.cycles) < self.max_tokens and not self._may_guess():
+            traces.append([])
+            output.append(plain_step(self.run, output[-1], self.distribution, self.rows, self.generator, traces[-1]))
+            self.cycles.append(VerifyStep(0, 0, [1] * len(self.alive)))
+            self.alive = [i for i in self.alive if output[-1][i] != self.fast.markers[1]]
+            for i in self.alive:
+                self.rows[i].append(output[-1][i])
+        self.watch("target")
+        if len(self.cycles) == self.max_tokens:
+            self.alive = []
+        begun = torch.tensor(output, device=self.fast.embedding.device)
+        self.root, self.given = begun[-1], [len(self.cycles)] * len(self.rows)
+        self.alone = root_only(self.root)
+        self.waiting = [lambda: _before(self.read, begun[0], self.fast)]
+        if traces:
+            self.waiting.append(lambda: _begun(self.read, begun, traces, self.fast))
+
+    def _may_guess(self) -> bool:
+        return self.plan.depth > 0 and self.plan.begins([self.rows[i] for i in self.alive])
+
+    def cycle(self, make_helper: Callable[[], object]) -> None:
+        """One pass of the target over what the draft proposes."""
+        tree, q = self._propose(make_helper)
+        nodes = tree.tokens.size(1) - 1
+        levels = int(tree.depth.max()) if nodes else 0
+        self.watch("draft")
         states: list[Tensor] = []
-        logits = fast.logits(run.read(tree.tokens, tree.depth, tree.mask(), states))
-        watch("target")
-        verdicts = _judge(tree, logits, distribution, rows, alive, q, generator)
-        kept, speaking, guessed = [], [], tree.tokens.tolist() if levels else []
-        for i in alive:
+        logits = self.fast.logits(self.run.read(tree.tokens, tree.depth, tree.mask(), states))
+        self.watch("target")
+        verdicts = _judge(tree, logits, self.distribution, self.rows, self.alive, q, self.generator)
+        kept = self._write(tree, verdicts)
+        self.root, sure = _keep(self.run, tree, verdicts, states, self.fast)
+        self.waiting.append(sure)
+        self.cycles.append(VerifyStep(levels, nodes, kept))
+        if levels:
+            self.governor.learn(levels, nodes, kept)
+        self.watch("judge and keep")
+
+    def _propose(self, make_helper: Callable[[], object]) -> tuple[Tree, Tensor | None]:
+        """Guesses behind the roots, and the distributions that a drawn chain was drawn from. The roots alone where
+        drafting pauses, or only one more token is allowed."""
+        left = max(self.max_tokens - self.given[i] for i in self.alive)
+        if left <= 1 or not self.governor.wants():
+            return replace(self.alone, tokens=self.root[:, None]), None
+        if self.helper is None:
+            self.helper = make_helper()
+        self.helper.absorb(AcceptedTokens.joined([sure() for sure in self.waiting]))
+        self.waiting = []
+        state = (self.root, self.plan, self.distribution, self.rows)
+        if self.distribution.is_greedy or self.plan.rule == "point":
+            return self.helper.grow(*state, limit=left - 1), None
+        return self.helper.draw_chain(*state, self.generator, limit=left - 1)
+
+    def _write(self, tree: Tree, verdicts: dict[int, Verdict]) -> list[int]:
+        """Append what stays to each row, up to its end or the limit. Returns the tokens given to each row."""
+        end, kept, alive = self.fast.markers[1], [], []
+        guessed = tree.tokens.tolist()
+        for i in self.alive:
             new = [*(guessed[i][node] for node in verdicts[i].path[1:]), verdicts[i].token]
-            new = new[: max_tokens - given[i]]
+            new = new[: self.max_tokens - self.given[i]]
             if end in new:
                 new = new[: new.index(end) + 1]
-            elif given[i] + len(new) < max_tokens:
-                speaking.append(i)
-            given[i] += len(new)
-            rows[i] += [t for t in new if t != end]
+            elif self.given[i] + len(new) < self.max_tokens:
+                alive.append(i)
+            self.given[i] += len(new)
+            self.rows[i] += [t for t in new if t != end]
             kept.append(len(new))
-        root, sure = _keep(run, tree, verdicts, states, fast)
-        waiting.append(sure)
-        cycles.append(Cycle(levels, tree.tokens.size(1) - 1, kept))
-        if levels:
-            governor.learn(levels, tree.tokens.size(1) - 1, kept)
-        alive = speaking
-        watch("judge and keep")
-    return Spoken(rows, cycles, watch.seconds)
+        self.alive = alive
+        return kept
 
 
 class _Watch:
@@ -234,24 +280,26 @@ class _Watch:
         self.last = now
 
 
-def _before(read: Read, root: Tensor, fast: FastText) -> Certain:
+def _before(read: Prefill, root: Tensor, fast: FastText) -> AcceptedTokens:
     """The context's own tokens, each followed by the next real one, the last by the root."""
-    trace, context = torch.stack(list(read.trace), 2), read.context
+    hidden_states, context = torch.stack(list(read.hidden_states), 2), read.context
     last = context.visible.sum(1) - 1  # rows are padded at the end
-    following = torch.cat([trace[:, 1:, 0], trace[:, :1, 0]], 1)
+    following = torch.cat([hidden_states[:, 1:, 0], hidden_states[:, :1, 0]], 1)
     next_positions = torch.cat([read.positions[:, 1:], read.positions[:, :1]], 1)
     rows = torch.arange(len(last), device=last.device)
     following[rows, last] = F.embedding(root, fast.embedding)
     next_positions[rows, last] = context.position
-    return Certain(trace, following, read.positions, next_positions, context.visible)
+    return AcceptedTokens(hidden_states, following, read.positions, next_positions, context.visible)
 
 
-def _begun(read: Read, said: Int[Tensor, "n1 B"], traces: Sequence[list[Tensor]], fast: FastText) -> Certain:
-    """What was said before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the
+def _begun(
+    read: Prefill, output: Int[Tensor, "n1 B"], traces: Sequence[list[Tensor]], fast: FastText
+) -> AcceptedTokens:
+    """The answer before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the
     others."""
-    place = read.context.position[:, None] + torch.arange(len(traces), device=said.device)
-    trace = torch.cat([stacked(part, said.size(1)) for part in traces], 1)
-    return Certain(trace, F.embedding(said[1:].T, fast.embedding), place, place + 1)
+    place = read.context.position[:, None] + torch.arange(len(traces), device=output.device)
+    hidden_states = torch.cat([stacked(part, output.size(1)) for part in traces], 1)
+    return AcceptedTokens(hidden_states, F.embedding(output[1:].T, fast.embedding), place, place + 1)
 
 
 def _judge(tree: Tree, logits, distribution: TokenDistribution, rows, alive, q, generator) -> dict[int, Verdict]:
@@ -276,15 +324,15 @@ def _judge(tree: Tree, logits, distribution: TokenDistribution, rows, alive, q, 
     return out
 
 
-def _paths(tokens: Sequence[int], parents: Sequence[int], said: Sequence[int]) -> list[list[int]]:
-    """For each node the answer up to and with it. The root is the last token said, or the start marker."""
-    paths = [list(said)]
+def _paths(tokens: Sequence[int], parents: Sequence[int], output: Sequence[int]) -> list[list[int]]:
+    """For each node the answer up to and with it. The root is the last token of the output, or the start marker."""
+    paths = [list(output)]
     for node in range(1, len(tokens)):
         paths.append(paths[parents[node]] + [tokens[node]])
     return paths
 
 
-def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Callable[[], Certain]]:
+def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Callable[[], AcceptedTokens]]:
     """Keep the accepted nodes' keys, drop the rest. Returns the new roots, and what makes the tokens that are certain
     now."""
     device, batch = tree.tokens.device, run.batch
@@ -295,7 +343,7 @@ def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Cal
     )
     if tree.tokens.size(1) == 1:  # nothing was guessed, drafting pauses: as quick as plain decoding
         run.keep(None, 1)
-        return root, lambda: _certain(tree, None, 1, 1, root, stacked(states, batch), before, fast)
+        return root, lambda: _accepted_tokens(tree, None, 1, 1, root, stacked(states, batch), before, fast)
     paths = [verdicts.get(i, idle).path for i in range(batch)]
     length = [len(p) for p in paths]
     a, even = max(length), min(length) == max(length)
@@ -304,16 +352,18 @@ def _keep(run: TextRun, tree: Tree, verdicts, states, fast) -> tuple[Tensor, Cal
         nodes = torch.tensor([p + [0] * (a - len(p)) for p in paths], device=device)
     count = a if even else torch.tensor(length, device=device)
     run.keep(nodes, count)
-    return root, lambda: _certain(tree, nodes, count, a, root, stacked(states, batch), before, fast)
+    return root, lambda: _accepted_tokens(tree, nodes, count, a, root, stacked(states, batch), before, fast)
 
 
-def _certain(tree: Tree, nodes, count, a: int, root: Tensor, trace: Tensor, before: Tensor, fast) -> Certain:
-    """The nodes that were kept (the first a, or those of these numbers), as the draft wants to hear of them."""
+def _accepted_tokens(
+    tree: Tree, nodes, count, a: int, root: Tensor, hidden_states: Tensor, before: Tensor, fast
+) -> AcceptedTokens:
+    """The nodes that were kept (the first a, or those of these numbers), in the form that the draft reads."""
     device, batch = root.device, len(root)
     if nodes is None:
-        trace, tokens = trace[:, :a], tree.tokens[:, :a]
+        hidden_states, tokens = hidden_states[:, :a], tree.tokens[:, :a]
     else:
-        trace = trace.gather(1, nodes[:, :, None, None].expand(-1, -1, *trace.shape[2:]))
+        hidden_states = hidden_states.gather(1, nodes[:, :, None, None].expand(-1, -1, *hidden_states.shape[2:]))
         tokens = tree.tokens.gather(1, nodes)
     following = torch.cat([tokens[:, 1:], root[:, None]], 1)
     present = None
@@ -321,4 +371,7 @@ def _certain(tree: Tree, nodes, count, a: int, root: Tensor, trace: Tensor, befo
         present = torch.arange(a, device=device) < count[:, None]
         following[torch.arange(batch, device=device), count - 1] = root
     place = before[:, None] + torch.arange(a, device=device)
-    return Certain(trace, F.embedding(following, fast.embedding), place, place + 1, present)
+    return AcceptedTokens(hidden_states, F.embedding(following, fast.embedding), place, place + 1, present)
+
+
+Read, Spoken, Cycle = Prefill, Decoded, VerifyStep  # the names until 0.1

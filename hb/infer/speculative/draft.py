@@ -39,12 +39,12 @@ KINDS = ("hyper-bagel", "eagle3")
 @dataclass(frozen=True)
 class DraftConfig:
     """kind: which bridge. layers: N. zero_init: the paper's zeros in fc1, fc2 and the bridge's last projections;
-    without it those are drawn as usual. words: the token numbers it may guess, in order; empty: all."""
+    without it those are drawn as usual. vocabulary: the tokens it may guess, in order; empty: all."""
 
     kind: str = "hyper-bagel"
     layers: int = 2
     zero_init: bool = True
-    words: tuple[int, ...] = ()
+    vocabulary: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -52,9 +52,15 @@ class DraftConfig:
         if self.layers < 1:
             raise ValueError(f"a draft has at least one layer, got {self.layers}")
 
+    @staticmethod
+    def of(values: dict) -> DraftConfig:
+        """From a checkpoint's JSON. Until 0.1 the vocabulary was called "words"."""
+        others = {name: value for name, value in values.items() if name not in ("words", "vocabulary")}
+        return DraftConfig(**others, vocabulary=tuple(values.get("vocabulary", values.get("words", ()))))
+
 
 def feature_layers(layers: int) -> tuple[int, int, int]:
-    """Which target layers are low, middle and high, counted from 1 (a trace holds the input at 0): EAGLE-3's choice."""
+    """Which target layers are low, middle and high, counted from 1 (the input stands at 0): EAGLE-3's choice."""
     return min(3, layers), layers // 2 + 1, max(layers - 2, 1)
 
 
@@ -98,17 +104,17 @@ class Bridge(nn.Module):
             self.look = LayerAttention(config)
             self.mix = ExpertLayer(config)
 
-    def slots(self, trace: Sequence[Float[Tensor, "B S D"]]) -> Float[Tensor, "B S Q D"]:
+    def slots(self, hidden_states: Sequence[Float[Tensor, "B S D"]]) -> Float[Tensor, "B S Q D"]:
         """The low, middle and high state of each token, and what the queries found in all of them."""
-        triple = torch.stack([trace[i] for i in self.picked], dim=2)
+        triple = torch.stack([hidden_states[i] for i in self.picked], dim=2)
         if self.kind == "eagle3":
             return triple
-        return triple + self.look(torch.stack(list(trace[1:]), dim=2))
+        return triple + self.look(torch.stack(list(hidden_states[1:]), dim=2))
 
-    def forward(self, trace, angles, mask: Tensor) -> Float[Tensor, "B S D"]:
-        """trace: input and L states; mask [B, 1, S, S]: who may look at whom along the sequence, added to the
+    def forward(self, hidden_states, angles, mask: Tensor) -> Float[Tensor, "B S D"]:
+        """hidden_states: input and L states; mask [B, 1, S, S]: who may look at whom along the sequence, added to the
         scores."""
-        u = self.slots(trace)
+        u = self.slots(hidden_states)
         if self.kind == "hyper-bagel":
             folded = u.transpose(1, 2).flatten(0, 1)  # each slot is a sequence of its own
             angles = tuple(a.repeat_interleave(u.size(2), 0) for a in angles)
@@ -129,12 +135,12 @@ class Draft(nn.Module):
         self.fc2 = nn.Linear(2 * width, width, bias=False)
         self.layers = nn.ModuleList(ExpertLayer(config) for _ in range(draft.layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
-        self.head = nn.Linear(width, len(draft.words) or config.vocab_size, bias=False)
+        self.head = nn.Linear(width, len(draft.vocabulary) or config.vocab_size, bias=False)
 
     @property
-    def words(self) -> Int[Tensor, "words"]:
-        """The target's number of each of the draft's words."""
-        return torch.tensor(self.draft.words or range(self.config.vocab_size), device=self.head.weight.device)
+    def vocabulary(self) -> Int[Tensor, "words"]:
+        """The target's number of each token of the draft's vocabulary."""
+        return torch.tensor(self.draft.vocabulary or range(self.config.vocab_size), device=self.head.weight.device)
 
     @torch.no_grad()
     def initialize(self, target: Bagel) -> None:
@@ -149,7 +155,7 @@ class Draft(nn.Module):
         for mine, theirs in zip(self.layers, expert.layers[-len(self.layers) :]):
             mine.load_state_dict(theirs.state_dict())
         self.norm.load_state_dict(expert.norm.state_dict())
-        self.head.weight.copy_(target.lm_head.weight[self.words])
+        self.head.weight.copy_(target.lm_head.weight[self.vocabulary])
         if self.draft.zero_init:
             for weight in self.zeroed():
                 weight.zero_()
@@ -166,7 +172,7 @@ class Draft(nn.Module):
 
     def forward(
         self,
-        trace: Sequence[Float[Tensor, "B S D"]],
+        hidden_states: Sequence[Float[Tensor, "B S D"]],
         positions: Int[Tensor, "B S"],
         present: Tensor,
         *,
@@ -175,18 +181,18 @@ class Draft(nn.Module):
     ) -> list[Float[Tensor, "B W words"]]:
         """Logits of `steps` drafting steps, as they will be run (EAGLE-3's training-time test).
 
-        In step j, index i reads what the draft said at i one step earlier (in step 0: the target's g_i) and the
+        In step j, index i reads the output of the draft at i one step earlier (in step 0: the target's g_i) and the
         embedding of token i + 1 + j, whose position it takes, and guesses token i + 2 + j. It attends to the step-0
         keys up to i, and of the later steps to its own only. present [B, S]: which tokens are real. Indices before
         `window` are context: only step 0 runs there. Entry j holds indices window to S - 2 - j.
         """
-        embeddings, size = trace[0], trace[0].size(1)
+        embeddings, size = hidden_states[0], hidden_states[0].size(1)
         wide = at_least_float32(embeddings.dtype)
         cos, sin = rotary_angles(positions, self.config.head_size, self.config.rope_theta, wide)
         causal = torch.ones(size, size, dtype=torch.bool, device=cos.device).tril()
         mask = causal & present[:, None, :] | torch.eye(size, dtype=torch.bool, device=cos.device)
         mask = torch.zeros(mask.shape, device=cos.device, dtype=wide).masked_fill(~mask, float("-inf"))[:, None]
-        x = self.bridge(trace, (cos, sin), mask)[:, :-1]
+        x = self.bridge(hidden_states, (cos, sin), mask)[:, :-1]
         memories = [_Memory(mask[:, :, :-1, :-1]) for _ in self.layers]
         out = []
         for j in range(steps):
@@ -206,7 +212,7 @@ class Draft(nn.Module):
 
 def open_draft(parcel: DraftCheckpoint, target: Bagel) -> Draft:
     """The draft model of a parcel, for this target. Raises CheckpointError if its weights do not fit."""
-    config = DraftConfig(**parcel.config | dict(words=tuple(parcel.config.get("words", ()))))
+    config = DraftConfig.of(parcel.config)
     draft = Draft(target.config.llm, config)
     weights = {expert_name(name): value for name, value in parcel.weights.items()}
     check(weights, {k: v.shape for k, v in draft.state_dict().items()}, DRAFT)
@@ -262,12 +268,12 @@ def draft_loss(
     answer?
     """
     total, hits = logits[0].new_zeros(()), []
-    for j, said in enumerate(logits):
-        at = slice(window + 1 + j, window + 1 + j + said.size(1))
+    for j, output in enumerate(logits):
+        at = slice(window + 1 + j, window + 1 + j + output.size(1))
         counted = answer[:, at]
-        wanted, log_q = target[:, at][counted].float(), said[counted].float().log_softmax(-1)
-        log_p = wanted.log_softmax(-1)
-        likeliest = wanted.argmax(-1)
+        truth, log_q = target[:, at][counted].float(), output[counted].float().log_softmax(-1)
+        log_p = truth.log_softmax(-1)
+        likeliest = truth.argmax(-1)
         kl = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
         total = total + decay**j * (kl + ce_weight * F.nll_loss(log_q, likeliest))
         hits.append((log_q.argmax(-1) == likeliest).float().mean().detach())

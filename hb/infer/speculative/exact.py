@@ -101,7 +101,7 @@ def _struck(distribution: Tensor, x: int) -> Tensor:
 
 
 def decide(world: World, prefix: Prefix, candidates: Sequence[int], rule: str) -> NodeDistribution:
-    """Which candidate stays, and what is said if none does: `node_distribution`."""
+    """Which candidate stays, and what is redrawn if none does: `node_distribution`."""
     return node_distribution(world.p(prefix), candidates, rule, None if rule == "point" else world.q(prefix))
 
 
@@ -123,23 +123,22 @@ class Decoder:
 HONEST = Decoder()
 
 
-# ---- summing over all generator
-# -------------------------------------------------------------------------------------------
+# ---- summing over all draws ------------------------------------------------------------------------------------------
 
 
 def node_outcomes(
     world: World, prefix: Prefix, k: int, rule: str, decoder: Decoder = HONEST
 ) -> tuple[Float[Tensor, "V"], Float[Tensor, "V"]]:
-    """Chance of each token at a node to be kept from the draft, and to be said by the target instead.
+    """Chance of each token at a node to be kept from the draft, and to be redrawn by the target instead.
 
     Their sum is the distribution of what is emitted; the first alone adds up to the chance of acceptance.
     """
-    kept, said = torch.zeros_like(world.p(prefix)), torch.zeros_like(world.p(prefix))
+    kept, redrawn = torch.zeros_like(world.p(prefix)), torch.zeros_like(world.p(prefix))
     for candidates, chance in decoder.propose(world, prefix, k, rule):
         distribution = decoder.decide(world, prefix, candidates, rule)
         kept.index_add_(0, torch.tensor(candidates, dtype=torch.long), chance * distribution.accept)
-        said += chance * distribution.none * distribution.rest
-    return kept, said
+        redrawn += chance * distribution.none * distribution.rest
+    return kept, redrawn
 
 
 def emitted_distribution(
@@ -163,17 +162,17 @@ def emitted_distribution(
     @cache
     def outcomes(prefix: Prefix, k: int) -> tuple[list[float], list[float]]:
         if k == 0:
-            said = decoder.bonus(world, prefix).tolist()
-            return [0.0] * len(said), said
-        kept, said = node_outcomes(world, prefix, k, rule, decoder)
-        return kept.tolist(), said.tolist()
+            redrawn = decoder.bonus(world, prefix).tolist()
+            return [0.0] * len(redrawn), redrawn
+        kept, redrawn = node_outcomes(world, prefix, k, rule, decoder)
+        return kept.tolist(), redrawn.tolist()
 
     masses: dict[tuple[Prefix, int], float] = {((), 0): 1.0}  # of a prefix and a depth in the current cycle
     for _ in range(length):
         after: dict[tuple[Prefix, int], float] = defaultdict(float)
         for (prefix, depth), mass in masses.items():
-            kept, said = outcomes(prefix, shape[depth] if depth < len(shape) else 0)
-            for x, (a, b) in enumerate(zip(kept, said)):
+            kept, redrawn = outcomes(prefix, shape[depth] if depth < len(shape) else 0)
+            for x, (a, b) in enumerate(zip(kept, redrawn)):
                 after[(*prefix, x), depth + 1] += mass * a
                 after[(*prefix, x), 0] += mass * b
         masses = {state: mass for state, mass in after.items() if mass}
@@ -200,8 +199,8 @@ def cycle_lengths(
         below: dict[Prefix, float] = defaultdict(float)
         stopped = 0.0
         for prefix, mass in alive.items():
-            kept, said = node_outcomes(world, prefix, k, rule, decoder)
-            stopped += mass * float(said.sum())
+            kept, redrawn = node_outcomes(world, prefix, k, rule, decoder)
+            stopped += mass * float(redrawn.sum())
             for x, a in enumerate(kept.tolist()):
                 if a:
                     below[(*prefix, x)] += mass * a
@@ -228,16 +227,16 @@ def target_distribution(
     )
 
 
-def largest_error(emitted: Float[Tensor, "*V"], wanted: Float[Tensor, "*V"]) -> float:
+def largest_error(emitted: Float[Tensor, "*V"], target: Float[Tensor, "*V"]) -> float:
     """The largest difference of probability of any sequence."""
-    return float((emitted - wanted).abs().max())
+    return float((emitted - target).abs().max())
 
 
 # ---- wrong on purpose ------------------------------------------------------------------------------------------------
 
 
-def _leftover(wrong: Callable[[Tensor, int, Tensor | None], Tensor]):
-    """`decide` with another leftover after a rejection: wrong(r, x, q), q None under rule "point"."""
+def _residual(wrong: Callable[[Tensor, int, Tensor | None], Tensor]):
+    """`decide` with another residual after a rejection: wrong(r, x, q), q None under rule "point"."""
 
     def decided(world: World, prefix: Prefix, candidates: Sequence[int], rule: str) -> NodeDistribution:
         rest, q = world.p(prefix), None if rule == "point" else world.q(prefix)
@@ -266,13 +265,13 @@ def _as_drawn(world: World, prefix: Prefix, candidates: Sequence[int], rule: str
 
 
 SABOTAGES = {
-    "leftover not renormalized": Decoder(
+    "residual not renormalized": Decoder(
         "max(0, p - q) is drawn from as it is; what it lacks to 1 goes to the last token",
-        decide=_leftover(_not_renormalized),
+        decide=_residual(_not_renormalized),
     ),
     "rejected token used again": Decoder(
         "after a rejection the target speaks from p itself: nothing is subtracted, the refused token not struck",
-        decide=_leftover(lambda rest, x, q: rest),
+        decide=_residual(lambda rest, x, q: rest),
     ),
     "bonus one place early": Decoder(
         "the bonus is drawn from the distribution that judged the last kept token, not from the one after it",

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hb.infer.fused import FastText
-from hb.infer.speculative.decode import Read, Spoken, speculate
-from hb.infer.speculative.runner import Plan
+from hb.infer.speculative.decode import Decoded, Prefill, speculate
+from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.tree import Tree, chain, root_only
 from hb.models.distribution import GREEDY, TokenDistribution
 
@@ -32,12 +32,12 @@ class Lookup:
         root: Int[Tensor, "B"],
         plan: Plan,
         distribution: TokenDistribution = GREEDY,
-        said: Sequence[list[int]] = (),
+        output: Sequence[list[int]] = (),
         limit: int | None = None,
     ) -> Tree:
         """A chain; where rows find chains of different lengths, the shortest length (one row's miss is everybody's)."""
         depth = min(plan.depth, limit) if limit is not None else plan.depth
-        found = [self.find([*row], depth) for row in said]
+        found = [self.find([*row], depth) for row in output]
         n = min(map(len, found))
         if not n:
             return root_only(root)
@@ -45,10 +45,10 @@ class Lookup:
         tokens = torch.cat([root[:, None], guesses], 1)
         return chain(tokens, torch.zeros(tokens.shape, device=root.device))
 
-    def find(self, said: list[int], depth: int) -> list[int]:
-        for size in range(min(self.most, len(said)), 0, -1):
-            tail = said[-size:]
-            for text in [said, *self.texts]:
+    def find(self, output: list[int], depth: int) -> list[int]:
+        for size in range(min(self.most, len(output)), 0, -1):
+            tail = output[-size:]
+            for text in [output, *self.texts]:
                 for at in range(len(text) - size - 1, -1, -1):
                     if text[at : at + size] == tail and at + size < len(text):
                         return text[at + size : at + size + depth]
@@ -57,13 +57,13 @@ class Lookup:
 
 def decode_with_lookup(
     fast: FastText,
-    read: Read,
+    read: Prefill,
     *,
     max_tokens: int = 128,
     distribution: TokenDistribution = GREEDY,
     generator: torch.Generator | None = None,
     plan: Plan = Plan(depth=10, budget=10, costs=(0.0, 0.05, 0.05)),
-) -> Spoken:
+) -> Decoded:
     """`decode_speculative` with a lookup for a draft."""
     return speculate(
         fast, Lookup, read, plan=plan, max_tokens=max_tokens, distribution=distribution, generator=generator

@@ -12,78 +12,11 @@ from torch import Tensor
 
 from hb.infer.fused import Angles, FusedLayer, fused_head, scaled_weight, unit_rms
 from hb.infer.speculative.draft import Draft
-from hb.infer.speculative.tree import Growth, Tree, chain, hide, spine
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.tree import Growth, Tree, chain, hide, main_path
 from hb.models.bagel import Bagel
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.kv_cache import KVCache
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is guessed. A chain has width 1.
-
-    depth         levels at most; 0 is plain decoding
-    width         children of each node that is expanded, and nodes expanded on each level ...
-    spine         ... or only the likeliest of them: the others stay leaves, and a level costs what a chain's does
-    budget        guesses in one pass of the target at most
-    reward        tokens one unit of work is worth, work counted in plain steps: `costs` says what a level and a node
-                  cost. 0 turns the early stop off
-    costs         (a drafting step, a cycle's fixed part beyond the target's step, one more node in the target's pass),
-                  in units of a plain step
-    pauses        does drafting pause where it has not paid for a while (decode.Governor)? Off, to measure a plan as it
-                  is
-    start_after   tokens said plainly before the draft is asked at all: short answers are over by then ...
-    long_after    ... but at once after these first words (token numbers): answers that begin so are long
-    rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree wants "point"
-    """
-
-    depth: int = 10
-    width: int = 1
-    budget: int = 10
-    spine: bool = False
-    reward: float = 0.0
-    costs: tuple[float, float, float] = (0.2, 0.4, 0.05)
-    start_after: int = 1
-    rule: str = "point"
-    pauses: bool = True
-    long_after: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        if min(self.depth, self.start_after) < 0 or min(self.width, self.budget) < 1:
-            raise ValueError(f"depth and start_after count from 0, width and budget from 1, got {self}")
-        if self.rule != "point" and self.width > 1:
-            raise ValueError(f"rule {self.rule!r} is for chains here; a tree of width {self.width} wants 'point'")
-
-    @property
-    def is_narrow(self) -> bool:
-        """Is one node expanded on each level?"""
-        return self.spine or self.width == 1
-
-    @staticmethod
-    def of(plans: dict[str, dict], temperature: float = 0.0) -> Plan:
-        """The plan of a parcel for a temperature: the one tuned nearest to it. plans: temperature in words ->
-        arguments."""
-        return Plan.from_dict(plans[min(plans, key=lambda t: abs(float(t) - temperature))])
-
-    @staticmethod
-    def from_dict(values: dict) -> Plan:
-        pairs = {name: tuple(values.get(name, getattr(Plan, name))) for name in ("costs", "long_after")}
-        return Plan(**values | pairs)
-
-    def begins(self, rows: Sequence[list[int]]) -> bool:
-        """Is any answer far enough, or of a kind, that drafting may begin?"""
-        return any(len(row) >= self.start_after or row[:1] and row[0] in self.long_after for row in rows)
-
-    def is_worth(self, reach: Float[Tensor, "B"]) -> bool:
-        """Is another level worth a drafting step and its nodes? reach: the chance that the target gets there, in each
-        row."""
-        nodes = 1 if self.is_narrow else self.budget / self.depth
-        return self.reward == 0 or float(reach.mean()) >= self.reward * (self.costs[0] + nodes * self.costs[2])
-
-    def cost(self, depth: int, nodes: int) -> float:
-        """What a cycle costs in plain steps."""
-        step, fixed, node = self.costs
-        return 1 + fixed + depth * step + nodes * node
 
 
 class DraftModel:
@@ -103,9 +36,9 @@ class DraftModel:
         )
         self.table = self.embedding @ self.fc2_embedding
         self.head = fused_head(draft.norm, draft.head.weight)
-        self.words = draft.words if draft.draft.words else None
-        self.word_table = self.table if self.words is None else self.table[self.words]
-        own = list(draft.draft.words) or range(config.vocab_size)
+        self.vocabulary = draft.vocabulary if draft.draft.vocabulary else None
+        self.vocabulary_table = self.table if self.vocabulary is None else self.table[self.vocabulary]
+        own = list(draft.draft.vocabulary) or range(config.vocab_size)
         self.end_word = own.index(self.end) if self.end in own else -1  # an answer's end in the draft's own words
         self.angles = Angles(config, self.embedding)
         if self.kind == "hyper-bagel":
@@ -125,12 +58,12 @@ class DraftModel:
         o = look.o_proj.weight.unflatten(1, (heads, -1))  # [D, h, d]
         self.answer = torch.einsum("ohd,hdw->hwo", o, v).flatten(0, 1).detach().contiguous()  # [h D, D]
 
-    def slots(self, trace: Float[Tensor, "B n L1 D"]) -> Float[Tensor, "B n Q D"]:
-        """`Bridge.slots`, folded. trace: the input and the L states of each token, stacked."""
-        triple = trace[:, :, self.picked]
+    def slots(self, hidden_states: Float[Tensor, "B n L1 D"]) -> Float[Tensor, "B n Q D"]:
+        """`Bridge.slots`, folded. hidden_states: the input and the L states of each token, stacked."""
+        triple = hidden_states[:, :, self.picked]
         if self.kind == "eagle3":
             return triple
-        states = unit_rms(trace[:, :, 1:], self.config.rms_norm_eps)
+        states = unit_rms(hidden_states[:, :, 1:], self.config.rms_norm_eps)
         distribution = (states @ self.ask).softmax(2)  # [B, n, L, Q h]
         mixed = (distribution.mT @ states).unflatten(2, (triple.size(2), -1)).flatten(3)  # [B, n, Q, h D]
         return triple + mixed @ self.answer
@@ -157,39 +90,39 @@ class DraftModel:
         if distribution.processors():
             flat = self.on_all_words(logits.flatten(0, -2))
             flat = distribution.processed(flat, before)
-            logits = (flat if self.words is None else flat[:, self.words]).view(logits.shape)
+            logits = (flat if self.vocabulary is None else flat[:, self.vocabulary]).view(logits.shape)
         return logits.float().log_softmax(-1)
 
     def on_all_words(self, logits: Float[Tensor, "m words"]) -> Float[Tensor, "m V"]:
         """The draft's logits on the target's vocabulary; words it does not know cannot be."""
-        if self.words is None:
+        if self.vocabulary is None:
             return logits
         wide = logits.new_full((len(logits), self.config.vocab_size), -torch.inf)
-        return wide.index_copy(1, self.words, logits)
+        return wide.index_copy(1, self.vocabulary, logits)
 
     def token(self, word: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
         """The target's numbers of the draft's words."""
-        return word if self.words is None else self.words[word]
+        return word if self.vocabulary is None else self.vocabulary[word]
 
 
 @dataclass(frozen=True)
-class Certain:
+class AcceptedTokens:
     """Tokens that the target has read and nobody will take back.
 
-    trace           their input and the target's L states (Trace as `Decoder.forward` collects it, stacked)
+    hidden_states   their input and the target's L states (as `Decoder.forward` traces them, stacked)
     following       embedding of the token that follows each
     positions       where they stand, and where their followers do
     present         which are real in each row; None: all
     """
 
-    trace: Float[Tensor, "B n L1 D"]
+    hidden_states: Float[Tensor, "B n L1 D"]
     following: Float[Tensor, "B n D"]
     positions: Int[Tensor, "B n"]
     next_positions: Int[Tensor, "B n"]
     present: Bool[Tensor, "B n"] | None = None
 
     @staticmethod
-    def joined(parts: Sequence[Certain]) -> Certain:
+    def joined(parts: Sequence[AcceptedTokens]) -> AcceptedTokens:
         """Several in a row, as one."""
         if len(parts) == 1:
             return parts[0]
@@ -199,7 +132,7 @@ class Certain:
             present = torch.cat(
                 [torch.ones_like(p.positions, dtype=torch.bool) if p.present is None else p.present for p in parts], 1
             )
-        return Certain(cat("trace"), cat("following"), cat("positions"), cat("next_positions"), present)
+        return AcceptedTokens(cat("hidden_states"), cat("following"), cat("positions"), cat("next_positions"), present)
 
 
 class DraftRunner:
@@ -215,7 +148,7 @@ class DraftRunner:
         self.next: Tensor | None = None  # the position of the first guess's own parent, [B] ...
         self.reach = 0  # ... and the largest of them, or more
 
-    def absorb(self, sure: Certain) -> None:
+    def absorb(self, sure: AcceptedTokens) -> None:
         """Read tokens that are certain, with the target's features: the draft's keys for them, and `a` behind the
         last."""
         fast, (batch, n) = self.fast, sure.positions.shape
@@ -223,18 +156,20 @@ class DraftRunner:
         most = self.reach + 1
         present = None if sure.present is None or bool(sure.present.all()) else sure.present
         self.layers.widen(self.layers.length + n + 64)
-        u = fast.slots(sure.trace)
+        local = None if present is None else _real_before(present)
+        u = fast.slots(sure.hidden_states)
         if self.mix is not None:
             self.mix.widen(self.mix.length + n + 64)
             slots = u.size(2)
             folded = u.transpose(1, 2).reshape(batch * slots * n, -1)
             angles = tuple(a.repeat_interleave(slots, 0) for a in fast.angles(sure.positions, most))
-            folded = fast.mix(folded, angles, self.mix.mask(n), *self.mix.layers(n))
+            own = None if local is None else local.repeat_interleave(slots, 0)
+            folded = fast.mix(folded, angles, self.mix.mask(n, own), *self.mix.layers(n))
             self.mix.keep(None, None if present is None else present.repeat_interleave(slots, 0), n)
             u = folded.view(batch, slots, n, -1).transpose(1, 2)
         g = u.flatten(2) @ fast.fc1
         a = self._step(
-            g, sure.following @ fast.fc2_embedding, fast.angles(sure.next_positions, most), self.layers.mask(n)
+            g, sure.following @ fast.fc2_embedding, fast.angles(sure.next_positions, most), self.layers.mask(n, local)
         )
         self.layers.keep(None, present, n)
         if present is None:
@@ -263,18 +198,18 @@ class DraftRunner:
         root: Int[Tensor, "B"],
         plan: Plan,
         distribution: TokenDistribution = GREEDY,
-        said: Sequence[list[int]] = (),
+        output: Sequence[list[int]] = (),
         limit: int | None = None,
     ) -> Tree:
         """A tree of guesses behind the root, the last token absorbed as a follower. Levels stop where another one is
-        not worth its cost. said: each row's answer so far, the root included, for distributions that remember; limit:
+        not worth its cost. output: each row's answer so far, the root included, for distributions that remember; limit:
         deepest level."""
         depth = plan.depth if limit is None else min(plan.depth, limit)
         if plan.is_narrow and not distribution.has_memory:
             return self._grow_narrow(root, plan, distribution, min(depth, plan.budget))
         fast, growth, start = self.fast, Growth(root, plan.width), self.layers.length
         a, seen = self.a[:, None], None
-        paths = [[list(s)] for s in said] if distribution.has_memory else None
+        paths = [[list(s)] for s in output] if distribution.has_memory else None
         angles = self._angles(depth)
         for level in range(depth):
             before = None if paths is None else [path for row in paths for path in row]
@@ -319,9 +254,9 @@ class DraftRunner:
             return chain(
                 torch.cat([root[:, None], fast.token(words)], 1), F.pad(_taken(log_q, words).cumsum(1), (1, 0))
             )
-        first = log_q.scatter(2, words[..., None], torch.inf)  # the spine is first among equals too
+        first = log_q.scatter(2, words[..., None], torch.inf)  # the main path is first among equals too
         best = first.topk(min(plan.width, log_q.size(-1)), dim=-1).indices
-        return spine(
+        return main_path(
             root, fast.token(best), log_q.gather(2, best), plan.budget - words.size(1), plan.reward * plan.costs[2]
         )
 
@@ -332,12 +267,12 @@ class DraftRunner:
         distribution: TokenDistribution,
         depth: int,
         draw: Callable[[Tensor], Tensor],
-        said: Sequence[list[int]],
+        output: Sequence[list[int]],
     ) -> tuple[Tree, list[Tensor]]:
         """One guess behind the other, each word drawn from its log-probabilities [B, words]; and those of every
         step."""
         fast, tokens, values, distributions = self.fast, [root], [torch.zeros(len(root), device=root.device)], []
-        paths = [list(s) for s in said] if distribution.has_memory else None
+        paths = [list(s) for s in output] if distribution.has_memory else None
 
         def guess(a: Tensor) -> tuple[Tensor, bool]:
             distributions.append(fast.log_q(a, distribution, paths))
@@ -354,8 +289,8 @@ class DraftRunner:
 
     def _walk(self, root: Int[Tensor, "B"], depth: int, guess: Callable[[Tensor], tuple[Tensor, bool]]) -> None:
         """Draft along one path. guess: from the states [B, D], each row's next word, in the draft's own numbers, and
-        whether another level is worth it. Behind the end of an answer nothing is said, and guesses leave no keys: they
-        are not certain."""
+        whether another level is worth it. Behind the end of an answer nothing is guessed. Guesses leave no keys, since
+        they are not certain."""
         fast, start, a = self.fast, self.layers.length, self.a
         self.layers.widen(start + depth)
         angles, speaking = self._angles(depth), [token != fast.end for token in root.tolist()]
@@ -364,7 +299,7 @@ class DraftRunner:
             speaking = [yes and w != fast.end_word for yes, w in zip(speaking, word.tolist())]
             if level + 1 == depth or not any(speaking) or not on:
                 break
-            a = self._step_flat(a, fast.word_table.index_select(0, word), angles[level], self.layers.mask(1), 1)
+            a = self._step_flat(a, fast.vocabulary_table.index_select(0, word), angles[level], self.layers.mask(1), 1)
             self.layers.length += 1
         self.layers.length = start
 
@@ -379,7 +314,7 @@ class DraftRunner:
         root: Int[Tensor, "B"],
         plan: Plan,
         distribution: TokenDistribution,
-        said: Sequence[list[int]],
+        output: Sequence[list[int]],
         generator=None,
         limit: int | None = None,
     ) -> tuple[Tree, Float[Tensor, "B n V"]]:
@@ -387,7 +322,7 @@ class DraftRunner:
         target's vocabulary."""
         depth = min(plan.depth, plan.budget) if limit is None else min(plan.depth, plan.budget, limit)
         draw = lambda log_q: torch.multinomial(log_q.exp().cpu(), 1, generator=generator)[:, 0].to(root.device)
-        tree, distributions = self._drawn_chain(root, plan, distribution, depth, draw, said)
+        tree, distributions = self._drawn_chain(root, plan, distribution, depth, draw, output)
         q = [self.fast.on_all_words(log_q).exp() for log_q in distributions]
         q.append(
             torch.zeros(len(root), self.fast.config.vocab_size, device=root.device)
@@ -395,6 +330,16 @@ class DraftRunner:
         return tree, torch.stack(q, 1)
 
 
+def _real_before(present: Bool[Tensor, "B n"]) -> Float[Tensor, "B n n"]:
+    """The mask of n new tokens of which some are padding: each attends to itself and to the real ones before it."""
+    n = present.size(1)
+    causal = torch.ones(n, n, dtype=torch.bool, device=present.device).tril()
+    return hide(causal & present[:, None] | torch.eye(n, dtype=torch.bool, device=present.device))
+
+
 def _taken(log_q: Float[Tensor, "*any words"], word: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The log-probability of the word that was taken."""
     return log_q.gather(-1, word[..., None])[..., 0]
+
+
+Certain = AcceptedTokens  # the name until 0.1

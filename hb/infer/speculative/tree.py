@@ -3,8 +3,8 @@
 The paper decodes chains; the dynamic tree is EAGLE-2's (Li et al. 2024, arXiv 2406.16858). A node's value is the
 product of the draft's probabilities along its path, an estimate of the chance that the target goes there. Each level
 expands the most valuable nodes, and of everything seen the `budget` most valuable ones are kept. A chain is the tree of
-width 1; a spine is the tree that expands one node a level and keeps its brothers as leaves, where the draft is in
-doubt.
+width 1; a main path with leaves is the tree that expands one node a level and keeps its brothers as leaves, where
+the draft is in doubt.
 
 Legend: B rows, n nodes of a tree with the root, w nodes of a level, m candidates so far.
 """
@@ -75,14 +75,14 @@ def chain(tokens: Int[Tensor, "B n"], values: Float[Tensor, "B n"]) -> Tree:
     return Tree(tokens, (order - 1).clamp_min(0), order, values, tokens.size(1))
 
 
-def spine(
+def main_path(
     root: Int[Tensor, "B"], tokens: Int[Tensor, "B n w"], log_q: Float[Tensor, "B n w"], leaves: int, least: float = 0.0
 ) -> Tree:
     """On each of n levels the first token is the child of the first one of the level above; of all their brothers the
     most valuable are leaves, `leaves` at most, without those whose value is below `least` in every row.
 
-    log_q: of each, behind the node above. The spine stands first: where the target follows it, what it read is in
-    order.
+    log_q: of each, behind the node above. The main path stands first: where the target follows it, what it read
+    is in order.
     """
     along = F.pad(log_q[:, :, 0].cumsum(1), (1, 0))
     brothers = (along[:, :-1, None] + log_q[:, :, 1:]).flatten(1)

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hb.infer.fused import FastText, TextRun, decode_fast, stacked
-from hb.infer.speculative.decode import Read, _before, decode_speculative
-from hb.infer.speculative.runner import Certain, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.decode import Prefill, _before, decode_speculative
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.infer.speculative.tree import hide
 from hb.models.distribution import GREEDY, TokenDistribution
 
@@ -75,7 +76,7 @@ def median_seconds(work: Callable[[], object], repeats: int = 15) -> float:
 
 
 @torch.no_grad()
-def measure_costs(fast: FastText, draft: DraftModel, read: Read, repeats: int = 15) -> Costs:
+def measure_costs(fast: FastText, draft: DraftModel, read: Prefill, repeats: int = 15) -> Costs:
     """What passes and steps cost behind this context. Let nothing else run beside it."""
     batch, generator = read.context.batch, torch.Generator().manual_seed(0)
     run, target = TextRun(fast, read.context, 64), {}
@@ -100,7 +101,9 @@ def measure_costs(fast: FastText, draft: DraftModel, read: Read, repeats: int = 
             median_seconds(partial(helper.grow, root, Plan(depth=d, width=w, budget=8)), repeats) for d in (6, 2)
         )
         step[w] = max((deep - flat) / 4, 1e-6)
-    four = Certain(*(getattr(before, f)[:, :4] for f in ("trace", "following", "positions", "next_positions")))
+    four = AcceptedTokens(
+        *(getattr(before, f)[:, :4] for f in ("hidden_states", "following", "positions", "next_positions"))
+    )
     start, mixed = helper.layers.length, None if helper.mix is None else helper.mix.length
 
     def first_guess():
@@ -116,7 +119,7 @@ def measure_costs(fast: FastText, draft: DraftModel, read: Read, repeats: int = 
 
 @torch.no_grad()
 def acceptance_table(
-    fast: FastText, draft: DraftModel, reads: Sequence[Read], *, every: int = 4, most: int = 96
+    fast: FastText, draft: DraftModel, reads: Sequence[Prefill], *, every: int = 4, most: int = 96
 ) -> Tensor:
     """[DEEPEST, ranks]: how often the target's greedy word is the draft's guess of each rank, at each depth, where all
     guesses above were right. Rows of one context each."""
@@ -136,7 +139,9 @@ def acceptance_table(
         at = 0  # tokens absorbed
         for at_next in range(1, len(answer) - 1, every):
             following = F.embedding(ids(answer[at + 1 : at_next + 1]), fast.embedding)
-            helper.absorb(Certain(states[:, at:at_next], following, place[:, at:at_next], place[:, at:at_next] + 1))
+            helper.absorb(
+                AcceptedTokens(states[:, at:at_next], following, place[:, at:at_next], place[:, at:at_next] + 1)
+            )
             at, kept = at_next, helper.layers.length
             a = helper.a[:, None]
             for depth, token in enumerate(answer[at + 1 : at + 1 + DEEPEST]):
@@ -155,10 +160,10 @@ def acceptance_table(
 
 def expected_tokens(table: Tensor, plan: Plan) -> float:
     """1 + the chance that a guess of depth 1, 2, ... is kept, if a tree holds `width` guesses a level, fewer where the
-    budget does not reach; the leaves of a spine are the last to be kept. An approximation: the dynamic tree chooses
+    budget does not reach; the leaves of a main path are the last to be kept. An approximation: the dynamic tree chooses
     better than level by level."""
     depth = plan.depth
-    if plan.spine:
+    if plan.main_path:
         reached = torch.cat([table.new_ones(1), table[:depth, 0].cumprod(0)])
         leaves = min(1.0, (plan.budget - depth) / depth / (plan.width - 1))  # the share of them that the budget reaches
         return 1 + float(reached[1:].sum() + leaves * (reached[:-1] * table[:depth, 1 : plan.width].sum(1)).sum())
@@ -167,10 +172,10 @@ def expected_tokens(table: Tensor, plan: Plan) -> float:
 
 
 def all_plans() -> list[Plan]:
-    """The grid: chains, spines with a leaf for every eighth, fourth or second level, and trees with one and a half to
-    three times as many nodes as levels."""
+    """The grid: chains, main paths with a leaf for every eighth, fourth or second level, and trees with one and a half
+    to three times as many nodes as levels."""
     plans = [Plan(depth=d, width=1, budget=d) for d in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)]
-    plans += [Plan(depth=d, width=2, budget=d + d // k, spine=True) for d in (8, 12, 16, 20, 24) for k in (8, 4, 2)]
+    plans += [Plan(depth=d, width=2, budget=d + d // k, main_path=True) for d in (8, 12, 16, 20, 24) for k in (8, 4, 2)]
     plans += [
         Plan(depth=d, width=w, budget=b)
         for w in WIDTHS[1:]
@@ -194,7 +199,7 @@ class Trial:
 def race(
     fast: FastText,
     draft: DraftModel,
-    reads: Sequence[Read],
+    reads: Sequence[Prefill],
     plans: Sequence[Plan],
     distribution: TokenDistribution = GREEDY,
     *,
@@ -252,7 +257,7 @@ class Tuned:
 def tune(
     fast: FastText,
     draft: DraftModel,
-    reads: Sequence[Read],
+    reads: Sequence[Prefill],
     distribution: TokenDistribution = GREEDY,
     *,
     finalists: int = 6,

@@ -1,7 +1,7 @@
 """Which guesses stay: the distributions of acceptance, and what is said instead. Losslessness lives in this file.
 
 At a node of the draft tree the target's distribution is p. The draft's candidates are tried in order; the first that is
-accepted stays, and if none is, a token is drawn from what p has left over. Three rules, one shape of distribution:
+accepted stays, and if none is, a token is drawn from the residual of p. Three rules, one shape of distribution:
 
 point    each candidate is a point mass, whatever chance chose it (EAGLE-2 and 3's code): accept x with r(x), then
          strike x from r. The shape of the tree must not depend on the target's own generator.
@@ -134,8 +134,8 @@ def verify_greedy(tokens: Sequence[int], parents: Sequence[int], best: Sequence[
     """`verify` at temperature 0 without the distributions: best[i] is the likeliest token after node i."""
     children, path = children_of(parents), [0]
     while True:
-        said = best[path[-1]]
-        kept = next((c for c in children[path[-1]] if tokens[c] == said), None)
+        target = best[path[-1]]
+        kept = next((c for c in children[path[-1]] if tokens[c] == target), None)
         if kept is None:
-            return Verdict(path, said)
+            return Verdict(path, target)
         path.append(kept)

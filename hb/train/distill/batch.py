@@ -11,8 +11,8 @@ from torch import Tensor
 from hb.data.pool import PICTURES_A_PROMPT, TRAINING, Pool
 from hb.guidance import Guidance
 from hb.models.bagel import Bagel
-from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 from hb.models.kv_cache import KVCache
+from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 from hb.models.vision import patchify
 
 TASKS = ("draw", "edit")

@@ -87,7 +87,7 @@ def walker(branch: StudentModel, round_: Round) -> Callable[[Tensor, Tensor], Te
 
 
 def noise_between(sampler: str, generator: torch.Generator) -> Callable[[Tensor], Tensor] | None:
-    """The `fresh` of `roll_out` for a student's sampler: none for "euler", new noise for "renoise"."""
+    """The `fresh` of `roll_out` for a student's sampler: none for "euler", new noise for "multistep"."""
     return None if sampler == "euler" else lambda x: noise_like(x, generator)
 
 
@@ -110,7 +110,7 @@ class DistributionMatching(Stage):
     alone        steps at the beginning, a tenth of the run at most, in which the fake score moves alone: until it knows
                  the student, it misleads
     times        t' of the generator's step, before the shift, and of the fake's
-    sampler      "euler", or "renoise": DMD2's
+    sampler      "euler", or "multistep": DMD2's
     """
 
     watched, limit = "spread", 3.0  # standard deviation of the student's latents over the real ones'

@@ -86,12 +86,12 @@ STAGES = {
     # once)
     "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
                      0.001, prompts=12, edits=24, editing=0.25,
-                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="renoise"),
+                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="multistep"),
     "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 600, 2e-4,
                      prompts=12, edits=24, editing=0.25, options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
     "dmd2": StageSpec(DistributionMatching, "baseline: DMD2, its re-noising sampler and its adversary", "cfg", 600, 1e-4,
                       prompts=12, edits=24, editing=0.25,
-                      options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5), sampler="renoise"),
+                      options=OWN_DMDO | dict(sampler="multistep", judged="guess", learns="guess", fake_times=5), sampler="multistep"),
 }  # fmt: skip
 SIX_NFE = ("cfg", "tscd", "dmdo")
 # Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square
@@ -195,7 +195,7 @@ def check_beginning(
             f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
             f"hb distill {missing[0]}"
         )
-    if real and not students[real].eyes:
+    if real and not students[real].reads_vision:
         raise ValueError(
             f"the real score of {name!r} is shown all of a picture, and the student of {real!r} was made without eyes; "
             f"make it with them: hb distill {real} --eyes"

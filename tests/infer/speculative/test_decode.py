@@ -7,9 +7,10 @@ from scipy.stats import chisquare
 
 from hb.infer.fused import FastText, decode_fast
 from hb.infer.speculative import decode as module
-from hb.infer.speculative.decode import Cycle, Governor, Spoken, decode_speculative
+from hb.infer.speculative.decode import Decoded, Governor, VerifyStep, decode_speculative
 from hb.infer.speculative.draft import DraftConfig
-from hb.infer.speculative.runner import Certain, DraftModel, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel
 from hb.infer.speculative.tree import Tree, root_only
 from hb.models.distribution import TokenDistribution
 from tests.infer.speculative.test_draft import read, shaken
@@ -20,8 +21,8 @@ PLANS = [
     Plan(depth=6, budget=6),
     Plan(depth=4, width=3, budget=9),
     Plan(depth=4, width=3, budget=9, reward=1.5, start_after=3),
-    Plan(depth=5, width=3, budget=9, spine=True),
-    Plan(depth=5, width=2, budget=9, spine=True, reward=1.5),
+    Plan(depth=5, width=3, budget=9, main_path=True),
+    Plan(depth=5, width=2, budget=9, main_path=True, reward=1.5),
 ]
 QUESTIONS = ["describe the picture", "how many?", "what color is the star in the picture?"]
 
@@ -105,8 +106,8 @@ def test_a_draft_that_begins_late_has_missed_nothing(tiny, parts, monkeypatch, r
         monkeypatch.setattr(module, "DraftRunner", Listener([]))
         spoken = decode_speculative(*parts, state, plan=Plan(start_after=start), max_tokens=8)
         assert spoken.passes > late, "the answer is too short to test anything"
-        heard.append(Certain.joined(module.DraftRunner.answers))
-    for name in ("trace", "following", "positions", "next_positions"):
+        heard.append(AcceptedTokens.joined(module.DraftRunner.answers))
+    for name in ("hidden_states", "following", "positions", "next_positions"):
         torch.testing.assert_close(*(getattr(sure, name) for sure in heard))
 
 
@@ -133,7 +134,7 @@ def test_sampled_words_follow_the_target_law(tiny, parts, plan):
     distribution, n = TokenDistribution(temperature=1.3, top_k=3), 1500
     many = read(tiny, QUESTIONS[:1])
     rows = torch.zeros(n, dtype=torch.long)
-    many = type(state)(state.context.select(rows), [t[rows] for t in state.trace], state.positions[rows])
+    many = type(state)(state.context.select(rows), [t[rows] for t in state.hidden_states], state.positions[rows])
     got = decode_speculative(
         fast,
         draft,
@@ -186,7 +187,9 @@ def test_a_draft_that_does_not_pay_pauses_longer_and_longer():
 
 
 def test_acceptance_by_depth_and_length():
-    spoken = Spoken([[1]], [Cycle(2, 2, [3]), Cycle(2, 2, [1]), Cycle(2, 2, [2]), Cycle(0, 0, [1])])
+    spoken = Decoded(
+        [[1]], [VerifyStep(2, 2, [3]), VerifyStep(2, 2, [1]), VerifyStep(2, 2, [2]), VerifyStep(0, 0, [1])]
+    )
     assert spoken.acceptance_length == 7 / 4
     assert spoken.acceptance() == [2 / 3, 1 / 2]
 
@@ -202,7 +205,7 @@ def test_the_engine_speaks_the_same_words_with_a_draft(tiny):
         fingerprint(tiny.bagel),
         draft.state_dict(),
     )
-    model = Model(tiny.bagel, tiny.text, drafter=parcel)
+    model = Model(tiny.bagel, tiny.text, draft=parcel)
     picture = torch.rand(3, 64, 64)
     plain = model.ask(picture, "describe the picture", max_tokens=10, speculate=False)
     ahead = model.ask(picture, "describe the picture", max_tokens=10)

@@ -7,7 +7,8 @@ from hb.infer.artifacts import DraftCheckpoint, fingerprint
 from hb.infer.fused import FastText
 from hb.infer.speculative.decode import _before
 from hb.infer.speculative.draft import Draft, DraftConfig, draft_loss, feature_layers, open_draft
-from hb.infer.speculative.runner import Certain, DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import AcceptedTokens, DraftModel, DraftRunner
 from hb.models.checkpoint import CheckpointError
 from hb.models.distribution import GREEDY
 
@@ -57,7 +58,7 @@ def test_training_sees_what_decoding_does(tiny, config):
     # the training: one row at a time, whole
     for row in range(2):
         keep = state.context.visible[row]
-        trace = [t[row : row + 1, keep] for t in state.trace]
+        trace = [t[row : row + 1, keep] for t in state.hidden_states]
         context = state.context.select(torch.tensor([row]))
         said: list = []
         tiny.bagel.read_ids(context, answer[row : row + 1], trace=said)
@@ -81,13 +82,55 @@ def test_absorbing_in_pieces_is_absorbing_at_once(tiny, config):
     one.absorb(whole)
     n, cut = whole.positions.size(1), (0, 30, 31, 60)
     parts = [
-        Certain(*(getattr(whole, f)[:, a:b] for f in ("trace", "following", "positions", "next_positions", "present")))
+        AcceptedTokens(
+            *(
+                getattr(whole, f)[:, a:b]
+                for f in ("hidden_states", "following", "positions", "next_positions", "present")
+            )
+        )
         for a, b in zip(cut, (*cut[1:], n))
     ]
     many.absorb(parts[0])
-    many.absorb(Certain.joined(parts[1:3]))
+    many.absorb(AcceptedTokens.joined(parts[1:3]))
     many.absorb(parts[3])
     assert torch.allclose(one.a, many.a, atol=1e-4) and torch.equal(one.next, many.next)
+
+
+@pytest.mark.parametrize("config", ALL, ids=str)
+@torch.no_grad()
+def test_a_draft_does_not_attend_to_padding(tiny, config):
+    """Rows of different lengths absorbed together, then more tokens in the same step: each row is as it is alone. Red
+    with a causal mask, which shows the padding between the question and the answer to what comes behind it."""
+    fast, target = DraftModel(shaken(tiny, config), tiny.bagel), FastText(tiny.bagel)
+    questions, root = ["how many stars are there?", "describe"], torch.tensor([5, 6])
+    state = read(tiny, questions)
+    before = _before(state, root, target)
+    assert not before.present.all(), "rows of one length have no padding"
+
+    def behind(rows):
+        """The start of an answer, one token of which only the first row keeps."""
+        n, generator = 3, torch.Generator().manual_seed(4)
+        parts = dict(
+            hidden_states=torch.randn(2, n, *before.hidden_states.shape[2:], generator=generator)[rows],
+            following=torch.randn(2, n, before.following.size(-1), generator=generator)[rows],
+            positions=state.context.position[rows, None] + torch.arange(n),
+        )
+        present = torch.tensor([[True] * 3, [True, True, False]])[rows]
+        return AcceptedTokens(**parts, next_positions=parts["positions"] + 1, present=present)
+
+    together = DraftRunner(fast, 2, 200)
+    together.absorb(AcceptedTokens.joined([before, behind([0, 1])]))
+    for row in range(2):
+        keep = before.present[row]
+        names = ("hidden_states", "following", "positions", "next_positions")
+        own = AcceptedTokens(*(getattr(before, f)[row : row + 1, keep] for f in names))
+        more = behind([row])
+        more = AcceptedTokens(*(getattr(more, f)[:, more.present[0]] for f in names))
+        alone = DraftRunner(fast, 1, 200)
+        alone.absorb(AcceptedTokens.joined([own, more]))
+        assert torch.allclose(together.a[row], alone.a[0], atol=1e-4)
+        trees = [r.grow(torch.tensor(t), Plan(depth=3, budget=3)) for r, t in ((together, [7, 7]), (alone, [7]))]
+        assert torch.equal(trees[0].tokens[row], trees[1].tokens[0])
 
 
 @torch.no_grad()
@@ -107,7 +150,7 @@ def test_guesses_leave_no_trace(tiny):
     "plan",
     [
         Plan(depth=4, width=3, budget=20),
-        Plan(depth=4, width=3, budget=12, spine=True),
+        Plan(depth=4, width=3, budget=12, main_path=True),
         Plan(depth=4, width=1, budget=4),
         Plan(depth=4, width=1, budget=4, reward=1e-9),
     ],
@@ -117,7 +160,7 @@ def test_guesses_leave_no_trace(tiny):
 def test_a_tree_holds_what_its_paths_would_have_said_alone(tiny, plan, words):
     """Values in a tree are those of the path drafted as a chain of its own, and a node's children are the likeliest
     words."""
-    fast = DraftModel(shaken(tiny, DraftConfig(layers=2, words=words)), tiny.bagel)
+    fast = DraftModel(shaken(tiny, DraftConfig(layers=2, vocabulary=words)), tiny.bagel)
     run = DraftRunner(fast, 1, 200)
     run.absorb(_before(read(tiny, ["describe the picture"]), torch.tensor([5]), FastText(tiny.bagel)))
     tree = run.grow(torch.tensor([5]), plan)
@@ -199,7 +242,7 @@ def test_the_loss_is_divergence_plus_cross_entropy():
 
 
 def test_a_parcel_survives_its_folder_and_names_what_does_not_fit(tiny, tmp_path):
-    config = DraftConfig(layers=1, words=(3, 5, 300))
+    config = DraftConfig(layers=1, vocabulary=(3, 5, 300))
     draft = shaken(tiny, config)
     parcel = DraftCheckpoint(
         dict(kind="hyper-bagel", layers=1, zero_init=False, words=[3, 5, 300]),
@@ -211,7 +254,7 @@ def test_a_parcel_survives_its_folder_and_names_what_does_not_fit(tiny, tmp_path
     again = DraftCheckpoint.load(tmp_path)
     opened = open_draft(again, tiny.bagel)
     assert all(torch.equal(a, b) for a, b in zip(opened.state_dict().values(), draft.state_dict().values()))
-    assert opened.words.tolist() == [3, 5, 300]
+    assert opened.vocabulary.tolist() == [3, 5, 300]
     (tmp_path / "draft.safetensors").write_bytes((tmp_path / "draft.safetensors").read_bytes()[:500])
     with pytest.raises(CheckpointError, match="truncated"):
         DraftCheckpoint.load(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hb.infer.speculative.runner import Plan
-from hb.infer.speculative.tree import Growth, Tree, root_only, spine
+from hb.infer.speculative.tree import Growth, Tree, main_path, root_only
 
 
 def law_after(path, vocabulary=5):
@@ -96,16 +96,16 @@ def test_a_spine_is_the_best_child_and_its_brothers_level_by_level():
         value = sum(float(law_after(path[:i])[path[i]]) for i in range(len(path)))
         wanted |= {path + (int(t),): value + float(v) for t, v in zip(top.indices, top.values)}
         path += (int(top.indices[0]),)
-    tree = spine(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=5)
+    tree = main_path(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=5)
     got, trunk = paths_of(tree), {path[:i] for i in range(1, 5)}
     leaves = sorted(set(wanted) - trunk, key=wanted.get, reverse=True)
     assert set(got) == trunk | set(leaves[:5])
     assert all(got[p] == pytest.approx(wanted[p], abs=1e-5) for p in got)
     assert tree.trunk == 5 and torch.equal(tree.ancestors(), replace(tree, trunk=None).ancestors())
-    few = spine(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=5, least=0.1)
+    few = main_path(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=5, least=0.1)
     assert set(paths_of(few)) == trunk | {p for p in leaves[:5] if wanted[p] >= torch.tensor(0.1).log()}
     assert len(paths_of(few)) < len(got)
-    alone = spine(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=0)
+    alone = main_path(torch.tensor([0]), torch.stack(tokens)[None], torch.stack(log_q)[None], leaves=0)
     assert alone.is_chain and set(paths_of(alone)) == trunk
 
 

@@ -10,7 +10,8 @@ from hb.infer.speculative import decode as module
 from hb.infer.speculative import tune as tuning
 from hb.infer.speculative.draft import DraftConfig
 from hb.infer.speculative.lookup import Lookup, decode_with_lookup
-from hb.infer.speculative.runner import DraftModel, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel
 from hb.infer.speculative.tune import DEEPEST, Costs, acceptance_table, all_plans, expected_tokens, race, tune
 from tests.infer.speculative.test_decode import Prompter
 from tests.infer.speculative.test_draft import read, shaken
@@ -32,14 +33,14 @@ def test_a_chain_gives_the_geometric_sum():
     assert hoped(width=2, budget=10) == pytest.approx((1 - 0.8**6) / 0.2)
     assert hoped(width=2, budget=5) == hoped(width=1, budget=5)  # no budget for a second guess
     # a leaf is reached as often as its brother, and nothing comes behind it
-    assert hoped(width=2, budget=10, spine=True) == pytest.approx(chain + 0.1 * (1 - 0.7**5) / 0.3)
-    assert hoped(width=2, budget=5, spine=True) == pytest.approx(chain)
+    assert hoped(width=2, budget=10, main_path=True) == pytest.approx(chain + 0.1 * (1 - 0.7**5) / 0.3)
+    assert hoped(width=2, budget=5, main_path=True) == pytest.approx(chain)
 
 
 def test_costs_add_up_and_come_in_plain_steps():
     plan = Plan(depth=4, width=2, budget=7)
     assert COSTS.of(plan) == pytest.approx(1.35 + 0.5 + 3 * 0.2)
-    assert COSTS.of(replace(plan, spine=True)) == pytest.approx(1.35 + 0.5 + 3 * 0.1)  # a level is a chain's
+    assert COSTS.of(replace(plan, main_path=True)) == pytest.approx(1.35 + 0.5 + 3 * 0.1)  # a level is a chain's
     assert COSTS.node() == pytest.approx(0.05)
     plan = replace(plan, costs=COSTS.in_plain_steps(plan))
     assert plan.cost(4, 7) == pytest.approx(COSTS.of(plan) / COSTS.plain)
@@ -102,7 +103,7 @@ def test_racing_counts_all_tokens_of_all_rounds(tiny, parts, monkeypatch):
 def test_the_grid_holds_chains_and_trees():
     plans = all_plans()
     assert len(set(plans)) == len(plans) > 30 and {p.width for p in plans} == {1, 2, 4}
-    assert {p.spine for p in plans} == {True, False}
+    assert {p.main_path for p in plans} == {True, False}
 
 
 @pytest.mark.parametrize(

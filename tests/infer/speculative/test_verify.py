@@ -330,7 +330,7 @@ def test_each_sabotage_is_caught(name, rule):
 
 def test_no_single_common_temperature_shows_every_sabotage():
     seen = {t: {n for n, d in SABOTAGES.items() if _error(LAWS[t], 3, shape=(1, 1), decoder=d) > 1e-9} for t in LAWS}
-    assert seen["greedy"] == SABOTAGES.keys() - {"leftover not renormalized", "rejected token used again"}
+    assert seen["greedy"] == SABOTAGES.keys() - {"residual not renormalized", "rejected token used again"}
     assert seen["1"] == SABOTAGES.keys() - {"bonus from raw logits"}
     assert seen["0.7"] == SABOTAGES.keys()
 

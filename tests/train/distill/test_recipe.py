@@ -237,7 +237,7 @@ def test_a_seed_names_a_run(name, teacher, pool, students, tmp_path):
     assert same(one.weights, other.weights)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "renoise"])
+@pytest.mark.parametrize("sampler", ["euler", "multistep"])
 def test_a_sheet_is_sampled_as_its_student_is(sampler, teacher, pool, students):
     round_, branch, grid = (
         round_of(teacher, pool, "draw", deployed=1.0),
@@ -251,7 +251,7 @@ def test_a_sheet_is_sampled_as_its_student_is(sampler, teacher, pool, students):
         for t, then in zip(grid[:-1], grid[1:]):
             v = branch(x, t.expand(len(x)), round_.full, **round_.scales)
             noise = x + (1 - t) * v  # the end of the line on which x lies
-            if sampler == "renoise" and then > 0:
+            if sampler == "multistep" and then > 0:
                 noise = torch.randn(x.shape, generator=generator)
             x = (1 - then) * (x - t * v) + then * noise
         assert torch.allclose(shown, teacher.decode(x).clamp(-1, 1), atol=1e-4)
@@ -400,7 +400,7 @@ def test_a_student_goes_on_from_the_command_line_and_again_where_it_was_put(stud
     for steps in (1, 2):
         assert main([*map(str, argv), "--steps", str(steps)]) == 0
     done = Student.load(begin)
-    assert done.provenance["steps"] == 2 and not done.eyes and done.teacher != "an earlier version"
+    assert done.provenance["steps"] == 2 and not done.reads_vision and done.teacher != "an earlier version"
     assert all(
         torch.allclose(w.float(), students["cfg"].weights[k].half().float(), atol=1e-3) for k, w in done.weights.items()
     )
@@ -447,15 +447,15 @@ def test_a_fresh_start_with_another_pool_trains_on_that_one(tiny_folder, tmp_pat
 
 def test_a_blind_student_is_no_real_score(teacher, pool, students, tmp_path):
     with pytest.raises(ValueError, match="hb distill cfg --eyes"):
-        run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], eyes=False)))
+        run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], reads_vision=False)))
 
 
 def test_a_student_from_before_there_was_a_choice_of_eyes_has_them(students, tmp_path):
     students["dmdo"].save(tmp_path)
     values = json.loads((tmp_path / "student.json").read_text())
-    assert values.pop("eyes") is False
+    assert values.pop("reads_vision") is False
     (tmp_path / "student.json").write_text(json.dumps(values))
-    assert Student.load(tmp_path).eyes
+    assert Student.load(tmp_path).reads_vision
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -466,7 +466,7 @@ def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name
     assert fingerprint(teacher) == before == parcel.teacher
     json.dumps(parcel.to_dict())
     spec = STAGES[name]
-    assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default, parcel.eyes) == (
+    assert (parcel.steps, parcel.sampler, parcel.any_steps, parcel.default, parcel.reads_vision) == (
         spec.evaluations,
         spec.sampler,
         spec.any_steps,
