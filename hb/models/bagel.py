@@ -154,11 +154,12 @@ class Bagel(nn.Module):
 
     def _embed_image(self, split: ImageSplit) -> tuple[Tensor, Tensor]:
         batch, n = split.tokens.shape[:2]
+        grid = split.grid or self.grid_of(n)
         if split.kind == "vit":
-            tokens = self.embed_patches(split.tokens, *self.grid_of(n))
+            tokens = self.embed_patches(split.tokens, *grid)
         else:
             t = split.t if split.t is not None else torch.zeros(batch, device=split.tokens.device)
-            tokens = self.embed_latent(split.tokens, t, *self.grid_of(n))
+            tokens = self.embed_latent(split.tokens, t, *grid)
         return self.embed_markers(batch), tokens
 
     def _by_split(self, splits, hidden) -> list[Tensor]:

@@ -39,13 +39,15 @@ class TextSplit:
 class ImageSplit:
     """A picture: patch vectors ("vit"), clean latent tokens ("vae") or noised ones at times t ("noise").
 
-    keep False hides the picture from all other tokens; it still consumes its position, as in BAGEL's training.
+    keep False hides the picture from all other tokens; it still consumes its position, as in BAGEL's training. grid:
+    rows and columns of tokens; None: as many of both.
     """
 
     kind: str
     tokens: Float[Tensor, "B n values"]
     keep: Bool[Tensor, "B"]
     t: Float[Tensor, "B"] | None = None
+    grid: tuple[int, int] | None = None
 
     @property
     def present(self) -> Bool[Tensor, "B n2"]:
