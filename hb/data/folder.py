@@ -150,7 +150,7 @@ class OwnPictures:
         """Two parts without a picture in common, the second of n pictures. Pictures that edits lead to and from stay
         together, so fewer are held back where groups do not add up to n."""
         held: set[str] = set()
-        groups = _groups(self.names, self.edits)
+        groups = connected(self.names, self.edits)
         for i in np.random.default_rng([TRAINING, seed, 31]).permutation(len(groups)):
             if len(held) + len(groups[i]) <= n:
                 held |= set(groups[i])
@@ -189,7 +189,7 @@ def _prompts(captions: Sequence[Caption], copies: int) -> Iterator[tuple[str, li
             yield text, [part[k % len(part)] for k in range(copies)]
 
 
-def _groups(names: Sequence[str], edits: Sequence[Instruction]) -> list[list[str]]:
+def connected(names: Sequence[str], edits: Sequence[Instruction]) -> list[list[str]]:
     """Pictures that edits connect, in the order of the first of each."""
     group = {name: [name] for name in names}
     for edit in edits:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hb.data.batches import BatchSizes
-from hb.data.folder import OwnPictures, read_folder
+from hb.data.folder import OwnPictures, connected, read_folder
 from hb.infer.pipeline import Model
 from hb.models.bagel import Bagel, initialize
 from hb.models.config import NANO
@@ -26,8 +26,13 @@ from hb.train.teacher import AutoencoderTraining, TeacherTraining, train_autoenc
 from tests.conftest import TOKENIZER
 
 HELD, SEED = 50, 0
-STEPS, BATCH = dict(autoencoder=300, teacher=300), dict(autoencoder=12, teacher=BatchSizes(8, 6, 4))
-CONFIG = replace(NANO, llm=replace(NANO.llm, num_hidden_layers=4))
+STEPS, BATCH = dict(autoencoder=250, teacher=250), dict(autoencoder=8, teacher=BatchSizes(4, 3, 2))
+CONFIG = replace(  # smaller than nano: minutes on a core that others share
+    NANO,
+    llm=replace(NANO.llm, hidden_size=64, num_hidden_layers=3, intermediate_size=176),
+    vision=replace(NANO.vision, hidden_size=64, num_hidden_layers=2, intermediate_size=192),
+    autoencoder=replace(NANO.autoencoder, ch=8, ch_mult=(1, 2, 2, 2), norm_groups=2),
+)
 RUN = dict(bar=False, accelerator="cpu", precision="f32")
 
 
@@ -87,7 +92,7 @@ def painted(autoencoder, own: OwnPictures, name: str) -> float:
 
 
 @torch.no_grad()
-def velocity_errors(model: Bagel, pool, task: str, draws: int = 4) -> list[float]:
+def velocity_errors(model: Bagel, pool, task: str, draws: int = 3) -> list[float]:
     """Of each row, over several noises and times, the same for every model."""
     training = TeacherTraining(model, total=1, drop_text=0.0, drop_pictures=0.0, drop_view=0.0)
     loss, names = (training.draw_loss, pool.DRAW) if task == "draw" else (training.edit_loss, pool.EDIT)
@@ -98,9 +103,7 @@ def velocity_errors(model: Bagel, pool, task: str, draws: int = 4) -> list[float
 
 def report(what: str, start: list[float], end: list[float], names: list[str], own: OwnPictures) -> None:
     """Mean before and after, and the interval of their difference."""
-    from hb.data.folder import _groups
-
-    group = {name: i for i, names_ in enumerate(_groups(own.names, own.edits)) for name in names_}
+    group = {name: i for i, names_ in enumerate(connected(own.names, own.edits)) for name in names_}
     units = np.unique([group[name] for name in names], return_inverse=True)[1]
     change = np.array(end) - np.array(start)
     totals, counts = np.bincount(units, change), np.bincount(units)
@@ -114,7 +117,7 @@ def report(what: str, start: list[float], end: list[float], names: list[str], ow
 
 
 @torch.no_grad()
-def write_sheet(path: Path, held: OwnPictures, autoencoder, model: Model, columns: int = 8) -> None:
+def write_sheet(path: Path, held: OwnPictures, autoencoder, model: Model, columns: int = 6) -> None:
     """Held-back pictures and what the autoencoder makes of them; held-back edits: given, made, right; drawings of
     held-back captions."""
     shown = held.pixels([c.image for c in held.captions[:columns]]) * 2 - 1
@@ -123,7 +126,7 @@ def write_sheet(path: Path, held: OwnPictures, autoencoder, model: Model, column
     given, right = (held.pixels([getattr(e, side) for e in edits]) * 2 - 1 for side in ("image", "edited"))
     made = model.edit(given / 2 + 0.5, [e.instruction for e in edits], steps=12, seed=0).pixels * 2 - 1
     drawn = model.draw([c.text for c in held.captions[:columns]], steps=12, seed=0).pixels * 2 - 1
-    tiled([shown, back, drawn, given, made, right]).save(path, optimize=True)
+    tiled([shown, back, drawn, given, made, right]).quantize(128).save(path, optimize=True)
 
 
 if __name__ == "__main__":
