@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from hb.cli.output import write_json
-from hb.data.folder import OwnPictures, read_folder
+from hb.data.folder import read_folder
+from hb.data.own_pictures import OwnPictures
 from hb.data.tokens import Tokenizer
 from hb.files import write
 

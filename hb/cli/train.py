@@ -14,8 +14,8 @@ from hb.cli.output import to_json, write_json
 from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import folder_of, open_model
 from hb.data.batches import BatchSizes
-from hb.data.folder import OwnPictures
 from hb.data.mixes import mixed
+from hb.data.own_pictures import OwnPictures
 from hb.files import write
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
 from hb.infer.pipeline import SHIPPED, Model, Sampling

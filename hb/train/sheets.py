@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
-from hb.data.folder import OwnPictures
+from hb.data.own_pictures import OwnPictures
 from hb.files import aside
 from hb.flow import time_grid
 from hb.guidance import DRAWING, EDITING, Guidance

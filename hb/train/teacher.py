@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from hb.data.batches import BatchSizes, pick
 from hb.data.dialogues import write_dialogues
-from hb.data.folder import OwnPictures
 from hb.data.mixes import DRAW_MIX
+from hb.data.own_pictures import OwnPictures
 from hb.data.pool import Pool, make_pool
 from hb.files import read_rows
 from hb.flow import interpolate, shift_time, velocity_of
@@ -237,9 +237,8 @@ class TeacherTraining(L.LightningModule):
         generator = seeded_generator(self.seed, self.global_step, self.global_rank)
         terms = {}
         if self.draws:
-            losses = dict(
-                draw=self.draw_loss, edit=self.edit_loss
-            )  # of what the data hold: pictures of one's own may lack edits
+            losses = dict(draw=self.draw_loss, edit=self.edit_loss)
+            # a pool of one's own pictures may hold captions alone, or edits alone
             done = {task: loss(batch, generator) for task, loss in losses.items() if len(batch[f"{task}_ids"])}
             terms |= {task: error for task, (error, _) in done.items()}
             terms["unlike"] = sum(unlike for _, unlike in done.values())

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from hb.data.batches import BatchSizes, pick
-from hb.data.folder import MOST_TOKENS, read_folder
+from hb.data.folder import read_folder
+from hb.data.own_pictures import MOST_TOKENS
 from hb.data.records import Caption, Instruction, unpack
 from hb.data.tokens import DIALOGUE_TOKENS
 from hb.models.bagel import Bagel, initialize

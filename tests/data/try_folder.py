@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from hb.data.batches import BatchSizes
-from hb.data.folder import OwnPictures, connected, read_folder
+from hb.data.folder import read_folder
+from hb.data.own_pictures import OwnPictures, connected
 from hb.infer.pipeline import Model
 from hb.models.bagel import Bagel, initialize
 from hb.models.config import NANO
