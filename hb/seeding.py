@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+TRAINING = 1  # first key of every training seed; evaluation sets use 2
+
 
 def seeded_generator(seed: int, *position: int) -> torch.Generator:
     """A generator that depends on nothing but these numbers: noise for step i of run `seed`."""

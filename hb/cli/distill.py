@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hb.cli.output import to_json
-from hb.cli.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
+from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import open_model
-from hb.data.pool import mixed
+from hb.data.mixes import mixed
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
 from hb.train.distill.dmdo import DistributionMatching
@@ -40,9 +40,10 @@ def distill(args) -> None:
     specs = {name: _as_asked(STAGES[name], args, name) for name in names}
     args.preset = model.name  # whose run it is
     students = dict(model.students) | _in(folder)
+    own = own_pictures(args, folder, model.bagel.config.picture_side, model.text)
     made = {}
     for name in names:
-        made[name] = students[name] = _one(name, specs[name], model, folder, students, args)
+        made[name] = students[name] = _one(name, specs[name], model, folder, students, args, own)
         if not is_first_process():
             continue
         if args.install:
@@ -51,11 +52,12 @@ def distill(args) -> None:
         _say(args, made, folder)
 
 
-def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args) -> Student:
+def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[str, Student], args, own) -> Student:
     shares = shares_of(args.mix)
     mix = mixed(shares)
     # stages share a pool, those of another mix have their own; one that was made of anything else is made anew
-    pool_name = "-".join(["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items()))]) + ".safetensors"
+    kind = ["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items())), *(["own"] if args.data else [])]
+    pool_name = "-".join(kind) + ".safetensors"
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
     if begin is not None and args.new_knobs:
         begin = with_new_guidance_embedding(begin, model.bagel)
@@ -75,6 +77,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         start=first,
         mix=shares or None,
         new_knobs=args.new_knobs or None,
+        data=args.data,
     )
     # the rate too: a run that diverged is told to go on with a smaller one
     claim(home, args, facts, ("last.ckpt", "log.jsonl"), may_change=("steps", "lr"))
@@ -88,6 +91,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         scenes=args.pool,
         seed=args.seed,
         mix=mix,
+        own=own,
         device=working_device(**options),
     )
     guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)

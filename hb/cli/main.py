@@ -346,6 +346,7 @@ def _train(verbs):
         metavar="SD",
         help="with --semantic (0.4) or --decoder-only (0): noise on the latents the decoder learns from",
     )
+    _data(autoencoder)
     _stage(
         stages,
         "eyes",
@@ -391,6 +392,7 @@ def _train(verbs):
         help="prompts, and scenes, made once and trained on (default: %(default)s)",
     )
     _mix(teacher)
+    _data(teacher)
     teacher.add_argument("--out", metavar="FOLDER", help="where the model goes (default: FOLDER/model)")
     decoder = _stage(
         stages,
@@ -402,6 +404,7 @@ def _train(verbs):
         _model(),
         batch="pictures in a step",
     )
+    _data(decoder)
     settler = _stage(
         stages,
         "settler",
@@ -423,6 +426,15 @@ def _train(verbs):
         )
         stage.add_argument("--out", metavar="FOLDER", help="where the parcel goes (default: FOLDER/parcel)")
     _train_draft(stages)
+
+
+def _data(parser):
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="pictures of your own instead of the tiny world's: a folder of pictures, each with a .txt beside it, or "
+        "with captions.jsonl and edits.jsonl; or one file of JSON lines (hb/data/folder.py says more)",
+    )
 
 
 def _train_draft(stages):
@@ -594,6 +606,7 @@ def _distill(verbs):
         help="prompts, and scenes, made once and trained on (default: %(default)s)",
     )
     _mix(run)
+    _data(run)
     run.add_argument(
         "--fresh", action="store_true", help="throw away what the folder holds of a stage, and begin it again"
     )

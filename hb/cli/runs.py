@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from pathlib import Path
 import torch
 
 from hb.cli.output import write_json
+from hb.data.folder import read_folder
+from hb.data.own_pictures import OwnPictures
+from hb.data.tokens import Tokenizer
+from hb.files import write
 
 
 def trainer_options(args) -> dict:
@@ -39,6 +44,28 @@ def shares_of(words: Sequence[str]) -> dict[str, float]:
     if len(dict(pairs)) < len(pairs):
         raise ValueError(f"--mix names a task twice: {' '.join(words)}")
     return dict(pairs)
+
+
+SHOWN = 20  # sentences about rows of one's own data that are left out
+
+
+def own_pictures(args, run: Path, side: int, text: Tokenizer | None = None) -> OwnPictures | None:
+    """What --data names, if it names anything. Sentences about rows that are left out go to stderr, and all of them to
+    left_out.txt in the run's folder."""
+    if not args.data:
+        return None
+    if getattr(args, "mix", None):
+        raise ValueError("--mix is of the tiny world's prompts, and --data brings others; leave one of the two out")
+    own = read_folder(args.data, size=(side, side), text=text)
+    if not is_first_process():
+        return own
+    said = [*own.left_out, *own.notes]
+    print("\n  ".join([f"{args.data}: {own}", *said[:SHOWN]]), file=sys.stderr)
+    if said:
+        path = write(run / "left_out.txt", "".join(line + "\n" for line in said).encode())
+        if len(said) > SHOWN:
+            print(f"  and {len(said) - SHOWN} more, in {path}", file=sys.stderr)
+    return own
 
 
 def claim(

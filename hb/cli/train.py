@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save
 
 from hb.cli.output import to_json, write_json
-from hb.cli.runs import claim, interruptible, is_first_process, replace_folder, shares_of, trainer_options
+from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import folder_of, open_model
-from hb.data.pool import BatchSizes, mixed
+from hb.data.batches import BatchSizes
+from hb.data.mixes import mixed
+from hb.data.own_pictures import OwnPictures
 from hb.files import write
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
 from hb.infer.pipeline import SHIPPED, Model, Sampling
@@ -78,7 +80,14 @@ def autoencoder(args) -> None:
         decoder_only=args.decoder_only,
         semantic=args.semantic,
         noise=noise,
+        data=args.data,
     )
+    if args.semantic and args.data:
+        raise ValueError(
+            "--semantic teaches latents what is where in the tiny world, which pictures of one's own do not say: leave "
+            "out one of --semantic and --data"
+        )
+    own = own_pictures(args, folder, config.picture_side)
     if args.semantic and args.decoder_only:
         raise ValueError(
             "--semantic trains the encoder and the decoder: leave out one of --semantic and --decoder-only"
@@ -92,7 +101,14 @@ def autoencoder(args) -> None:
         )
     else:
         done = interruptible(
-            train_autoencoder, folder, config, **numbers, start_from=start, decoder_only=args.decoder_only, **run
+            train_autoencoder,
+            folder,
+            config,
+            **numbers,
+            start_from=start,
+            decoder_only=args.decoder_only,
+            pictures=_pictures_of(own, args.seed),
+            **run,
         )
     if not is_first_process():
         return
@@ -138,14 +154,16 @@ def teacher(args) -> None:
     facts = dict(
         asdict(usual),
         edits=sizes.edit,
-        talks=sizes.talk,
+        talks=sizes.dialogue,
         pool=args.pool,
         autoencoder=fingerprint(pictures),
         start=args.start_from,
         eyes=eyes and fingerprint(eyes),
         learns=args.learns,
         mix=shares or None,
+        data=args.data,
     )
+    own = own_pictures(args, folder, config.picture_side, text)
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "pool.safetensors"))
     done = interruptible(
         train_teacher,
@@ -160,6 +178,7 @@ def teacher(args) -> None:
         start_from=start,
         eyes=eyes,
         mix=mix,
+        own=own,
         settings=dict(lr=usual.lr, learns=args.learns),
         **trainer_options(args),
     )
@@ -226,19 +245,21 @@ def decoder(args) -> None:
     start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else None
     if start is not None:
         start.open(model.bagel)  # says so if it is another encoder's, or of an older kind
-    facts = dict(
-        asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder), start=args.start_from
-    )
+    side = model.bagel.config.picture_side
+    own = own_pictures(args, folder, side)
+    facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder))
+    facts |= dict(start=args.start_from, data=args.data)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
         train_tiny_decoder,
         folder,
         model.bagel.autoencoder,
-        side=model.bagel.config.picture_side,
+        side=side,
         **asdict(usual),
         noise=args.noise,
         start_from=start,
+        pictures=_pictures_of(own, args.seed),
         **trainer_options(args),
     )
     _write_painter(args, done, folder, model, facts | (dict(before=start.provenance) if start is not None else {}))
@@ -286,6 +307,11 @@ def _write_painter(args, done: PixelDecoderCheckpoint, folder: Path, model: Mode
 
 
 # ---- what goes in ---------------------------------------------------------------------------------------------------
+
+
+def _pictures_of(own: OwnPictures | None, seed: int):
+    """Pictures of one's own as an autoencoder's training takes them."""
+    return own and (lambda n, step, rank: own.random_pictures(n, seed, step, rank))
 
 
 def _preset(stage: str, args) -> BagelConfig:

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from hb.data.pool import TRAINING
 from hb.files import aside
 from hb.infer.artifacts import DraftCheckpoint, understanding_fingerprint
 from hb.infer.fused import FastText, decode_fast
@@ -29,6 +28,7 @@ from hb.infer.speculative.runner import Plan
 from hb.models.bagel import Bagel, pad_ids
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.tokenizer import Text
+from hb.seeding import TRAINING
 from hb.train.optim import MuonAdamW, split_parameters
 from hb.train.trainer import StepData, fit, warm_then_cosine
 from hb.world.language import DESCRIBE_REQUESTS, ask

@@ -28,11 +28,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hb.data.pool import TRAINING
 from hb.infer.artifacts import PixelDecoderCheckpoint
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
-from hb.seeding import noise_like, seeded_generator
+from hb.seeding import TRAINING, noise_like, seeded_generator
 from hb.train.optim import MuonAdamW, split_parameters
 from hb.train.sheets import AutoencoderSheet
 from hb.train.trainer import StepData, fit, noise_levels, painting_errors, warm_then_cosine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
+from hb.data.own_pictures import OwnPictures
 from hb.files import aside
 from hb.flow import time_grid
 from hb.guidance import DRAWING, EDITING, Guidance
@@ -62,46 +64,66 @@ class TeacherSheet(SheetEvery):
     same noise.
 
     By the weights as they stand; the run ends with their average, which draws better until the rate has come down.
+    own: in the place of the tiny world's, the first few of these captions and edits.
     """
 
-    def __init__(self, folder: Path, text: Text, every: int = 500, steps: int = 12):
+    def __init__(self, folder: Path, text: Text, every: int = 500, steps: int = 12, own: OwnPictures | None = None):
         super().__init__(folder, every)
-        self.prompts, self.changes = ([text.encode(words) for words in asked] for asked in (DRAWN, CHANGES))
+        drawn, changes = DRAWN, CHANGES
+        if own:
+            edits = own.edits[: len(CHANGES)]
+            drawn, changes = [c.text for c in own.captions[: len(DRAWN)]], [e.instruction for e in edits]
+            self.given = own.pixels([e.image for e in edits]) * 2 - 1
+        self.own, self.size = own is not None, tuple(own.pictures.shape[1:3]) if own else None
+        self.prompts, self.changes = ([text.encode(words) for words in asked] for asked in (drawn, changes))
         self.grid = time_grid(steps, 3.0)
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # five pictures are a shape of their own
     def draw(self, module: L.LightningModule) -> Image.Image:
         model, side = module.model, module.model.config.picture_side
-        given = render([CHANGED], side) * 2 - 1
-        return tiled([self._drawn(model, side), torch.cat([given, self._edited(model, given)])])
+        size = self.size or (side, side)
+        given = self.given if self.own else render([CHANGED], side) * 2 - 1
+        rows = [self._drawn(model, size)] if self.prompts else []
+        edited = [self._edited(model, given, size)] if self.changes else []
+        rows += [given, *edited] if self.own and edited else [torch.cat([given, *edited])] if edited else []
+        return tiled(rows)
 
-    def _drawn(self, model: Bagel, side: int) -> Tensor:
+    def _drawn(self, model: Bagel, size: tuple[int, int]) -> Tensor:
         nothing = model.empty(len(self.prompts))
         _, full = model.read_text(nothing, self.prompts)
-        return self._walk(model, Contexts(full, no_text=nothing), DRAWING, side)
+        return self._walk(model, Contexts(full, no_text=nothing), DRAWING, size)
 
-    def _edited(self, model: Bagel, given: Tensor) -> Tensor:
+    def _edited(self, model: Bagel, given: Tensor, size: tuple[int, int]) -> Tensor:
         given = given.expand(len(self.changes), -1, -1, -1)
         nothing = model.empty(len(given))
-        _, seen = model.see(model.read_latent(nothing, model.encode(given, sample=False)), given)
+        latent = model.read_latent(nothing, model.encode(given, sample=False), model.latent_grid(*size))
+        _, seen = model.see(latent, given)
         (_, full), (_, no_image) = (model.read_text(before, self.changes) for before in (seen, nothing))
-        return self._walk(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, given.size(-1))
+        return self._walk(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, size)
 
-    def _walk(self, model: Bagel, contexts: Contexts, guidance: Guidance, side: int) -> Tensor:
-        rows, columns = model.latent_grid(side, side)
+    def _walk(self, model: Bagel, contexts: Contexts, guidance: Guidance, size: tuple[int, int]) -> Tensor:
+        rows, columns = model.latent_grid(*size)
         x = noise(contexts.full.batch, rows * columns, model.config.latent_width, seed=0)
-        *_, (_, x) = sample(model, contexts, x, self.grid, guidance)
-        return model.decode(x).clamp(-1, 1).cpu()
+        *_, (_, x) = sample(model, contexts, x, self.grid, guidance, shape=(rows, columns))
+        return model.decode(x, (rows, columns)).clamp(-1, 1).cpu()
 
 
 class AutoencoderSheet(SheetEvery):
     """A row of pictures that no step trains on, and below each what becomes of it; the latents are means, without
-    noise."""
+    noise. pictures: where they come from instead, a function of number, step and rank."""
 
-    def __init__(self, folder: Path, side: int, every: int = 500, count: int = 8):
+    def __init__(
+        self,
+        folder: Path,
+        side: int,
+        pictures: Callable[[int, int, int], Tensor] | None = None,
+        every: int = 500,
+        count: int = 8,
+    ):
         super().__init__(folder, every)
-        self.pictures = render(sample_any(count, np.random.default_rng(0)), side) * 2 - 1
+        world = lambda: render(sample_any(count, np.random.default_rng(0)), side) * 2 - 1
+        self.pictures = pictures(count, 0, 0) if pictures else world()
 
     @torch.no_grad()
     def draw(self, module: L.LightningModule) -> Image.Image:

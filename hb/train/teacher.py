@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -15,7 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hb.data.pool import DRAW_MIX, TRAINING, BatchSizes, Pool, make_pool, pick, write_dialogues
+from hb.data.batches import BatchSizes, pick
+from hb.data.dialogues import write_dialogues
+from hb.data.mixes import DRAW_MIX
+from hb.data.own_pictures import OwnPictures
+from hb.data.pool import Pool, make_pool
 from hb.files import read_rows
 from hb.flow import interpolate, shift_time, velocity_of
 from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
@@ -29,7 +34,7 @@ from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.models.sequence import ImageSplit, TextSplit
 from hb.models.tokenizer import Text
 from hb.models.vision import VisionTower, patchify, table_rows
-from hb.seeding import noise_like, seeded_generator
+from hb.seeding import TRAINING, noise_like, seeded_generator
 from hb.train.optim import MuonAdamW, muon_dtype_of, split_parameters
 from hb.train.sheets import AutoencoderSheet, TeacherSheet
 from hb.train.trainer import (
@@ -66,6 +71,14 @@ def random_pictures(n: int, side: int, seed: int, step: int, rank: int = 0, thin
         scenes.shape[becomes] = rng.choice(THIN, int(becomes.sum()))
         scenes.size[(scenes.size > 0) & (rng.random(scenes.size.shape) < thin)] = 0
     return render(scenes, side) * 2 - 1
+
+
+Pictures = Callable[[int, int, int], Tensor]  # number, step, rank -> pictures [n, 3, H, W] in [-1, 1], always the same
+
+
+def world_pictures(side: int, seed: int, n: int, step: int, rank: int) -> Tensor:
+    """`random_pictures` as `Pictures`, once side and seed are given."""
+    return random_pictures(n, side, seed, step, rank)
 
 
 class AutoencoderTraining(L.LightningModule):
@@ -220,8 +233,11 @@ class TeacherTraining(L.LightningModule):
         generator = seeded_generator(self.seed, self.global_step, self.global_rank)
         terms = {}
         if self.draws:
-            (draw, unlike), (edit, unlike_edit) = self.draw_loss(batch, generator), self.edit_loss(batch, generator)
-            terms |= dict(draw=draw, edit=edit, unlike=unlike + unlike_edit)
+            losses = dict(draw=self.draw_loss, edit=self.edit_loss)
+            # a pool of one's own pictures may hold captions alone, or edits alone
+            done = {task: loss(batch, generator) for task, loss in losses.items() if len(batch[f"{task}_ids"])}
+            terms |= {task: error for task, (error, _) in done.items()}
+            terms["unlike"] = sum(unlike for _, unlike in done.values())
         if self.talks:
             terms["ce"] = self.dialogue_loss(batch)
         self.log_dict(terms, prog_bar=True)
@@ -237,14 +253,14 @@ class TeacherTraining(L.LightningModule):
             ids = ids[:, : int(length.max())]
         return TextSplit(ids, length if keep is None else length * keep)
 
-    def _noised(self, latent: Tensor, generator) -> tuple[list[ImageSplit], Tensor]:
+    def _noised(self, latent: Tensor, grid: tuple[int, int], generator) -> tuple[list[ImageSplit], Tensor]:
         """Noise splits for clean tokens [B, copies, n, values], and their velocity targets in the same shape."""
         t = torch.randn(latent.shape[:2], generator=generator)
         t = shift_time(torch.sigmoid(t), self.shift).to(latent)
         eps = noise_like(latent, generator)
         x = interpolate(latent.flatten(0, 1), eps.flatten(0, 1), t.flatten()).unflatten(0, t.shape)
         keep = torch.ones(len(latent), dtype=torch.bool, device=latent.device)
-        splits = [ImageSplit("noise", x[:, i], keep, t[:, i]) for i in range(latent.size(1))]
+        splits = [ImageSplit("noise", x[:, i], keep, t[:, i], grid) for i in range(latent.size(1))]
         return splits, velocity_of(latent, eps)
 
     def tokens(self, latent: Tensor) -> Tensor:
@@ -252,10 +268,14 @@ class TeacherTraining(L.LightningModule):
         lead = latent.shape[:-3]
         return patchify(latent.flatten(0, -4).float(), self.model.config.latent_patch).unflatten(0, lead)
 
-    def patches(self, picture: Tensor) -> Tensor:
-        """Stored pictures, uint8 [B, H, W, 3], to patch vectors of pixels in [-1, 1]."""
-        pixels = picture.movedim(-1, 1).float() / 127.5 - 1
-        return patchify(pixels, self.model.config.vision.patch_size)
+    def grid(self, latent: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens of stored latents [..., C, h, w]."""
+        return tuple(side // self.model.config.latent_patch for side in latent.shape[-2:])
+
+    def view(self, picture: Tensor, keep: Tensor) -> ImageSplit:
+        """Stored pictures, uint8 [B, H, W, 3], as the vision tower reads them: patches of pixels in [-1, 1]."""
+        pixels, patch = picture.movedim(-1, 1).float() / 127.5 - 1, self.model.config.vision.patch_size
+        return ImageSplit("vit", patchify(pixels, patch), keep, None, tuple(s // patch for s in picture.shape[1:3]))
 
     def unlike(self, trace: list[Tensor], seen: Tensor) -> Tensor:
         """1 - mean cosine between what the last tokens of a layer say, projected, and `seen` [B, copies, n, eyes]."""
@@ -269,10 +289,10 @@ class TeacherTraining(L.LightningModule):
         """Mean squared error of velocities, and `unlike`."""
         latent = self.tokens(batch["draw_latent"])
         text = self._text(batch["draw_ids"], batch["draw_length"], self._kept(len(latent), self.drop_text, generator))
-        noised, target = self._noised(latent, generator)
+        noised, target = self._noised(latent, self.grid(batch["draw_latent"]), generator)
         trace: list[Tensor] = []
         said = self.model([text, *noised], trace)[1:]
-        return F.mse_loss(torch.stack(said, 1).float(), target), self.unlike(trace, batch["draw_seen"])
+        return F.mse_loss(torch.stack(said, 1).float(), target), self.unlike(trace, batch["draw_features"])
 
     def edit_loss(self, batch, generator) -> tuple[Tensor, Tensor]:
         """Mean squared error of velocities, and `unlike`."""
@@ -281,21 +301,19 @@ class TeacherTraining(L.LightningModule):
         pictures = self._kept(n, self.drop_pictures, generator)
         view = pictures & self._kept(n, self.drop_view, generator)
         text = self._text(batch["edit_ids"], batch["edit_length"], self._kept(n, self.drop_text, generator))
-        noised, target = self._noised(after[:, None].expand(-1, self.copies, -1, -1).contiguous(), generator)
-        condition = [ImageSplit("vae", before, pictures), ImageSplit("vit", self.patches(batch["scene_picture"]), view)]
+        grid = self.grid(batch["edit_latent"])
+        noised, target = self._noised(after[:, None].expand(-1, self.copies, -1, -1).contiguous(), grid, generator)
+        condition = [ImageSplit("vae", before, pictures, None, grid), self.view(batch["scene_picture"], view)]
         trace: list[Tensor] = []
         said = self.model([*condition, text, *noised], trace)[3:]
-        seen = batch["edit_seen"][:, None].expand(-1, self.copies, -1, -1)
+        seen = batch["edit_features"][:, None].expand(-1, self.copies, -1, -1)
         return F.mse_loss(torch.stack(said, 1).float(), target), self.unlike(trace, seen)
 
     copies = 3  # noises of one edit in one step
 
     def dialogue_loss(self, batch) -> Tensor:
-        picture = ImageSplit(
-            "vit",
-            self.patches(batch["dialogue_picture"]),
-            torch.ones(len(batch["dialogue_ids"]), dtype=torch.bool, device=self.device),
-        )
+        keep = torch.ones(len(batch["dialogue_ids"]), dtype=torch.bool, device=self.device)
+        picture = self.view(batch["dialogue_picture"], keep)
         text = self._text(batch["dialogue_ids"], batch["dialogue_length"])
         hidden = self.model([picture, text])[1][:, :-1]
         wanted = batch["dialogue_answer"][:, : hidden.size(1)]
@@ -374,13 +392,15 @@ def train_autoencoder(
     start_from: Autoencoder | None = None,
     decoder_only: bool = False,
     noise: float = 0.0,
+    pictures: Pictures | None = None,
     **trainer,
 ) -> Autoencoder:
     """Train an autoencoder in `folder` (resumes there); returns it scaled so that latents have unit variance.
 
     decoder_only needs start_from, and leaves its encoder and scale alone; noise (in latents of unit variance) needs
-    both.
+    both. pictures: in the place of the tiny world's.
     """
+    pictures = pictures or partial(world_pictures, config.picture_side, seed)
     if decoder_only and start_from is None:
         raise ValueError("training the decoder alone needs an autoencoder to start from")
     if noise and not decoder_only:
@@ -392,14 +412,14 @@ def train_autoencoder(
     module = AutoencoderTraining(plain, total=steps, lr=lr, seed=seed, decoder_only=decoder_only, noise=noise)
     if start_from is not None:
         module.autoencoder.load_state_dict(start_from.state_dict())
-    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank), steps)
+    data = StepData(lambda step, rank: pictures(batch, step, rank), steps)
     # no averaged weights: the last, slowed-down steps of the schedule do better than any average over fast ones
-    sheet = AutoencoderSheet(folder, side)
+    sheet = AutoencoderSheet(folder, side, pictures)
     fit(module, data, folder, ema=None, precision=precision_of(precision), callbacks=(sheet,), **trainer)
     if decoder_only:
         start_from.load_state_dict(module.autoencoder.cpu().state_dict())
         return start_from.eval()
-    return normalized(module.autoencoder, random_pictures(1024, side, seed, steps))
+    return normalized(module.autoencoder, pictures(1024, steps, 0))
 
 
 def train_tiny_decoder(
@@ -415,6 +435,7 @@ def train_tiny_decoder(
     seed: int = 0,
     precision: str = "auto",
     start_from: PixelDecoderCheckpoint | None = None,
+    pictures: Pictures | None = None,
     **trainer,
 ) -> PixelDecoderCheckpoint:
     """Train a tiny decoder for an autoencoder's latents in `folder` (resumes there).
@@ -436,8 +457,9 @@ def train_tiny_decoder(
         module.autoencoder.decoder.load_state_dict(start_from.weights)
         for settled in module.autoencoder.decoder.settle.parameters() if config.settler else ():
             settled.requires_grad_(False)
-    data = StepData(lambda step, rank: random_pictures(batch, side, seed, step, rank, thin), steps)
-    sheet = AutoencoderSheet(folder, side)
+    thinned = pictures or (lambda n, step, rank: random_pictures(n, side, seed, step, rank, thin))
+    data = StepData(lambda step, rank: thinned(batch, step, rank), steps)
+    sheet = AutoencoderSheet(folder, side, pictures)
     fit(module, data, folder, ema=None, precision=precision_of(precision), callbacks=(sheet,), **trainer)
     weights = {k: v.detach().cpu() for k, v in module.autoencoder.decoder.state_dict().items()}
     return PixelDecoderCheckpoint(
@@ -471,9 +493,11 @@ def pool_for(
     eyes: VisionTower | None = None,
     square: int | None = None,
     mix: Mapping[str, float] = DRAW_MIX,
+    own: OwnPictures | None = None,
 ) -> Pool:
     """The pool at `path`, made first if it is not there or was made of something else; with eyes, what they see is in
-    it, a feature for each square of so many pixels. mix: see `make_pool`."""
+    it, a feature for each square of so many pixels. mix: see `make_pool`. own: in the place of the tiny world, of which
+    `prompts`, `scenes` and `mix` speak."""
     path = Path(path)
     # not precision, which "auto" finds by timing: a run that goes on must find its pool
     pictures = dict(
@@ -485,6 +509,7 @@ def pool_for(
         side=side,
     )
     made_of = pictures | dict(tokenizer=text.fingerprint(), prompts=prompts, scenes=scenes, seed=seed, mix=dict(mix))
+    made_of["data"] = own and own.fingerprint()
     if path.exists():
         complaint = _what_differs(Pool.made_of(path), made_of)
         if complaint is None:
@@ -510,9 +535,8 @@ def pool_for(
     def see(pictures: Tensor) -> Tensor:
         return torch.cat([seen_by(eyes, part * 2 - 1, square) for part in pictures.split(128)])
 
-    pool = make_pool(
-        encode, text, side=side, prompts=prompts, scenes=scenes, seed=seed, see=eyes and see, workers=workers, mix=mix
-    )
+    world = dict(side=side, prompts=prompts, scenes=scenes, seed=seed, workers=workers, mix=mix)
+    pool = own.pool(encode, text, see=eyes and see) if own else make_pool(encode, text, see=eyes and see, **world)
     pool.save(path, made_of)
     return pool
 
@@ -528,10 +552,10 @@ def _what_differs(found: dict | None, wanted: dict) -> str | None:
 
 def seen_by(eyes: VisionTower, pictures: Tensor, square: int) -> Tensor:
     """Features of pictures in [-1, 1], the mean over each square of so many pixels: [B, squares, width], row by row."""
-    patch, side = eyes.config.patch_size, pictures.size(-1)
-    rows = side // patch
-    seen = eyes(patchify(pictures, patch), table_rows(rows, rows, eyes.config.side)).mT.unflatten(-1, (rows, rows))
-    return F.adaptive_avg_pool2d(seen, side // square).flatten(-2).mT
+    patch, sides = eyes.config.patch_size, pictures.shape[-2:]
+    grid = tuple(side // patch for side in sides)
+    seen = eyes(patchify(pictures, patch), table_rows(*grid, eyes.config.side)).mT.unflatten(-1, grid)
+    return F.adaptive_avg_pool2d(seen, tuple(side // square for side in sides)).flatten(-2).mT
 
 
 def train_teacher(
@@ -550,12 +574,13 @@ def train_teacher(
     start_from: Path | None = None,
     eyes: VisionTower | None = None,
     mix: Mapping[str, float] = DRAW_MIX,
+    own: OwnPictures | None = None,
     settings: dict | None = None,
     **trainer,
 ) -> Bagel:
     """Train the unified model on a pool of latents, in `folder` (resumes there); returns it with averaged weights.
 
-    mix: shares of the tasks among the prompts that are drawn, see `make_pool`.
+    mix: shares of the tasks among the prompts that are drawn, see `make_pool`. own: in the place of the tiny world.
 
     start_from: a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint.
     eyes: a schooled vision tower (hb.train.vision), which the model keeps as it is and which says what there is to see.
@@ -586,18 +611,22 @@ def train_teacher(
             eyes=eyes,
             square=config.token_pixels,
             mix=mix,
+            own=own,
         ).to(where)
+        sizes = sizes.fitting(pool)
+
+    dialogues = partial(own.dialogues, text) if own else partial(write_dialogues, text, side)
 
     def examples(step: int, rank: int) -> dict[str, Tensor]:
         drawn = pick(pool, sizes, seed, step, rank) if pool else {}
-        return drawn | (write_dialogues(text, side, sizes.talk, seed, step, rank) if sizes.talk else {})
+        return drawn | (dialogues(sizes.dialogue, seed, step, rank) if sizes.dialogue else {})
 
     precision = precision_of(precision)
     settings = dict(compiled=worth_compiling(steps), align=eyes is not None) | (settings or {})
     module = TeacherTraining(model, total=steps, seed=seed, muon_dtype=muon_dtype_of(precision), **settings)
     data = StepData(examples, steps)
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    sheets = (TeacherSheet(folder, text),) if module.draws else ()
+    sheets = (TeacherSheet(folder, text, own=own),) if module.draws else ()
     fit(module, data, folder, ema=ema, precision=precision, callbacks=sheets, **trainer)
     model.load_state_dict(kept, strict=False)  # an average of equal weights is equal up to rounding only
     return model

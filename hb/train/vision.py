@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hb.data.pool import TRAINING
 from hb.models.config import VisionConfig
 from hb.models.vision import VisionTower, patchify, table_rows
+from hb.seeding import TRAINING
 from hb.train.optim import MuonAdamW, split_parameters
 from hb.train.trainer import StepData, fit, warm_then_cosine
 from hb.world.render import render

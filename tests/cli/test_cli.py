@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from hb.cli import output, report, runs, train, use
 from hb.cli.demo import SCENE, questions
 from hb.cli.main import build_parser, main
-from hb.data.pool import pick
+from hb.data.batches import pick
 from hb.eval import pictures as evaluate
 from hb.infer.pipeline import load
 from hb.models.vision import VisionTower
@@ -559,7 +559,7 @@ def test_training_from_nothing_to_a_model(hb, tiny_preset):
         )[0]
         == 0
     )
-    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, talk=2)
+    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, dialogue=2)
     assert Path("more/model/ae.safetensors").read_bytes() == Path("mine/model/ae.safetensors").read_bytes()
 
 

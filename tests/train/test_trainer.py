@@ -14,17 +14,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from hb.data.pool import (
-    DIALOGUE_TOKENS,
-    DRAW_MIX,
-    BatchSizes,
-    Pool,
-    conversation,
-    make_pool,
-    mixed,
-    pick,
-    write_dialogues,
-)
+from hb.data.batches import BatchSizes, pick
+from hb.data.dialogues import conversation, write_dialogues
+from hb.data.mixes import DRAW_MIX, mixed
+from hb.data.pool import Pool, make_pool
+from hb.data.tokens import DIALOGUE_TOKENS
 from hb.infer.pipeline import Model
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.bagel import Bagel
@@ -52,7 +46,7 @@ from hb.world.render import render
 from hb.world.scene import sample_any
 from tests.conftest import TOKENIZER, tiny_config
 
-SIZES = BatchSizes(draw=3, edit=2, talk=2)
+SIZES = BatchSizes(draw=3, edit=2, dialogue=2)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def module(text, seed=0):
 
 
 def examples(pool, text, step=0, rank=0):
-    return pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.talk, 0, step, rank)
+    return pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.dialogue, 0, step, rank)
 
 
 class Trip(Callback):
@@ -237,8 +231,8 @@ def same(one: Pool, other: Pool) -> bool:
 
 def test_answers_carry_the_loss_and_questions_do_not(text):
     """Every marked place's next token is an answer's word or end; the first marked one follows <|im_start|>."""
-    talks = write_dialogues(text, 64, 20, 0, 0)
-    for ids, length, mask in zip(*(talks["talk_" + name].tolist() for name in ("ids", "length", "answer"))):
+    written = write_dialogues(text, 64, 20, 0, 0)
+    for ids, length, mask in zip(*(written["dialogue_" + name].tolist() for name in ("ids", "length", "answer"))):
         turns = 0
         for i in range(length):
             if ids[i] == text.start:

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hb.data.pool import PICTURES_A_PROMPT, TRAINING, Pool
+from hb.data.batches import random_rows
+from hb.data.pool import Pool
 from hb.guidance import Guidance
 from hb.models.bagel import Bagel
 from hb.models.kv_cache import KVCache
 from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 from hb.models.vision import patchify
+from hb.seeding import TRAINING
 
 TASKS = ("draw", "edit")
 
@@ -51,12 +53,8 @@ def pick_round(pool: Pool, sizes: dict[str, int], seed: int, step: int, rank: in
     if not tasks:
         raise ValueError("a round needs prompts or edits: give at least one size above 0")
     task = tasks[-1] if rng.random() < editing else tasks[0]
-    rows = torch.from_numpy(rng.integers(0, len(pool.draw_ids if task == "draw" else pool.scene_latent), sizes[task]))
-    names = dict(
-        draw=("draw_ids", "draw_length", "draw_latent"),
-        edit=("edit_ids", "edit_length", "edit_latent", "scene_latent", "scene_picture"),
-    )[task]
-    return dict(task=task) | pool.rows(names, rows)
+    count, names = (pool.prompts, Pool.DRAW) if task == "draw" else (pool.edits, Pool.EDIT)
+    return dict(task=task) | pool.rows(names, random_rows(rng, count, sizes[task], f"{task}s"))
 
 
 @torch.no_grad()
@@ -81,9 +79,11 @@ def read_round(
     ids, length = batch[f"{task}_ids"].long(), batch[f"{task}_length"].long()
     if not padded:
         ids = ids[:, : int(length.max())]
+    if len(set(batch[f"{task}_latent"].shape[-2:])) > 1:  # networks of a stage are called without a grid
+        raise ValueError("stages of distillation train on square pictures only; give square ones")
     tokens = lambda latent: patchify(latent.float().to(device), teacher.config.latent_patch)
     if task == "draw":
-        copies = PICTURES_A_PROMPT
+        copies = batch["draw_latent"].size(1)
         _, full = teacher.read_ids(teacher.empty(len(ids)), ids, length)
         read = full
         no_text, no_image = teacher.empty(len(ids)), None

@@ -157,7 +157,7 @@ def run_stage(
         stage = spec.make(
             teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options
         )
-    sizes = dict(draw=spec.prompts, edit=spec.edits)
+    sizes = dict(draw=spec.prompts * bool(pool.prompts), edit=spec.edits * bool(pool.edits))
     data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank, spec.editing), steps)
     grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
     sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
