@@ -69,6 +69,10 @@ class DraftCheckpoint:
         """Everything but the weights."""
         return dict(config=self.config, plans=self.plans, best=self.best, target=self.target)
 
+    def fingerprint(self) -> str:
+        """Of its weights."""
+        return _digest(self.weights)
+
     @staticmethod
     def load(folder: str | Path) -> DraftCheckpoint:
         """Raises CheckpointError with what is wrong."""
