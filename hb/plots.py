@@ -241,7 +241,7 @@ def ledger(rows: Mapping[str, Sequence[int]], *, students: Sequence[int] = (6, 1
 def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share right") -> Chart:
     """Quality against cost: the teacher's two lines, and a mark for each student.
 
-    rows as `hb.eval.pictures.ladder` makes them: guided, nfe, overall {value, low, high}, and student, None or left out
+    rows as `hb.eval.scene.steps_ablation` makes them: guided, nfe, overall {value, low, high}, and student, None or left out
     for the teacher.
     """
     figure, axes = _chart(6.4, 3.4)

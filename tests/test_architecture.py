@@ -90,7 +90,7 @@ def test_imports_are_statements():
         ("world", "from hb.models.bagel import Bagel"),
         ("models", "from hb.data.pool import Pool"),
         ("infer", "def f():\n    from hb.train.trainer import fit"),
-        ("train", "import hb.eval.pictures"),
+        ("train", "import hb.eval.scene"),
         ("infer", "import lightning as L"),
         ("cli", "from hb.course import widgets"),
     ],

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from hb.cli.output import to_json, write_figure, write_json
 from hb.cli.use import edit_verdict, judged, open_model, wish
-from hb.eval.pictures import as_seen, identity
+from hb.eval.cache import identity
+from hb.eval.protocol import as_seen
 from hb.infer.pipeline import Model, Pictures
 from hb.machine import machine
 from hb.pictures import to_image

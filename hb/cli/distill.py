@@ -105,7 +105,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         students=students,
         spec=spec,
         steps=spec.steps,
-        tiny=model.tiny,
+        tiny=model.pixel_decoder,
         begin=begin,
         **options,
     )

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
+import hb.eval.autoencoder
+import hb.eval.coverage
+import hb.eval.edit
+import hb.eval.scene
+import hb.eval.speed
+import hb.eval.understand
 from hb import plots
 from hb.cli.output import table, to_json, write_figure, write_json
 from hb.cli.use import is_shipped, open_model
-from hb.eval import pictures as evaluate
+from hb.eval.cache import digest, identity, result_key, result_name
+from hb.eval.protocol import RESULTS
+from hb.eval.stats import Share
 from hb.infer.artifacts import understanding_fingerprint
 from hb.infer.pipeline import Model
 from hb.machine import commit, machine
@@ -48,6 +55,7 @@ class Number:
     unit: str = ""
     headline: bool = False
     at_most: float | None = None
+    note: str = ""  # about the interval, as "420, no failures"
 
     @property
     def met(self) -> bool | None:
@@ -57,7 +65,9 @@ class Number:
 
     @property
     def interval(self) -> str:
-        return "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
+        if self.low is None:
+            return self.note
+        return f"{self.low:.3f} to {self.high:.3f}" + (f" ({self.note})" if self.note else "")
 
     @property
     def verdict(self) -> str:
@@ -80,55 +90,57 @@ class Number:
 
 
 def of_interval(what: str, interval: dict, **more) -> Number:
-    """From what `hb.eval.pictures` gives: a dict with value, low, high, n."""
-    return Number(what, interval["value"], interval["low"], interval["high"], interval.get("n"), **more)
+    """From an estimate of `hb.eval.stats`: a dict with value, low, high, n, and a note where the interval is a
+    bound."""
+    note = interval.get("note", "")
+    return Number(what, interval["value"], interval["low"], interval["high"], interval.get("n"), note=note, **more)
+
+
+def of_low_end(what: str, interval: dict, target: float, **more) -> Number:
+    """The lower end of an interval, which is what must reach the target: a noisy measurement then makes it harder."""
+    number = of_interval(f"{what}: lower end of the interval", interval, target=target, headline=True, **more)
+    return replace(number, value=interval["low"])
 
 
 # ---- the verbs ------------------------------------------------------------------------------------------------------
 
 
 def scene(args) -> None:
-    if args.ladder:
-        return _ladder(args)
+    if args.steps_ablation:
+        return _steps_ablation(args)
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "scene")
     cases = _first(bench.scene_set(), args.limit, lambda case: case.task)
     against = _against(args)
     pictures = args.pictures or (PICTURES if against is None else PICTURES_AGAINST)
-    measured = lambda how: evaluate.scene_eval(
+    measured = lambda how: hb.eval.scene.scene_eval(
         model, pictures=pictures, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
     )
     score = measured(spent)
     full = name == "scene_nfe100" and _in_full(args)
-    lines = [
-        Number(task, share.value, *share.interval, share.n, target=0.90 if full else None)
-        for task, share in score.tasks.items()
-    ]
-    lines.append(
-        of_interval(
-            f"SceneEval, {_by(args)}{score.nfe:g} NFE", score.overall, target=0.95 if full else None, headline=True
-        )
-    )
-    got = score.to_dict()
+    least = dict(each=0.90, all=0.95) if full else dict(each=None, all=None)
+    lines = [of_interval(task, share.to_dict(), target=least["each"]) for task, share in score.tasks.items()]
+    what = f"SceneEval, {_by(args)}{score.nfe:g} NFE"
+    lines.append(of_interval(what, score.overall, target=least["all"], headline=True))
+    got, notes = score.to_dict(), ""
     if against is not None:
         theirs = measured(against)
-        difference = evaluate.scene_difference(score, theirs)
-        got |= dict(against=theirs.to_dict(), difference=difference)
+        difference, flipped = hb.eval.scene.scene_difference(score, theirs), hb.eval.scene.flips(score, theirs)
+        got |= dict(against=theirs.to_dict(), difference=difference, flips=flipped)
         who = f"{_by(args)}{score.nfe:g} NFE minus {args.against} at {theirs.nfe:g}"
-        lines.append(
-            of_interval(f"SceneEval, {args.against} at {theirs.nfe:g} NFE, same prompts and noise", theirs.overall)
-        )
-        lines += [
-            Number(f"{task}: {who}", d["value"], d["low"], d["high"], d["n"], target=-0.03)
-            for task, d in difference["tasks"].items()
-        ]
-        d = difference["overall"]
-        lines.append(
-            Number(
-                f"{who}: lower end of the interval", d["low"], d["low"], d["high"], d["n"], target=-0.01, headline=True
-            )
-        )
-    finish(args, name, model, lines, got, began)
+        what = f"SceneEval, {args.against} at {theirs.nfe:g} NFE, same prompts and noise"
+        lines.append(of_interval(what, theirs.overall))
+        lines += [of_interval(f"{task}: {who}", d, target=-0.03) for task, d in difference["tasks"].items()]
+        lines.append(of_low_end(who, difference["overall"], target=-0.01))
+        notes = flip_table(flipped["tasks"] | {"all": flipped["overall"]}, args.student or "ours", args.against)
+    finish(args, name, model, lines, got, began, notes=notes)
+
+
+def flip_table(flipped: dict, ours: str, theirs: str) -> str:
+    """Which verdicts changed, a row for each task."""
+    head = ["right for", "both", f"{ours} only", f"{theirs} only", "neither", "McNemar's p"]
+    cells = ("both", "only_ours", "only_theirs", "neither", "p_value")
+    return table(head, [[task, *(row[cell] for cell in cells)] for task, row in flipped.items()])
 
 
 def _by(args) -> str:
@@ -140,34 +152,36 @@ def _against(args) -> dict | None:
     return None if getattr(args, "against", None) is None else dict(student=args.against)
 
 
-def _ladder(args) -> None:
+def _steps_ablation(args) -> None:
     if args.limit is not None:
-        raise ValueError("--limit does not go with --ladder; for a quick look: hb eval scene --steps 6 --limit 5")
+        raise ValueError(
+            "--limit does not go with --steps-ablation; for a quick look: hb eval scene --steps 6 --limit 5"
+        )
     model, began = open_model(args), time.monotonic()
-    rungs = evaluate.ladder(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
-    lines = [of_interval(_rung(r), r["overall"]) for r in rungs]
-    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rungs if not r["student"]}
+    rows = hb.eval.scene.steps_ablation(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
+    lines = [of_interval(_row(r), r["overall"]) for r in rows]
+    at = {(r["guided"], r["steps"]): r for r in rows if not r["student"]}
     for steps, least in ((6, 0.10), (1, 0.50)):  # or the world is too easy, and there is nothing to distil
-        lost = at[True, 50] - at[False, steps]
+        lost = hb.eval.scene.scene_difference(at[True, 50], at[False, steps])["overall"]
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
-        lines.append(Number(what, round(lost, 4), target=least, headline=True))
-    for r in rungs:
+        lines.append(of_interval(what, lost, target=least, headline=True))
+    for r in rows:
         nearest = sorted(r.get("ahead", ()), key=lambda d: d["low"])
         for d in nearest:
-            what = f"{r['student']} ahead of {_rung(d)}: lower end of the interval"
-            lines.append(Number(what, d["low"], d["low"], d["high"], d["n"], target=0.0, headline=d is nearest[0]))
-    folder = finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
+            number = of_low_end(f"{r['student']} ahead of {_row(d)}", d, target=0.0)
+            lines.append(replace(number, headline=d is nearest[0]))
+    file = finish(args, "scene_steps_ablation", model, lines, dict(rows=rows), began)
     figure = plots.ladder(
-        rungs,
+        rows,
         y="SceneEval",
         title="The teacher's own few steps, and what students make of six"
         if model.students
         else "The teacher's own few steps: what a student must beat",
     )
-    write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", figure, dpi=120)
+    write_figure(file.with_suffix(".png"), figure, dpi=120)
 
 
-def _rung(r: dict) -> str:
+def _row(r: dict) -> str:
     if r["student"]:
         return f"student {r['student']}, {r['nfe']:g} NFE"
     return f"{r['steps']} steps, {'guided' if r['guided'] else 'unguided'} ({r['nfe']:g} NFE)"
@@ -179,15 +193,17 @@ def edit(args) -> None:
     if args.chains:
         if args.limit is not None:
             raise ValueError("--limit does not go with --chains: there are only 40 of them")
-        turns = evaluate.chain_eval(model, seed=args.seed, keep=ROWS, bar=not args.json, **spent)
+        turns = hb.eval.edit.chain_eval(model, seed=args.seed, keep=ROWS, bar=not args.json, **spent)
         lines = [of_interval(f"turn {t['turn']}: done", t["success"]) for t in turns]
         lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
         finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
         return
     cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
-    measured = lambda how: evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how)
+    measured = lambda how: hb.eval.edit.edit_eval(
+        model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
+    )
     mine, against = measured(spent), _against(args)
-    got = _without_rows(mine)
+    got, notes = _without_rows(mine), ""
     full = name == "edit_nfe132" and _in_full(args)
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"])]
@@ -196,38 +212,19 @@ def edit(args) -> None:
     lines.append(of_interval(what, got["O"], target=9.0 if full else None, headline=True))
     if against is not None:
         theirs = measured(against)
-        ratios = evaluate.edit_ratios(mine, theirs)
-        got |= dict(against=_without_rows(theirs), ratios=ratios)
-        o, drift, who = ratios["O"], ratios["drift"], f"{args.against} at {theirs['nfe']:g} NFE"
+        ratios, flipped = hb.eval.edit.edit_ratios(mine, theirs), hb.eval.edit.edit_flips(mine, theirs)
+        got |= dict(against=_without_rows(theirs), ratios=ratios, flips=flipped)
+        who = f"{args.against} at {theirs['nfe']:g} NFE"
         lines.append(of_interval(f"O, {who}, same edits and noise", theirs["O"]))
-        lines.append(
-            Number(
-                f"O, share of {who}: upper end of the interval",
-                o["high"],
-                o["low"],
-                o["high"],
-                o["n"],
-                target=1.0,
-                headline=True,
-            )
-        )
-        lines.append(
-            Number(
-                f"drift, share of {who}",
-                drift["value"],
-                drift["low"],
-                drift["high"],
-                drift["n"],
-                at_most=1.1,
-                headline=True,
-            )
-        )
-    finish(args, name, model, lines, got, began)
+        lines.append(of_low_end(f"O, share of {who}", ratios["O"], target=0.98))
+        lines.append(of_interval(f"drift, share of {who}", ratios["drift"], at_most=1.1, headline=True))
+        notes = flip_table(flipped["groups"] | {"all": flipped["overall"]}, args.student or "ours", args.against)
+    finish(args, name, model, lines, got, began, notes=notes)
 
 
 def understand(args) -> None:
     model, began = open_model(args), time.monotonic()
-    got = _without_rows(evaluate.understand_eval(model, keep=ROWS, bar=not args.json))
+    got = _without_rows(hb.eval.understand.understand_eval(model, keep=ROWS, bar=not args.json))
     lines = [of_interval(f"answers: {kind}", share) for kind, share in got["kinds"].items()]
     lines.append(of_interval("answers", got["answers"], target=0.97, headline=True))
     lines += [
@@ -240,7 +237,7 @@ def understand(args) -> None:
 def coverage(args) -> None:
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "coverage")
-    got = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
+    got = hb.eval.coverage.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
     least = 0.90 if name == "coverage_nfe100" and _in_full(args) else None
@@ -255,22 +252,13 @@ def coverage(args) -> None:
     ]
     against = _against(args)
     if against is not None:
-        theirs = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **against)
-        share = evaluate.ratio(
-            *([np.array([p["score"] / p["ceiling"] for p in part["parts"]])] for part in (got, theirs))
+        theirs = hb.eval.coverage.coverage_eval(
+            model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **against
         )
+        share = hb.eval.coverage.coverage_share(got, theirs)
         got |= dict(against=theirs, share=share)
-        lines.append(
-            Number(
-                f"coverage, share of {args.against} at {theirs['nfe']:g} NFE",
-                share["value"],
-                share["low"],
-                share["high"],
-                share["n"],
-                target=0.95,
-                headline=True,
-            )
-        )
+        what = f"coverage, share of {args.against} at {theirs['nfe']:g} NFE"
+        lines.append(of_interval(what, share, target=0.95, headline=True))
     finish(args, name, model, lines, got, began)
 
 
@@ -279,7 +267,7 @@ def judge(args) -> None:
     rows = confusion(args.n or 200, args.seed)
     lines = []
     for row in rows:
-        accepted = evaluate.Share(round(row.accepted * row.count), row.count)
+        accepted = Share(round(row.accepted * row.count), row.count)
         wanted = {True: " (should be)", False: " (should not be)", None: ""}[row.accept]
         lines.append(of_interval(f"accepted{wanted}: {row.kind} {row.strength:g}", accepted.to_dict()))
     sound = [r.accepted for r in rows if r.accept]
@@ -294,7 +282,7 @@ def judge(args) -> None:
 
 def autoencoder(args) -> None:
     model, began = open_model(args), time.monotonic()
-    got = evaluate.reconstruction(model, n=args.n or 10_000, seed=args.seed)
+    got = hb.eval.autoencoder.reconstruction(model, n=args.n or 10_000, seed=args.seed)
     lines = [
         of_interval("as rendered: read exactly and clean", got["rendered"]),
         of_interval(
@@ -310,14 +298,14 @@ def autoencoder(args) -> None:
 
 def speed(args) -> None:
     model, began = open_model(args), time.monotonic()
-    rows = evaluate.speed(model, batches=args.batches, repeats=args.repeats)
+    rows = hb.eval.speed.speed(model, batches=args.batches, repeats=args.repeats)
     lines = []
     for row in rows:
         what = f"{row['task']}, {row['batch']} at once" + (f", {row['nfe']:g} NFE" if row["nfe"] else "")
         lines.append(Number(what, row["rate"], row["low"], row["high"], args.repeats, unit=row["unit"], headline=True))
     parts = [[r["task"], r["batch"], part, f"{s:.4f}"] for r in rows for part, s in r["seconds"].items()]
     for name in (n for n, s in model.students.items() if s.default):
-        for row in evaluate.student_speed(model, name, batch=max(args.batches), repeats=args.repeats):
+        for row in hb.eval.speed.student_speed(model, name, batch=max(args.batches), repeats=args.repeats):
             rows.append(row)
             task, n = row["task"], row["batch"]
             lines.append(
@@ -379,12 +367,18 @@ def _without_rows(got: dict) -> dict:
     return {name: value for name, value in got.items() if name not in ("rows", "told")}
 
 
-def _full_name(args, model: Model | None, name: str) -> str:
-    """The name of a result says whatever was not as usual."""
-    for option in (*SHORTENED, "seed"):
-        if getattr(args, option, None):
-            name += f"_{option}{getattr(args, option)}"
-    return name if model is None or args.model == "nano" else f"{model.name}_{name}"
+def full_name(args, model: Model | None, name: str, key: dict) -> str:
+    """The name of a result says whatever was not as usual. Results that are not published carry the digest of their
+    key too: two runs that differ in weights, versions or anything else never write the same file."""
+    name = result_name(name, vars(args))
+    if model is not None and args.model != "nano":
+        name = f"{model.name}_{name}"
+    return name if is_published(args, model) else f"{name}-{digest(key)[:8]}"
+
+
+def is_published(args, model: Model | None) -> bool:
+    """Is it a full measurement of a model that ships? The next one of later weights takes its place."""
+    return (model is None or is_shipped(args.model)) and _in_full(args)
 
 
 def finish(
@@ -398,11 +392,12 @@ def finish(
     between: str = "95% interval",
     notes: str = "",
 ) -> Path:
-    """Keep the numbers, print them; returns the folder they went to."""
-    shipped = model is None or is_shipped(args.model)
-    folder = Path(args.results) if args.results else evaluate.RESULTS if shipped and _in_full(args) else ELSEWHERE
+    """Keep the numbers, print them; returns the file they went to."""
+    folder = Path(args.results) if args.results else RESULTS if is_published(args, model) else ELSEWHERE
+    key = result_key(model, name, vars(args))
     record = dict(
         name=name,
+        key=digest(key),
         command=args.command,
         commit=commit(),
         machine=machine(),
@@ -414,7 +409,7 @@ def finish(
         if model is None
         else dict(
             name=model.name,
-            identity=evaluate.identity(model),
+            identity=identity(model),
             reads=understanding_fingerprint(model.bagel),
             device=args.device,
             dtype=args.dtype,
@@ -424,17 +419,17 @@ def finish(
         numbers=[line.to_dict() for line in lines],
         result=got,
     )
-    file = write_json(folder / f"{_full_name(args, model, name)}.json", record)
+    file = write_json(folder / f"{full_name(args, model, name, key)}.json", record)
     if args.json:
         print(to_json(record))
-        return folder
+        return file
     print(as_table(lines, between))
     print(f"\n{notes}" if notes else "", end="\n" if notes else "")
     missed = [line for line in lines if line.met is False]
     for line in missed:
         print(f"NOT MET: {line.what} is {line.shown}, the target is {line.wanted}.")
     print(f"Written to {file}, with the command, commit and machine.")
-    return folder
+    return file
 
 
 def _student_of(args, model: Model | None) -> dict | None:

@@ -6,9 +6,10 @@ import time
 from dataclasses import replace
 from itertools import product
 
+import hb.eval.edit
+import hb.eval.scene
 from hb.cli.evaluate import ROWS, finish, of_interval
 from hb.cli.use import folder_of, open_model
-from hb.eval import pictures as evaluate
 from hb.world import benchmark as bench
 
 
@@ -19,9 +20,11 @@ def tune_guidance(args) -> None:
         raise ValueError("a scale of 1 is no guidance, and costs fewer evaluations; give scales above 1")
     prompts, edits = bench.other_cases(args.n or 96, args.seed)
     run = dict(seed=args.seed, keep=ROWS, bar=not args.json, steps=args.steps)
-    drawn = {s: evaluate.scene_eval(model, pictures=1, cases=prompts, text_scale=s, **run).overall for s in args.text}
+    drawn = {
+        s: hb.eval.scene.scene_eval(model, pictures=1, cases=prompts, text_scale=s, **run).overall for s in args.text
+    }
     edited = {
-        (s, i): evaluate.edit_eval(model, cases=edits, text_scale=s, image_scale=i, **run)["O"]
+        (s, i): hb.eval.edit.edit_eval(model, cases=edits, text_scale=s, image_scale=i, **run)["O"]
         for s, i in product(args.text, args.image)
     }
     best, (text, image) = (max(found, key=lambda key: found[key]["value"]) for found in (drawn, edited))

@@ -785,7 +785,7 @@ def _eval(verbs):
         "scene",
         "SceneEval: do drawings show what was asked?",
         "SceneEval (GenEval's twin): six tasks of 100 prompts, each drawing judged.",
-        "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --ladder\n"
+        "hb eval scene\nhb eval scene --steps 6 --text-scale 1\nhb eval scene --steps-ablation\n"
         "hb eval scene --limit 5 --pictures 1",
         _cost("function evaluations a picture may cost (default: 100, or what the student was made for)"),
         _scale(),
@@ -798,10 +798,13 @@ def _eval(verbs):
         "--pictures",
         type=_at_least_one,
         metavar="N",
-        help="of each prompt (default: 4; with --against 16, with --ladder 1)",
+        help="of each prompt (default: 4; with --against 16, with --steps-ablation 1)",
     )
     scene.add_argument(
-        "--ladder", action="store_true", help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure"
+        "--steps-ablation",
+        "--ladder",
+        action="store_true",
+        help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure",
     )
     edit = add(
         "edit",

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from hb.cli.evaluate import Number
 from hb.cli.use import is_shipped
-from hb.eval import pictures as evaluate
+from hb.eval.cache import identity
 from hb.files import write
 from hb.infer.pipeline import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "scene_nfe",
-    "scene_ladder",
+    "scene_steps_ablation",
     "edit_nfe",
     "edit_chains",
     "coverage",
@@ -71,7 +71,7 @@ def shipped(name: str) -> tuple[str, dict[str, str]]:
     if not is_shipped(name):
         return "", {}
     model = load(name)
-    return evaluate.identity(model), {student: parcel.fingerprint() for student, parcel in model.students.items()}
+    return identity(model), {student: parcel.fingerprint() for student, parcel in model.students.items()}
 
 
 def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -> str:

@@ -20,7 +20,7 @@ from hb.infer.fused import decode_fast
 from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import decode_speculative
 from hb.infer.speculative.draft import DraftConfig, open_draft
-from hb.infer.speculative.runner import DraftModel, Plan
+from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.tune import Tuned, shortlist, tune
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.train.draft import train_draft, tuning_reads
@@ -40,8 +40,8 @@ def with_draft(args) -> Model:
     """The model, with the draft that was named, or its own."""
     model = open_model(args)
     if getattr(args, "draft", None):
-        model.drafter = DraftCheckpoint.load(args.draft)
-    if model.drafter is None:
+        model.draft = DraftCheckpoint.load(args.draft)
+    if model.draft is None:
         raise ValueError(f"{args.model} has no draft model; train one (hb train draft) and name it with --draft")
     return model
 
@@ -86,13 +86,13 @@ def ask(args) -> None:
     model, began = with_draft(args), time.monotonic()
     if args.threads:
         torch.set_num_threads(args.threads)
-    best = model.drafter.best
+    best = model.draft.best
     plans = {"chain of 10": CHAIN, "best chain": CHAIN, "best tree": TREE}
     plans |= {f"best {kind}": Plan.from_dict(best[kind]) for kind in ("chain", "tree") if kind in best}
     eagle = DraftModel(open_draft(DraftCheckpoint.load(args.eagle3), model.bagel), model.bagel) if args.eagle3 else None
     lines, result = [], {}
     for task in evaluate_text.tasks(model, args.n or 12, args.temperatures, args.batch):
-        shipped = Plan.of(model.drafter.plans, task.distribution.temperature)
+        shipped = Plan.of(model.draft.plans, task.distribution.temperature)
         generate = task.distribution.is_greedy and args.batch == 1
         ways = evaluate_text.methods(model, plans | {"hb (as shipped)": shipped}, eagle, generate)
         got = evaluate_text.race(task, ways, rounds=args.rounds, bar=not args.json)
@@ -213,7 +213,7 @@ def tune_tree(args) -> None:
     }
     best = {kind: asdict(max(trials, key=lambda t: t.ratio).plan) for kind, trials in kinds.items() if trials}
     parcel = Path(args.draft) if args.draft else folder_of(args.model) / "draft"
-    model.drafter.planned(plans, best).save(parcel)
+    model.draft.planned(plans, best).save(parcel)
     finish(
         args,
         "tune_tree",
@@ -275,7 +275,7 @@ def draft_ablation(args) -> None:
                 precision=precision_of("f32"),
                 **options,
             )
-            model.drafter = parcel
+            model.draft = parcel
             tau = _tau(model, scenes)
             rows.append(dict(variant=name, seed=seed, tau=tau, alpha=evaluate_text.alpha(tau, 10)))
     lines = []

@@ -269,7 +269,7 @@ def settler(args) -> None:
     model = open_model(args)
     usual = _asked(USUAL_SETTLER, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "settler"
-    painter = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.tiny
+    painter = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.pixel_decoder
     if painter is None:
         raise ValueError(
             f"{model.name} has no tiny decoder for a settler to stand before; train one first: hb train decoder"

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from hb.cli.output import check_picture_name, seconds_by_part, to_json, write_picture
-from hb.eval.pictures import as_seen
+from hb.eval.protocol import as_seen
 from hb.infer.pipeline import SHIPPED, Model, Pictures, load
 from hb.models.checkpoint import WEIGHTS, CheckpointError
 from hb.pictures import to_rgb, to_tensor
@@ -126,7 +126,7 @@ def open_model(args) -> Model:
         raise ValueError(f"no device called {args.device!r}; there are cpu, cuda and cuda:1")
     model = load(args.model, device=args.device, dtype=DTYPES[args.dtype])
     if getattr(args, "full_decoder", False):
-        model.tiny = None
+        model.pixel_decoder = None
     return model
 
 

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from hb import plots
-from hb.eval.pictures import RESULTS, identity
+from hb.eval.cache import identity
+from hb.eval.protocol import RESULTS
 from hb.exact import FiniteData, GaussianMixture
 from hb.flow import euler, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.infer.speculative import exact as distributions
 from hb.infer.speculative.decode import Prefill, speculate
-from hb.infer.speculative.runner import DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import RULES, children_of
 from hb.losses import renoised
@@ -158,7 +159,7 @@ CHAIN_PROMPTS = (
     "a cross above a yellow square",
 )
 CHAIN_SEED = 7
-LADDER = "scene_ladder"
+LADDER = "scene_steps_ablation"
 
 
 def chain_until(stage: str) -> tuple[Link, ...]:
@@ -204,7 +205,7 @@ def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
                 else:
                     lines.append(_score_line(record, score, link))
             elif path.stem == LADDER:
-                sentences.append(f"{path.name} is not there: hb eval scene --ladder.")
+                sentences.append(f"{path.name} is not there: hb eval scene --steps-ablation.")
     table = (
         [_SCORE_LINE.format("SceneEval", "right", "95% interval", "pictures", "measured by"), *lines] if lines else []
     )
@@ -223,11 +224,11 @@ def _score_line(record: dict, score: dict, link: Link) -> str:
 
 
 def _score_of(record: dict, link: Link) -> dict | None:
-    """What a record says about this link: a rung of the ladder, or all of a file that is about nothing else."""
+    """What a record says about this link: a row of the step-count ablation, or all of a file that is about nothing else."""
     if record["name"] != LADDER:
         return record["result"]
     mine = (link.student, link.guided, link.steps)
-    return next((r for r in record["result"]["rungs"] if (r["student"], r["guided"], r["steps"]) == mine), None)
+    return next((r for r in record["result"]["rows"] if (r["student"], r["guided"], r["steps"]) == mine), None)
 
 
 def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> str | None:
@@ -236,7 +237,7 @@ def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> 
         return f"is about another model ({record['model']['identity']}, and this one is {identity(model)})"
     if score is None:
         return f"does not know {link.name!r}"
-    who = record.get("student") or score  # of a file, or of a rung
+    who = record.get("student") or score  # of a file, or of a row
     if link.student and who.get("identity") != model.students[link.student].fingerprint():
         return f"is about another student {link.student!r}"
     return None

@@ -1,8 +1,8 @@
 """Is speculation lossless, and is it fast? Both measured on the real model, against an equally optimised plain loop.
 
-Every method takes every question in turn, in one run, so a noisy machine is equally noisy for all. Time counts from the
-end of the target's own reading of picture and question, which all share; what a draft needs before its first guess is
-its own cost.
+Every method takes every question in turn, in one run, so a noisy machine is equally noisy for all. Time counts from
+the end of the target's own reading of picture and question, which all share; what a draft needs before its first
+guess is its own cost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import Decoded, Prefill, VerifyStep, decode_speculative
 from hb.infer.speculative.exact import TINY_DRAFT, TINY_TARGET, emitted_distribution, largest_error, target_distribution
 from hb.infer.speculative.lookup import decode_with_lookup
-from hb.infer.speculative.runner import DraftModel, Plan
+from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.verify import RULES
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.hf_generation import AnswerModel
@@ -209,8 +209,8 @@ def _merged(seen: list[float], wanted: list[float], least: float = 5.0) -> tuple
 
 @dataclass(frozen=True)
 class Task:
-    """Questions of one kind, and how the words are drawn. rounds: times that each is answered; answers of two words are
-    over in milliseconds, and want more of them for the same interval."""
+    """Questions of one kind, and how the words are drawn. rounds: times that each is answered; answers of two words
+    are over in milliseconds, and want more of them for the same interval."""
 
     name: str
     reads: list[Callable[[], Prefill]] = field(repr=False)

@@ -24,7 +24,7 @@ from hb.infer.artifacts import DraftCheckpoint, understanding_fingerprint
 from hb.infer.fused import FastText, decode_fast
 from hb.infer.speculative.decode import Prefill, read_picture_and_text
 from hb.infer.speculative.draft import Draft, DraftConfig, draft_loss, open_draft
-from hb.infer.speculative.runner import Plan
+from hb.infer.speculative.plan import Plan
 from hb.models.bagel import Bagel, pad_ids
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.tokenizer import Text

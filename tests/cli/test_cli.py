@@ -23,7 +23,9 @@ from hb.cli import output, report, runs, train, use
 from hb.cli.demo import SCENE, questions
 from hb.cli.main import build_parser, main
 from hb.data.batches import pick
-from hb.eval import pictures as evaluate
+from hb.eval.cache import identity
+from hb.eval.edit import what_is_free
+from hb.eval.protocol import RESULTS
 from hb.infer.pipeline import load
 from hb.models.vision import VisionTower
 from hb.world import benchmark as bench
@@ -289,7 +291,7 @@ def test_an_edit_is_judged_as_the_evaluation_judges_it():
     """What a command leaves open is what the drawn edit left open, on every case of the frozen set."""
     for case in bench.edit_set():
         command = parse_edit(case.edit.instruction)
-        free, place = evaluate.what_is_free(case.edit)
+        free, place = what_is_free(case.edit)
         assert (use.left_open(command), command.change and command.change.place) == (free, place), case.edit.instruction
 
 
@@ -324,11 +326,17 @@ def few(monkeypatch):
         monkeypatch.setattr(bench, name, lambda cases=cases: cases)
 
 
+def kept(name: str) -> Path:
+    """The result of this name; behind it stands the digest of its key."""
+    (file,) = Path("out/results").glob(f"{name}-????????.json")
+    return file
+
+
 @pytest.mark.parametrize(
     ("argv", "file", "headline"),
     [
         ("eval scene --limit 1 --pictures 2 --steps 1", "tiny_scene_steps1_limit1_pictures2", "SceneEval, 2 NFE"),
-        ("eval scene --ladder", "tiny_scene_ladder", "lost from 50 guided to 6 unguided steps"),
+        ("eval scene --ladder", "tiny_scene_steps_ablation", "lost from 50 guided to 6 unguided steps"),
         ("eval edit --limit 1 --steps 1 --seed 3", "tiny_edit_steps1_limit1_seed3", "EditEval O (0 to 10), 3 NFE"),
         ("eval edit --chains --steps 1", "tiny_edit_chains_steps1", "turn 5: drift"),
         ("eval understand", "tiny_understand", "answers"),
@@ -340,20 +348,20 @@ def few(monkeypatch):
 def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, argv, file, headline):
     status, said, _ = hb(*argv.split(), "--model", tiny_folder, "--json")
     record = json.loads(said)
-    assert status == 0 and record == json.loads(Path(f"out/results/{file}.json").read_text())
+    assert status == 0 and record == json.loads(kept(file).read_text())
     assert {"command", "commit", "machine", "torch", "date", "seed", "model"} <= record.keys()
     assert record["command"].startswith(f"hb {argv} --model")
-    assert not list(evaluate.RESULTS.glob("tiny*")), "a trial went among the published results"
-    assert record["model"]["identity"] == evaluate.identity(load(tiny_folder))
+    assert not list(RESULTS.glob("tiny*")), "a trial went among the published results"
+    assert record["model"]["identity"] == identity(load(tiny_folder))
     assert headline in [number["what"] for number in record["numbers"] if number["headline"]]
-    assert "rows" not in record["result"] or "bench" in argv
+    assert "rows" not in record["result"] or "bench" in argv or "--ladder" in argv
     if "--ladder" in argv:
-        assert Image.open(f"out/results/{file}.png").width > 600
+        assert Image.open(kept(file).with_suffix(".png")).width > 600
 
 
 def test_the_judge_is_judged_and_targets_missed_are_said(hb, few, tiny_folder):
     status, said, _ = hb("eval", "judge", "--n", 2)
-    assert status == 0 and "accepted (should be): clean" in said and Path("out/results/judge_n2.json").exists()
+    assert status == 0 and "accepted (should be): clean" in said and kept("judge_n2")
     status, said, _ = hb("eval", "edit", "--limit", 1, "--model", tiny_folder, "--steps", 1)
     assert "target" in said and "95% interval" in said
     status, said, _ = hb("eval", "scene", "--model", tiny_folder)
@@ -374,8 +382,8 @@ def test_guidance_is_tuned_on_other_cases_and_the_best_is_kept(hb, tiny_folder, 
         asked.update(case.edit.instruction + str(case.source) for case in cases)
         return dict(O=dict(value=10 - abs(text_scale - 3) - abs(image_scale - 1.5), low=0.0, high=10.0))
 
-    monkeypatch.setattr(evaluate, "scene_eval", scene)
-    monkeypatch.setattr(evaluate, "edit_eval", edit)
+    monkeypatch.setattr("hb.eval.scene.scene_eval", scene)
+    monkeypatch.setattr("hb.eval.edit.edit_eval", edit)
     before = load(folder).sampling
     status, said, _ = hb("tune", "guidance", "--model", folder, "--text", 2, 3, "--image", 1.2, 1.5, "--n", 12)
     after = load(folder).sampling
@@ -559,7 +567,7 @@ def test_training_from_nothing_to_a_model(hb, tiny_preset):
         )[0]
         == 0
     )
-    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, dialogue=2)
+    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, talk=2)
     assert Path("more/model/ae.safetensors").read_bytes() == Path("mine/model/ae.safetensors").read_bytes()
 
 

@@ -38,7 +38,7 @@ def record(folder, start):
 
 
 def test_a_model_folder_brings_its_draft(with_draft):
-    assert load(with_draft).drafter.plans == {"0": dict(depth=2, budget=2)}
+    assert load(with_draft).draft.plans == {"0": dict(depth=2, budget=2)}
 
 
 def test_drafting_begins_where_no_short_answer_is_left(monkeypatch):
@@ -84,7 +84,7 @@ def test_asking_is_raced_against_its_peers(with_draft, tmp_path, capsys, short):
 
 def test_tuning_turns_a_worthless_draft_off(with_draft, tmp_path, capsys, no_clock):  # noqa: F811 (the fixture)
     parcel = tmp_path / "parcel"
-    load(with_draft).drafter.save(parcel)
+    load(with_draft).draft.save(parcel)
     args = [
         "--model",
         str(with_draft),

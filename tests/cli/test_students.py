@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from hb.cli.main import main
-from hb.eval import pictures as evaluate
+from hb.eval.edit import edit_eval
+from hb.eval.scene import SceneScore, scene_difference, scene_eval, steps_ablation
+from hb.eval.speed import student_speed
 from hb.infer.artifacts import STUDENT, STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.checkpoint import CheckpointError
@@ -36,7 +37,7 @@ def model(tiny_folder):
     model.students = dict(
         cfg=parcel(model, any_steps=True),
         six=parcel(model, shaken=0.02, default=True),
-        multistep=parcel(model, shaken=0.02, sampler="multistep"),
+        renoise=parcel(model, shaken=0.02, sampler="multistep"),
         other=parcel(model, shaken=0.02, seed=3),
     )
     return model
@@ -75,7 +76,7 @@ def test_a_student_without_eyes_edits_by_the_latent_alone(model, monkeypatch):
     model = Model(model.bagel, model.text, model.sampling, students=dict(six=model.students["six"]))
     edit = lambda **how: model.edit(pictures, "make the circle green", nfe=6, **how).pixels
     seeing = edit()
-    model.students["six"] = replace(model.students["six"], reads_vision=False)
+    model.students["six"] = replace(model.students["six"], eyes=False)
     blind = edit()
     assert not torch.allclose(blind, seeing, atol=1e-4)
     monkeypatch.setattr(type(model.bagel), "see", None)  # whoever looks now falls over
@@ -144,11 +145,11 @@ def test_a_damaged_student_is_named(model, tmp_path):
 
 def test_a_student_is_measured_as_itself_and_against_itself_loses_nothing(model, tmp_path, monkeypatch):
     cases = bench.scene_set()[::100]
-    run = lambda name: evaluate.scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, student=name)
+    run = lambda name: scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, student=name)
     mine = run("six")
     assert mine.nfe == 6
-    assert evaluate.scene_difference(mine, run("six"))["overall"]["value"] == 0
-    kept = lambda: len(list(tmp_path.iterdir()))
+    assert scene_difference(mine, run("six"))["overall"]["value"] == 0
+    kept = lambda: len(list(tmp_path.glob("*.jsonl")))
     run("multistep")  # the same weights, another walk
     assert kept() == 2
     for student, files in (
@@ -163,57 +164,40 @@ def test_a_student_is_measured_as_itself_and_against_itself_loses_nothing(model,
 
 def test_the_same_pictures_asked_for_in_other_words_are_not_drawn_again(model, tmp_path):
     cases, edits = bench.scene_set()[::200], bench.edit_set()[::60]
-    scene = lambda **how: evaluate.scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, **how)
-    edit = lambda **how: evaluate.edit_eval(model, cases=edits, keep=tmp_path, bar=False, **how)
+    scene = lambda **how: scene_eval(model, pictures=1, cases=cases, keep=tmp_path, bar=False, **how)
+    edit = lambda **how: edit_eval(model, cases=edits, keep=tmp_path, bar=False, **how)
     same = [dict(nfe=8), dict(steps=4), dict(steps=4, text_scale=model.sampling.draw.text_scale, student="teacher")]
     assert len({scene(**how).seconds for how in same}) == 1  # a second drawing would have taken another time
     same = [dict(steps=2), dict(steps=2, student="teacher", image_scale=model.sampling.edit.image_scale)]
     assert len({edit(**how)["seconds_per_picture"] for how in same}) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
     scene(steps=4, text_scale=1.0), edit(steps=2, image_scale=1.0), scene(steps=3), scene(nfe=6)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.glob("*.jsonl"))) == 6
     edits = bench.edit_set()[1 : 1 + len(edits)]  # as many others
     edit(steps=2)
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.glob("*.jsonl"))) == 7
 
 
 def verdicts(value, tasks=("single", "two"), prompts=5, pictures=2):
     rows = [
         dict(task=t, case=f"{t}{c}", right=value(t, c)) for t in tasks for c in range(prompts) for _ in range(pictures)
     ]
-    return evaluate.SceneScore({}, {}, 6, 6, 0.1, rows)
+    return SceneScore({}, {}, 6, 6, 0.1, rows)
 
 
 def test_a_difference_is_paired_by_prompt():
-    """Two who are right on the same prompts differ by nothing, for sure; right on others, by nothing, but nobody
-    knows."""
+    """Two who are right on the same prompts differ by nothing, within a bound; right on others, by nothing within much
+    more."""
     even, odd = verdicts(lambda t, c: c % 2), verdicts(lambda t, c: 1 - c % 2)
-    same = evaluate.scene_difference(even, even)["overall"]
-    assert same["value"] == same["low"] == same["high"] == 0
-    apart = evaluate.scene_difference(even, odd)["overall"]
-    assert apart["low"] < apart["value"] < apart["high"]
+    same = scene_difference(even, even)["overall"]
+    assert same["low"] < same["value"] == 0 < same["high"] and same["note"] == "20 pairs, no differences"
+    apart = scene_difference(even, odd)["overall"]
+    assert apart["low"] < same["low"] < apart["value"] < same["high"] < apart["high"]
     with pytest.raises(ValueError, match="same prompts"):
-        evaluate.scene_difference(even, verdicts(lambda t, c: 1, prompts=4))
+        scene_difference(even, verdicts(lambda t, c: 1, prompts=4))
 
 
-def test_a_share_is_a_ratio_of_means_with_an_interval():
-    ours, theirs = [np.array([8.0, 10.0]), np.array([9.0])], [np.array([9.0, 9.0]), np.array([9.0])]
-    share = evaluate.ratio(ours, theirs)
-    assert share["value"] == 1.0 and share["low"] < 1 < share["high"]
-    assert evaluate.ratio(theirs, theirs)["low"] == evaluate.ratio(theirs, theirs)["high"] == 1.0
-    with pytest.raises(ValueError, match="nothing to be a share of"):
-        evaluate.ratio(ours, [np.zeros(2), np.zeros(1)])
-
-
-def test_edits_are_paired_by_group():
-    row = lambda group, o: dict(group=group, O=o, drift=0.01)
-    ours = dict(rows=[row("add", 5.0), row("add", 7.0), row("move", 8.0)])
-    theirs = dict(rows=[row("add", 6.0), row("add", 6.0), row("move", 10.0)])
-    ratios = evaluate.edit_ratios(ours, theirs)
-    assert ratios["O"]["value"] == round((6 + 8) / (6 + 10), 4) and ratios["drift"]["value"] == 1.0
-
-
-def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
+def test_every_row_of_the_step_count_ablation_has_its_students(model, monkeypatch):
     asked = []
 
     def score(model, *, student, pictures, keep, bar, **how):
@@ -221,8 +205,8 @@ def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
         right = {"six": lambda t, c: 1, "multistep": lambda t, c: c > 0}.get(student, lambda t, c: 0)
         return replace(verdicts(right), nfe=how["steps"])
 
-    monkeypatch.setattr(evaluate, "scene_eval", score)
-    rows = evaluate.ladder(model, steps=(50, 1), bar=False)
+    monkeypatch.setattr("hb.eval.scene.scene_eval", score)
+    rows = steps_ablation(model, steps=(50, 1), bar=False)
     assert [r["student"] for r in rows] == [None] * 4 + ["cfg", "six", "multistep", "other"]
     assert asked[-1] == ("other", dict(steps=6)) and asked[0] == ("teacher", dict(steps=50))
     assert [r.get("identity") for r in rows[4:]] == [s.fingerprint() for s in model.students.values()]
@@ -230,11 +214,11 @@ def test_every_rung_of_the_ladder_has_its_students(model, monkeypatch):
         d["student"]: d for d in rows[5].pop("ahead")
     }  # of the one that serves, before those of its cost: not before itself
     assert set(ahead) == {"cfg", "multistep", "other"} and not any("ahead" in r for r in rows)
-    assert ahead["multistep"]["value"] == 0.2 and ahead["other"]["value"] == ahead["other"]["low"] == 1.0
+    assert ahead["multistep"]["value"] == 0.2 and ahead["other"]["value"] == 1.0 > ahead["other"]["low"] > 0.4
 
 
 def test_speed_is_a_ratio_side_by_side(model):
-    draw, edit = evaluate.student_speed(model, "six", batch=1, repeats=1)
+    draw, edit = student_speed(model, "six", batch=1, repeats=1)
     assert (draw["nfe_teacher"], draw["nfe"], draw["nfe_ratio"]) == (100, 6, round(100 / 6, 4))
     assert (edit["nfe_teacher"], edit["nfe_ratio"]) == (132, 22.0)
     assert draw["low"] <= draw["ratio"] <= draw["high"] and set(draw["seconds"]["six"]) == set(
@@ -250,7 +234,7 @@ def test_a_difference_is_measured_on_more_pictures(model, tmp_path, monkeypatch,
         asked.append(pictures)
         return replace(verdicts(lambda t, c: 1), overall=dict(value=1, low=1, high=1))
 
-    monkeypatch.setattr(evaluate, "scene_eval", score)
+    monkeypatch.setattr("hb.eval.scene.scene_eval", score)
     model.save_pretrained(tmp_path / "whole")
     main(
         ["eval", "scene", "--student", "six", *against, "--model", str(tmp_path / "whole"), "--results", str(tmp_path)]

@@ -13,7 +13,7 @@ from hb.course import widgets
 from hb.exact import FiniteData, GaussianMixture
 from hb.flow import time_grid
 from hb.infer.fused import decode_fast
-from hb.infer.speculative.runner import Plan
+from hb.infer.speculative.plan import Plan
 from hb.train.distill.segments import Segments
 from hb.world.judge.damage import Row
 from hb.world.scene import Scene, Thing

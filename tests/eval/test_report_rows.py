@@ -6,18 +6,23 @@ import pytest
 
 from hb.cli import output, report
 from hb.cli.main import main
-from hb.eval import pictures as evaluate
-from hb.eval.pictures import SceneScore, Share
+from hb.eval.scene import SceneScore
+from hb.eval.stats import Share
 
 GOT = dict(value=0.5, low=0.4, high=0.6, n=10)
-MEASURED = dict(
-    scene_eval=SceneScore(dict(counting=Share(5, 10)), GOT, 100, 50, 0.1, []),
-    edit_eval=dict(O=GOT, SC=9.0, PQ=9.0, drift=GOT, groups=dict(add=dict(O=9.0, n=10)), nfe=132),
-    understand_eval=dict(answers=GOT, kinds=dict(count=GOT), recall=GOT, precision=GOT, background=GOT),
-    coverage_eval=dict(value=GOT, attributes=dict(color=0.5), readable=GOT, nfe=100,
-                       frechet=dict(value=0.02, floor=0.01, highest=0.01, n=10)),
-    reconstruction=dict(rendered=GOT, reconstructed=GOT, error=0.01),
-)  # fmt: skip
+MEASURED = {
+    "scene.scene_eval": SceneScore(dict(counting=Share(5, 10)), GOT, 100, 50, 0.1, []),
+    "edit.edit_eval": dict(O=GOT, SC=9.0, PQ=9.0, drift=GOT, groups=dict(add=dict(O=9.0, n=10)), nfe=132),
+    "understand.understand_eval": dict(answers=GOT, kinds=dict(count=GOT), recall=GOT, precision=GOT, background=GOT),
+    "coverage.coverage_eval": dict(
+        value=GOT,
+        attributes=dict(color=0.5),
+        readable=GOT,
+        nfe=100,
+        frechet=dict(value=0.02, floor=0.01, highest=0.01, n=10),
+    ),
+    "autoencoder.reconstruction": dict(rendered=GOT, reconstructed=GOT, error=0.01),
+}
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def targets(tiny_folder, tmp_path, monkeypatch, capsys):
     """Runs a command line whose measuring takes no time; gives what each of its numbers is held against."""
     monkeypatch.chdir(tmp_path)
     for name, result in MEASURED.items():
-        monkeypatch.setattr(evaluate, name, lambda *_, result=result, **__: result)
+        monkeypatch.setattr(f"hb.eval.{name}", lambda *_, result=result, **__: result)
 
     def run(argv: str) -> dict:
         assert main([*argv.split(), "--model", str(tiny_folder), "--json"]) == 0
@@ -83,7 +88,7 @@ def test_the_report_says_which_results_are_of_other_weights_than_those_that_ship
 
 
 def test_what_ships_is_known_by_the_identities_that_its_results_bear(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "scene_eval", lambda *_, **__: MEASURED["scene_eval"])
+    monkeypatch.setattr("hb.eval.scene.scene_eval", lambda *_, **__: MEASURED["scene.scene_eval"])
     weights, students = report.shipped("nano")
     name = next(iter(students))
     assert main(["eval", "scene", "--student", name, "--results", str(tmp_path), "--json"]) == 0

@@ -88,7 +88,7 @@ def test_quick_painting_is_nearly_the_same_and_settles_as_before(monkeypatch):
 
 def test_draw_and_edit_paint_with_it_and_the_latents_stay(model, painter):
     before = model.draw("a red circle", steps=1, seed=3)
-    model.tiny = painter
+    model.pixel_decoder = painter
     after = model.draw("a red circle", steps=1, seed=3)
     assert torch.equal(before.latent, after.latent) and not torch.allclose(before.pixels, after.pixels)
     wanted = painter.open(model.bagel)
@@ -98,21 +98,23 @@ def test_draw_and_edit_paint_with_it_and_the_latents_stay(model, painter):
     raw = unpatchify(after.latent, 2, 4, 4) / config.scale_factor + config.shift_factor
     assert torch.allclose(after.pixels, (wanted(raw) / 2 + 0.5).clamp(0, 1), atol=1e-6)
     edited = model.edit(before, "make the circle blue", steps=1)
-    model.tiny = None
+    model.pixel_decoder = None
     assert not torch.allclose(edited.pixels, model.edit(before, "make the circle blue", steps=1).pixels)
 
 
 def test_a_model_keeps_it(model, painter, tmp_path):
-    model.tiny = painter
+    model.pixel_decoder = painter
     model.save_pretrained(tmp_path / "m")
     again = Model.from_pretrained(tmp_path / "m")
-    assert again.tiny == painter and all(torch.equal(v, again.tiny.weights[k]) for k, v in painter.weights.items())
+    assert again.pixel_decoder == painter and all(
+        torch.equal(v, again.pixel_decoder.weights[k]) for k, v in painter.weights.items()
+    )
 
 
 def test_another_encoders_model_refuses_it(model, painter):
     with torch.no_grad():
         model.bagel.autoencoder.encoder.conv_in.weight.add_(0.1)
-    model.tiny = painter
+    model.pixel_decoder = painter
     with pytest.raises(CheckpointError, match="another encoder.*hb train decoder"):
         model.draw("a red circle", steps=1)
 
@@ -154,7 +156,7 @@ def test_a_reading_fingerprint_minds_the_understanding_branch_alone(model):
 def test_an_older_kind_of_tiny_decoder_says_so(model, painter):
     from dataclasses import replace
 
-    model.tiny = replace(painter, config=painter.config | dict(widths=[8, 8, 8]))
+    model.pixel_decoder = replace(painter, config=painter.config | dict(widths=[8, 8, 8]))
     with pytest.raises(CheckpointError, match="older kind.*hb train decoder"):
         model.draw("a red circle", steps=1)
 

@@ -133,12 +133,12 @@ def test_a_settled_decoder_travels(tiny_folder, tmp_path):
     torch.nn.init.normal_(decoder.settle.say.weight)
     weights = {k: v.detach() for k, v in decoder.state_dict().items()}
     config = dict(z_channels=4, widths=[8, 8, 8, 8], settler=[24, 1])
-    model.tiny = PixelDecoderCheckpoint(config, fingerprint(model.bagel.autoencoder.encoder), {}, weights)
+    model.pixel_decoder = PixelDecoderCheckpoint(config, fingerprint(model.bagel.autoencoder.encoder), {}, weights)
     model.save_pretrained(tmp_path / "m")
     again = Model.from_pretrained(tmp_path / "m")
     one, two = (m.draw("a red circle", steps=1, seed=3).pixels for m in (model, again))
     assert torch.allclose(one, two, atol=1e-6)
-    model.tiny = replace(model.tiny, weights={k: v for k, v in weights.items() if "say" not in k})
+    model.pixel_decoder = replace(model.pixel_decoder, weights={k: v for k, v in weights.items() if "say" not in k})
     with pytest.raises(CheckpointError, match="settle.say"):
         model.draw("a red circle", steps=1)
 
