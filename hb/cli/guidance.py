@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from itertools import product
 
-from hb.cli.evaluate import ROWS, finish, of_interval
+from hb.cli.results import ROWS, finish, of_interval
 from hb.cli.use import folder_of, open_model
 from hb.eval import pictures as evaluate
 from hb.world import benchmark as bench
@@ -43,5 +43,7 @@ def tune_guidance(args) -> None:
         lines,
         dict(chosen=found, steps=args.steps),
         began,
-        notes=f"Drawing is guided by {best:g} now, editing by {text:g} (text) and {image:g} (picture): sampling.json.",
+        notes=[
+            f"Drawing is guided by {best:g} now, editing by {text:g} (text) and {image:g} (picture): sampling.json."
+        ],
     )
