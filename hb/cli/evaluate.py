@@ -1,24 +1,87 @@
-"""`hb eval` and `hb bench speed`: what is measured, and the targets that it is compared with."""
+"""`hb eval` and `hb bench`: measure, print with intervals and targets, keep the numbers with where they came from."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby, islice
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from hb import plots
-from hb.cli.output import table, write_figure
-from hb.cli.results import ROWS, Number, finish, full_name, in_full, of_interval
-from hb.cli.use import open_model
+from hb.cli.output import Table, show, table, to_json, write_figure, write_json
+from hb.cli.use import is_shipped, open_model
 from hb.eval import pictures as evaluate
+from hb.infer.artifacts import understanding_fingerprint
+from hb.infer.pipeline import Model
+from hb.machine import commit, machine
 from hb.world import benchmark as bench
 from hb.world.judge.damage import confusion
 
+ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
+ELSEWHERE = Path("out/results")
 USUAL_COST = dict(scene=100, edit=132, coverage=100)  # the teacher's
 PICTURES, PICTURES_AGAINST = 4, 16  # of each SceneEval prompt; a difference of 0.01 drowns in the generator of four
+SHORTENED = (
+    "limit",
+    "pictures",
+    "n",
+    "draws",
+    "rounds",
+)  # options that make a measurement another one than the published
+
+
+@dataclass(frozen=True)
+class Number:
+    """One measured number. target: the least it should be (the plan's), at_most: the most; low and high: 95%
+    interval."""
+
+    what: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    target: float | None = None
+    unit: str = ""
+    headline: bool = False
+    at_most: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        if self.at_most is not None:
+            return self.value <= self.at_most
+        return None if self.target is None else self.value >= self.target
+
+    @property
+    def interval(self) -> str:
+        return "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
+
+    @property
+    def verdict(self) -> str:
+        if self.met is None:
+            return ""
+        return f"{self.wanted}: {'met' if self.met else 'not met'}"
+
+    @property
+    def wanted(self) -> str:
+        return f"at least {self.target:g}" if self.at_most is None else f"at most {self.at_most:g}"
+
+    @property
+    def shown(self) -> str:
+        """The value in words; what is tiny is not rounded to nothing."""
+        value = f"{self.value:.1e}" if 0 < abs(self.value) < 5e-4 else f"{self.value:.3f}"
+        return f"{value} {self.unit}".rstrip()
+
+    def to_dict(self) -> dict:
+        return asdict(self) | dict(met=self.met)
+
+
+def of_interval(what: str, interval: dict, **more) -> Number:
+    """From what `hb.eval.pictures` gives: a dict with value, low, high, n."""
+    return Number(what, interval["value"], interval["low"], interval["high"], interval.get("n"), **more)
 
 
 # ---- the verbs ------------------------------------------------------------------------------------------------------
@@ -36,7 +99,7 @@ def scene(args) -> None:
         model, pictures=pictures, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
     )
     score = measured(spent)
-    full = name == "scene_nfe100" and in_full(args)
+    full = name == "scene_nfe100" and _in_full(args)
     lines = [
         Number(task, share.value, *share.interval, share.n, target=0.90 if full else None)
         for task, share in score.tasks.items()
@@ -83,30 +146,30 @@ def _steps_ablation(args) -> None:
             "--limit does not go with --steps-ablation; for a quick look: hb eval scene --steps 6 --limit 5"
         )
     model, began = open_model(args), time.monotonic()
-    rows = evaluate.ladder(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
-    lines = [of_interval(_row_name(r), r["overall"]) for r in rows]
-    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rows if not r["student"]}
+    rungs = evaluate.ladder(model, pictures=args.pictures or 1, keep=ROWS, bar=not args.json)
+    lines = [of_interval(_rung(r), r["overall"]) for r in rungs]
+    at = {(r["guided"], r["steps"]): r["overall"]["value"] for r in rungs if not r["student"]}
     for steps, least in ((6, 0.10), (1, 0.50)):  # or the world is too easy, and there is nothing to distil
         lost = at[True, 50] - at[False, steps]
         what = f"lost from 50 guided to {steps} unguided step{'s' * (steps > 1)}"
         lines.append(Number(what, round(lost, 4), target=least, headline=True))
-    for r in rows:
+    for r in rungs:
         nearest = sorted(r.get("ahead", ()), key=lambda d: d["low"])
         for d in nearest:
-            what = f"{r['student']} ahead of {_row_name(d)}: lower end of the interval"
+            what = f"{r['student']} ahead of {_rung(d)}: lower end of the interval"
             lines.append(Number(what, d["low"], d["low"], d["high"], d["n"], target=0.0, headline=d is nearest[0]))
-    folder = finish(args, "scene_ladder", model, lines, dict(rungs=rows), began)
+    folder = finish(args, "scene_ladder", model, lines, dict(rungs=rungs), began)
     figure = plots.ladder(
-        rows,
+        rungs,
         y="SceneEval",
         title="The teacher's own few steps, and what students make of six"
         if model.students
         else "The teacher's own few steps: what a student must beat",
     )
-    write_figure(folder / f"{full_name(args, model, 'scene_ladder')}.png", figure, dpi=120)
+    write_figure(folder / f"{_full_name(args, model, 'scene_ladder')}.png", figure, dpi=120)
 
 
-def _row_name(r: dict) -> str:
+def _rung(r: dict) -> str:
     if r["student"]:
         return f"student {r['student']}, {r['nfe']:g} NFE"
     return f"{r['steps']} steps, {'guided' if r['guided'] else 'unguided'} ({r['nfe']:g} NFE)"
@@ -127,7 +190,7 @@ def edit(args) -> None:
     measured = lambda how: evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how)
     mine, against = measured(spent), _against(args)
     got = _without_rows(mine)
-    full = name == "edit_nfe132" and in_full(args)
+    full = name == "edit_nfe132" and _in_full(args)
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"])]
     lines.append(of_interval("drift", got["drift"], at_most=0.02 if full else None))
@@ -182,7 +245,7 @@ def coverage(args) -> None:
     got = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
-    least = 0.90 if name == "coverage_nfe100" and in_full(args) else None
+    least = 0.90 if name == "coverage_nfe100" and _in_full(args) else None
     lines.append(of_interval(f"coverage, {_by(args)}{got['nfe']:g} NFE", got["value"], target=least, headline=True))
     away, between = got["frechet"], "Fréchet distance between two sets of rendered pictures"
     lines.append(
@@ -239,7 +302,7 @@ def autoencoder(args) -> None:
         of_interval(
             "autoencoder: read exactly and clean",
             got["reconstructed"],
-            target=0.99 if in_full(args) else None,
+            target=0.99 if _in_full(args) else None,
             headline=True,
         ),
         Number("mean absolute error of pixels", got["error"]),
@@ -285,6 +348,9 @@ def speed(args) -> None:
     finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=notes)
 
 
+# ---- what they share ------------------------------------------------------------------------------------------------
+
+
 def _cost(args, name: str) -> tuple[dict, str]:
     """What goes to draw or edit, and the name of the result: scene_nfe100, scene_steps6_text1 ..."""
     student = getattr(args, "student", None)
@@ -301,6 +367,11 @@ def _cost(args, name: str) -> tuple[dict, str]:
     return spent, name
 
 
+def _in_full(args) -> bool:
+    """Is it the measurement that targets are for, no option having made it another one?"""
+    return not any(getattr(args, option, None) for option in SHORTENED)
+
+
 def _first(cases: Sequence, limit: int | None, kind) -> list:
     """The first `limit` cases of each kind; the sets hold one kind after another."""
     if limit is None:
@@ -310,3 +381,77 @@ def _first(cases: Sequence, limit: int | None, kind) -> list:
 
 def _without_rows(got: dict) -> dict:
     return {name: value for name, value in got.items() if name not in ("rows", "told")}
+
+
+def _full_name(args, model: Model | None, name: str) -> str:
+    """The name of a result says whatever was not as usual."""
+    for option in (*SHORTENED, "seed"):
+        if getattr(args, option, None):
+            name += f"_{option}{getattr(args, option)}"
+    return name if model is None or args.model == "nano" else f"{model.name}_{name}"
+
+
+def finish(
+    args,
+    name: str,
+    model: Model | None,
+    lines: list[Number],
+    got: dict,
+    began: float,
+    *,
+    between: str = "95% interval",
+    notes: Sequence[str | Table] = (),
+) -> Path:
+    """Keep the numbers, print them; returns the folder they went to."""
+    shipped = model is None or is_shipped(args.model)
+    folder = Path(args.results) if args.results else evaluate.RESULTS if shipped and _in_full(args) else ELSEWHERE
+    record = dict(
+        name=name,
+        command=args.command,
+        commit=commit(),
+        machine=machine(),
+        torch=torch.__version__,
+        date=time.strftime("%Y-%m-%d"),
+        seed=getattr(args, "seed", None),
+        seconds=round(time.monotonic() - began, 1),
+        model=None
+        if model is None
+        else dict(
+            name=model.name,
+            identity=evaluate.identity(model),
+            reads=understanding_fingerprint(model.bagel),
+            device=args.device,
+            dtype=args.dtype,
+            parameters=sum(p.numel() for p in model.bagel.parameters()),
+        ),
+        student=_student_of(args, model),
+        numbers=[line.to_dict() for line in lines],
+        result=got,
+    )
+    file = write_json(folder / f"{_full_name(args, model, name)}.json", record)
+    if args.json:
+        print(to_json(record))
+        return folder
+    show(as_table(lines, between))
+    for note in notes:
+        print()
+        show(note)
+    missed = [line for line in lines if line.met is False]
+    for line in missed:
+        print(f"NOT MET: {line.what} is {line.shown}, the target is {line.wanted}.")
+    print(f"Written to {file}, with the command, commit and machine.")
+    return folder
+
+
+def _student_of(args, model: Model | None) -> dict | None:
+    """Who drew, if it was a student."""
+    name = model and model.student_for(getattr(args, "student", None), getattr(args, "nfe", None))
+    if name is None:
+        return None
+    student = model.students[name]
+    return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, eyes=student.eyes)
+
+
+def as_table(lines: Sequence[Number], between: str = "95% interval") -> Table:
+    cells = [[f.what, f.shown, f.interval, "" if f.n is None else f.n, f.verdict] for f in lines]
+    return table(["", "value", between, "n", "target"], cells)

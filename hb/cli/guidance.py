@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from itertools import product
 
-from hb.cli.results import ROWS, finish, of_interval
+from hb.cli.evaluate import ROWS, finish, of_interval
 from hb.cli.use import folder_of, open_model
 from hb.eval import pictures as evaluate
 from hb.world import benchmark as bench

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hb.cli.evaluate import Number, finish
 from hb.cli.output import Table, table
-from hb.cli.results import Number, finish
 from hb.cli.use import folder_of, open_model
 from hb.eval import text as evaluate_text
 from hb.eval.text import CHAIN, TREE

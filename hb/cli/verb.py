@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import wraps
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -19,7 +19,6 @@ from typer.core import TyperCommand, TyperGroup
 from hb.cli.errors import STOPPED, status_of
 
 TYPED: ContextVar[str] = ContextVar("the command line as it was typed", default="hb")
-CHANGED: ContextVar[dict] = ContextVar("the options that are not as usual", default=MappingProxyType({}))
 PARSE_ONLY = object()  # as the context's object: give back the parsed options instead of running the verb
 
 
@@ -82,15 +81,11 @@ def examples_text(examples: str) -> str:
 
 
 def arguments(values: dict) -> SimpleNamespace:
-    """What a verb was given, `locals()` of its function, as one flat object; groups are unpacked.
-
-    command  the command line as it was typed
-    changed  the options that do not have their default value
-    """
+    """What a verb was given, `locals()` of its function, as one flat object with the command line as it was typed."""
     flat = {}
     for name, value in values.items():
         flat |= vars(value) if is_dataclass(value) else {name: value}
-    return SimpleNamespace(**flat, command=TYPED.get(), changed=CHANGED.get())
+    return SimpleNamespace(**flat, command=TYPED.get())
 
 
 def _one_by_one(function: Callable) -> Callable:
@@ -108,8 +103,6 @@ def _one_by_one(function: Callable) -> Callable:
 
     @wraps(function)
     def command(**values):
-        usual = {o.name: list(o.default) if isinstance(o.default, tuple) else o.default for o in options}
-        CHANGED.set({name: value for name, value in values.items() if value != usual[name]})
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         return function(**values)

@@ -93,3 +93,28 @@ def draft_ablation(
     from hb.cli.speculation import draft_ablation
 
     return draft_ablation(args)
+
+
+@verb(
+    app,
+    name="before-after",
+    short_help="Is this working tree as fast as an earlier commit?",
+    examples="""
+hb bench before-after --against HEAD~1
+hb bench before-after --against HEAD~1 --only draw ask --pairs 11
+""",
+)
+def before_after(
+    against: Annotated[str, o.Name(metavar="COMMIT", help="The commit to compare with.")],
+    pairs: Annotated[int, o.Whole(help="Pairs of each row.")] = 7,
+    threads: Annotated[int, o.Whole(help="Threads of each process.")] = 1,
+    only: Annotated[list[str], o.Name(metavar="NAME ...", help="Only rows that begin with one of these names.")] = (),
+    json: o.Json = False,
+):
+    """Draw, edit, ask, import and train in this working tree and in one of COMMIT, in pairs, and print the ratios.
+
+    For a clone of the repository. The exit status is 1 if a row is slower."""
+    args = arguments(locals())
+    from hb.cli.before_after import before_after
+
+    return before_after(args)
