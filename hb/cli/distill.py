@@ -23,18 +23,16 @@ def distill(args) -> None:
     model = open_model(args)
     if model.bagel.config.picture_side is None:
         raise ValueError(
-            f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own"
-        )
-    if args.devices * args.num_nodes > 1:
-        raise ValueError(
-            "a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1"
+            f"{args.model} is not of the tiny world, and its training data are not here; distill nano or your own"
         )
     if args.start_from and args.stage in CHAINS:
         raise ValueError(
             f"--start-from is for one stage; {args.stage} begins with the teacher, each stage with the one before it"
         )
-    if args.new_knobs and not args.start_from:
-        raise ValueError("--new-knobs goes with --start-from: whoever begins with the teacher has new ones")
+    if args.new_guidance_embedding and not args.start_from:
+        raise ValueError(
+            "--new-guidance-embedding goes with --start-from: a run that begins with the teacher has a new one"
+        )
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "distill"
     names = CHAINS.get(args.stage, (args.stage,))
     specs = {name: _as_asked(STAGES[name], args, name) for name in names}
@@ -59,7 +57,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     kind = ["pool", *(f"{task}{share:g}" for task, share in sorted(shares.items())), *(["own"] if args.data else [])]
     pool_name = "-".join(kind) + ".safetensors"
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
-    if begin is not None and args.new_knobs:
+    if begin is not None and args.new_guidance_embedding:
         begin = with_new_guidance_embedding(begin, model.bagel)
     check_beginning(name, spec, model.bagel, students, begin)
     # a beginning by its folder, not by its weights: the run may end by putting its own there
@@ -71,12 +69,12 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         prompts=spec.prompts,
         edits=spec.edits,
         options=str(spec.options).replace("'multistep'", "'renoise'"),  # the name in runs begun before 0.2
-        eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
+        vision=None if spec.eyes else False,  # None: as in a run from before there was a choice
         teacher=fingerprint(model.bagel),
         pool=args.pool,
         start=first,
         mix=shares or None,
-        new_knobs=args.new_knobs or None,
+        new_guidance_embedding=args.new_guidance_embedding or None,
         data=args.data,
     )
     # the rate too: a run that diverged is told to go on with a smaller one
@@ -117,7 +115,8 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
 
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
-    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits", "eyes") if getattr(args, k) is not None}
+    asked = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, eyes=args.vision)
+    changes = {name: value for name, value in asked.items() if value is not None}
     options = dict(spec.options)
     kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
     for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():
@@ -147,7 +146,8 @@ def _say(args, made: dict[str, Student], folder: Path) -> None:
         return
     for name, student in made.items():
         print(
-            f"{name}: {student.provenance['steps']} steps; it serves {student.steps} evaluations. It is in {folder / STUDENTS / name}"
+            f"{name}: {student.provenance['steps']} steps; it serves {student.steps} evaluations. "
+            f"It is in {folder / STUDENTS / name}"
         )
     last = next(reversed(made))
     if args.install:

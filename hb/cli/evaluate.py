@@ -17,7 +17,7 @@ import hb.eval.scene
 import hb.eval.speed
 import hb.eval.understand
 from hb import plots
-from hb.cli.output import table, to_json, write_figure, write_json
+from hb.cli.output import Table, show, table, to_json, write_figure, write_json
 from hb.cli.use import is_shipped, open_model
 from hb.eval.cache import digest, identity, result_key, result_name
 from hb.eval.protocol import RESULTS
@@ -327,9 +327,11 @@ def speed(args) -> None:
             parts += [
                 [f"{task}, {who}", n, part, f"{s:.4f}"] for who, ps in row["seconds"].items() for part, s in ps.items()
             ]
-    notes = table(["task", "batch", "part", "seconds"], parts)
-    note = "Median and range over the repeats; everything included."
-    finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=f"{note}\n\n{notes}")
+    notes = (
+        "Median and range over the repeats; everything included.",
+        table(["task", "batch", "part", "seconds"], parts),
+    )
+    finish(args, "speed", model, lines, dict(rows=rows), began, between="range", notes=notes)
 
 
 # ---- what they share ------------------------------------------------------------------------------------------------
@@ -390,7 +392,7 @@ def finish(
     began: float,
     *,
     between: str = "95% interval",
-    notes: str = "",
+    notes: Sequence[str | Table] = (),
 ) -> Path:
     """Keep the numbers, print them; returns the file they went to."""
     folder = Path(args.results) if args.results else RESULTS if is_published(args, model) else ELSEWHERE
@@ -423,8 +425,10 @@ def finish(
     if args.json:
         print(to_json(record))
         return file
-    print(as_table(lines, between))
-    print(f"\n{notes}" if notes else "", end="\n" if notes else "")
+    show(as_table(lines, between))
+    for note in notes:
+        print()
+        show(note)
     missed = [line for line in lines if line.met is False]
     for line in missed:
         print(f"NOT MET: {line.what} is {line.shown}, the target is {line.wanted}.")
@@ -441,6 +445,6 @@ def _student_of(args, model: Model | None) -> dict | None:
     return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, reads_vision=student.reads_vision)
 
 
-def as_table(lines: Sequence[Number], between: str = "95% interval") -> str:
+def as_table(lines: Sequence[Number], between: str = "95% interval") -> Table:
     cells = [[f.what, f.shown, f.interval, "" if f.n is None else f.n, f.verdict] for f in lines]
     return table(["", "value", between, "n", "target"], cells)

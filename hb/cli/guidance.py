@@ -46,5 +46,7 @@ def tune_guidance(args) -> None:
         lines,
         dict(chosen=found, steps=args.steps),
         began,
-        notes=f"Drawing is guided by {best:g} now, editing by {text:g} (text) and {image:g} (picture): sampling.json.",
+        notes=[
+            f"Drawing is guided by {best:g} now, editing by {text:g} (text) and {image:g} (picture): sampling.json."
+        ],
     )

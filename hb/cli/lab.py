@@ -12,13 +12,16 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TOUR = NOTEBOOKS / "00_tour.ipynb"
 
 
-def lab(args) -> int:
+def lab(words: list[str]) -> int:
+    """Open the notebook among these words; the others are JupyterLab's options."""
     if find_spec("jupyterlab") is None:
         raise ValueError(
             "JupyterLab is not installed here; `make setup` installs everything, or: "
             "python -m pip install -c constraints.txt -e '.[notebook]'"
         )
-    return run([sys.executable, "-m", "jupyterlab", str(where(args.notebook)), *args.options])
+    notebook = next((word for word in words if word.endswith(".ipynb")), None)
+    options = [word for word in words if word != notebook]
+    return run([sys.executable, "-m", "jupyterlab", str(where(notebook)), *options])
 
 
 def run(command: list[str]) -> int:

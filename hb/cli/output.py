@@ -5,10 +5,16 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from hb.files import write
 
@@ -31,11 +37,22 @@ def write_json(path: str | Path, values) -> Path:
 
 
 def check_picture_name(path: str | Path) -> Path:
-    """The path, if pictures of its kind can be written: better said before a long drawing than after."""
+    """The path, if a picture can be written there: better said before a long drawing than after."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"I can write .png, .jpg and .webp, not {path.name!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a picture file in it")
+    check_writable(path.parent)
     return path
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raises ValueError if files cannot be made in this folder, which need not exist yet."""
+    folder = Path(folder)
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"nothing can be written in {there}; choose another place with --out")
 
 
 def write_picture(path: str | Path, picture: Image.Image) -> Path:
@@ -52,16 +69,30 @@ def write_figure(path: str | Path, figure, **options) -> Path:
     return write(path, out.getvalue())
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; numbers stand at the right."""
+def table(head: Sequence[str], rows: Sequence[Sequence]) -> Table:
+    """Columns under a rule; columns of numbers stand at the right."""
     rows = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    right = [all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    made = Table(
+        box=box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True), pad_edge=False, show_edge=False
+    )
+    for i, name in enumerate(head):
+        numbers = all(_is_number(row[i]) for row in rows)
+        made.add_column(Text(name), justify="right" if numbers else "left")
+    for row in rows:
+        made.add_row(*map(Text, row))  # Text: brackets in a cell are no markup
+    return made
 
-    def line(cells):
-        return "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right)).rstrip()
 
-    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])
+def show(what: str | Table) -> None:
+    """Print on a terminal in its width; into a pipe or file in whatever width it takes, without colors."""
+    if isinstance(what, str):
+        print(what)
+        return
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 10_000, force_terminal=None if terminal else False)
+    with console.capture() as captured:
+        console.print(what)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _is_number(cell: str) -> bool:

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hb.cli.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_SETTLER
+from hb.cli.runs import place
+from hb.cli.train import OLD_VISION, USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_REFINER, VISION
 from hb.infer.artifacts import TINY
 from hb.infer.pipeline import DECODER
 from hb.train.distill.recipe import SIX_NFE, STAGES
@@ -29,9 +30,10 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
     f, model = folder, str(folder / "model")
     train = lambda what, *rest: ("train", what, *map(str, rest))
     of = ("--preset", preset)
-    on = ("--eyes", f / "eyes", "--autoencoder", f / "autoencoder")
+    on = ("--vision", place(f, "vision"), "--autoencoder", f / "autoencoder")
+    decoder = place(f / "decoder", "checkpoint")
     steps = USUAL["teacher", preset].steps
-    # the drawing branch reads what the other one says of a prompt: that must have come to rest before drawing can
+    # the drawing branch attends to the understanding branch, which therefore is trained to the end first
     teacher = [
         Part(
             train("teacher", *of, *on, "--folder", f / "both"),
@@ -79,36 +81,36 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
             train("autoencoder", *of, "--semantic", "--folder", f),
             f / "autoencoder" / "ae.safetensors",
             USUAL["autoencoder", preset].steps,
-            "pictures to latents that say what is where, and back",
+            "pictures to latents whose channels say what is where, and back",
         ),
         Part(
-            train("eyes", *of, "--folder", f),
-            f / "eyes" / "eyes.safetensors",
-            USUAL["eyes", preset].steps,
-            "the vision tower, schooled before it has to talk",
+            train("vision", *of, "--folder", f),
+            eyes if (eyes := f / "eyes" / OLD_VISION).exists() else f / "vision" / VISION,
+            USUAL["vision", preset].steps,
+            "the vision encoder, pretrained",
         ),
         *teacher,
         Part(
             train("decoder", "--model", model, "--folder", f / "decoder"),
-            f / "decoder" / "parcel" / TINY,
+            decoder / TINY,
             USUAL_DECODER.steps,
-            "pixels in half the time, with sharper rims",
+            "pixels in half the time, with sharper edges",
         ),
         Part(
             train(
-                "settler",
+                "refiner",
                 "--model",
                 model,
                 "--start-from",
-                f / "decoder" / "parcel",
+                decoder,
                 "--folder",
-                f / "settler",
+                place(f, "refiner"),
                 "--out",
                 f / "model" / DECODER,
             ),
             f / "model" / DECODER / TINY,
-            USUAL_SETTLER.steps,
-            "one color for a thing that was left half of each",
+            USUAL_REFINER.steps,
+            "one color for a shape that was left half of each",
         ),
         # before the students: they learn the guided velocity as it is deployed
         Part(
@@ -151,7 +153,8 @@ def recipe(args) -> None:
         words += ["--pool", str(args.pool)] if args.pool and part.words[1] in ("teacher", "draft", *SIX_NFE) else []
         done = part.makes.exists()
         print(
-            f"==> {number} of {len(todo)}, {part.why}{': already there' if done else ''}\n    {shlex.join(['hb', *words])}",
+            f"==> {number} of {len(todo)}, {part.why}{': already there' if done else ''}\n    "
+            f"{shlex.join(['hb', *words])}",
             flush=True,
         )
         if done or args.dry_run:
@@ -166,5 +169,6 @@ def recipe(args) -> None:
             )
     if not args.dry_run:
         print(
-            f"All is done. Next, on a quiet machine: hb tune tree --model {folder / 'model'}; then hb demo --model {folder / 'model'}"
+            f"All is done. Next, on a quiet machine: hb tune tree --model {folder / 'model'}; then "
+            f"hb demo --model {folder / 'model'}"
         )

@@ -111,7 +111,8 @@ def _rank(path: Path) -> tuple[int, str]:
 def _row(number: dict, record: dict, words: str = "") -> str:
     known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
     target = "" if known.met is None else f"{known.wanted}: {'met' if known.met else '**not met**'}"
-    return f"| {known.what}{words and f' *({words})*'} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
+    what = known.what + (f" *({words})*" if words else "")
+    return f"| {what} | {known.shown} | {known.interval} | {target} | `{record['command']}` |"
 
 
 def hashes(folder: Path) -> str:

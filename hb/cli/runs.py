@@ -18,11 +18,17 @@ from hb.data.own_pictures import OwnPictures
 from hb.data.tokens import Tokenizer
 from hb.files import write
 
+# What an earlier release called folders of a run, and facts in its run.json
+OLD_FOLDERS = dict(vision="eyes", refiner="settler", checkpoint="parcel")
+OLD_FACTS = dict(eyes="vision", talks="dialogues", new_knobs="new_guidance_embedding", painter="decoder")
+
 
 def trainer_options(args) -> dict:
-    """What every stage hands on to the Trainer."""
+    """The options that every stage passes on to the Trainer."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.accelerator in ("gpu", "cuda") and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        raise ValueError("PyTorch finds no GPU here; leave --accelerator out, or say cpu")
     return dict(
         seed=args.seed,
         precision=args.precision,
@@ -32,7 +38,14 @@ def trainer_options(args) -> dict:
         num_nodes=args.num_nodes,
         strategy=args.strategy,
         accelerator=args.accelerator,
+        **({} if args.logger == "csv" else dict(logger=args.logger)),
     )
+
+
+def place(parent: Path, name: str) -> Path:
+    """The folder `name` of a run, or the one that an earlier release left there under its old name."""
+    old = parent / OLD_FOLDERS[name]
+    return old if old.exists() and not (parent / name).exists() else parent / name
 
 
 def shares_of(words: Sequence[str]) -> dict[str, float]:
@@ -83,7 +96,7 @@ def claim(
             (folder / name).unlink(missing_ok=True)
     note = folder / "run.json"
     if note.exists():
-        before = json.loads(note.read_text())
+        before = {OLD_FACTS.get(fact, fact): value for fact, value in json.loads(note.read_text()).items()}
         other = [k for k in facts if k not in may_change and facts[k] != before.get(k)]
         if other:
             k = other[0]
@@ -95,8 +108,10 @@ def claim(
 
 
 def interruptible(train, *args, **options):
-    """Lightning turns Ctrl-C into an exit of its own; we want to hear of it. Its warnings do not concern us: the
-    data of a step follow from its number, so nothing has to be resumable, sharded or in an empty folder."""
+    """Run a training so that Ctrl-C raises KeyboardInterrupt; Lightning alone makes it an exit.
+
+    Lightning's warnings are hidden: the data of a step follow from its number, so nothing has to be resumable,
+    sharded or in an empty folder."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\.")
@@ -106,7 +121,7 @@ def interruptible(train, *args, **options):
 
 
 def is_first_process() -> bool:
-    """Of several that train together, one writes. Lightning, torchrun and SLURM say who is who in these variables."""
+    """Of several processes that train together, the first writes. Lightning, torchrun and SLURM set these variables."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hb.cli.evaluate import Number, finish
-from hb.cli.output import table
+from hb.cli.output import Table, table
 from hb.cli.use import folder_of, open_model
 from hb.eval import text as evaluate_text
 from hb.eval.text import CHAIN, TREE
@@ -127,7 +127,7 @@ def _target(task: str, way: str) -> float | None:
     return 0.95 if way == "hb (as shipped)" else None
 
 
-def _ledger(result: dict) -> str:
+def _ledger(result: dict) -> tuple[str, Table]:
     """Where a ratio comes from: tokens a pass, times what a pass alone may use of the time."""
     rows = []
     for task, got in result.items():
@@ -146,7 +146,7 @@ def _ledger(result: dict) -> str:
                     ]
                 )
     head = ["task", "by", "tau", "plain step / cycle", "draft", "target", "keep", "ratio", "acceptance by depth"]
-    return "Ratio = tau x (time of a plain step / time of a cycle).\n\n" + table(head, rows)
+    return "Ratio = tau x (time of a plain step / time of a cycle).", table(head, rows)
 
 
 # ---- tuning ---------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def tune_tree(args) -> None:
         lines,
         dict(trials=trials, plans=plans),
         began,
-        notes=f"The plans are in {parcel / DRAFT_CONFIG}.",
+        notes=[f"The plans are in {parcel / DRAFT_CONFIG}."],
     )
 
 

@@ -1,4 +1,4 @@
-"""`hb train`: the tokenizer, the autoencoder, the teacher. A stopped run goes on; what comes out names its maker."""
+"""`hb train`: every part of a model. A stopped run goes on; what comes out records where it came from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import torch
 from safetensors.torch import save
 
 from hb.cli.output import to_json, write_json
-from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
+from hb.cli.runs import (
+    claim,
+    interruptible,
+    is_first_process,
+    own_pictures,
+    place,
+    replace_folder,
+    shares_of,
+    trainer_options,
+)
 from hb.cli.use import folder_of, open_model
 from hb.data.batches import BatchSizes
 from hb.data.mixes import mixed
@@ -31,9 +40,9 @@ from hb.train.teacher import LEARNS, precision_of, provenance, train_autoencoder
 from hb.train.vision import train_vision
 from hb.world.language.corpus import corpus
 
-EYES = "eyes.safetensors"
+VISION, OLD_VISION = "vision.safetensors", "eyes.safetensors"  # the second is the name of an earlier release
 TOKENIZER = SHIPPED.parent / "tokenizer"
-CORPUS = 4000  # scenes that the tokenizer hears about
+CORPUS = 4000  # scenes that the tokenizer is trained on
 
 
 @dataclass(frozen=True)
@@ -48,14 +57,14 @@ class Usual:
 USUAL = {
     ("autoencoder", "nano"): Usual(steps=3500, batch=40, lr=0.008),
     ("teacher", "nano"): Usual(steps=4000, batch=48, lr=0.014),
-    ("eyes", "nano"): Usual(steps=4000, batch=32, lr=0.03),
-    # wants a GPU; a first guess, not yet trained to the end
-    ("eyes", "small"): Usual(steps=10_000, batch=64, lr=0.03),
+    ("vision", "nano"): Usual(steps=4000, batch=32, lr=0.03),
+    # needs a GPU; a first guess, not yet trained to the end
+    ("vision", "small"): Usual(steps=10_000, batch=64, lr=0.03),
     ("autoencoder", "small"): Usual(steps=20_000, batch=64, lr=0.008),
     ("teacher", "small"): Usual(steps=20_000, batch=96, lr=0.014),
 }
 USUAL_DECODER = Usual(steps=6000, batch=16, lr=0.025)
-USUAL_SETTLER = Usual(steps=5000, batch=64, lr=0.01)
+USUAL_REFINER = Usual(steps=5000, batch=64, lr=0.01)
 USUAL_DRAFT = Usual(steps=1200, batch=12, lr=0.01)
 
 
@@ -120,8 +129,8 @@ def autoencoder(args) -> None:
     _say(args, facts | dict(folder=str(folder)), f"The autoencoder is in {folder}. Next: hb train teacher{_same(args)}")
 
 
-def eyes(args) -> None:
-    config, usual, folder = _preset("eyes", args), _usual("eyes", args), _folder(args) / "eyes"
+def vision(args) -> None:
+    config, usual, folder = _preset("vision", args), _usual("vision", args), place(_folder(args), "vision")
     start = load_model(_model_folder(args.start_from))[0].vit_model if args.start_from else None
     facts = dict(asdict(usual), start=args.start_from)
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
@@ -131,13 +140,13 @@ def eyes(args) -> None:
     )
     if not is_first_process():
         return
-    write(folder / EYES, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
+    write(folder / VISION, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
     write_json(folder / "provenance.json", facts)
     _say(
         args,
         facts | dict(folder=str(folder)),
-        f"The eyes are in {folder}. Next: hb train teacher{_same(args)} --eyes {folder}",
+        f"The vision encoder is in {folder}. Next: hb train teacher{_same(args)} --vision {folder}",
     )
 
 
@@ -145,20 +154,20 @@ def teacher(args) -> None:
     config, usual, folder = _preset("teacher", args), _usual("teacher", args), _folder(args) / "teacher"
     start = _model_folder(args.start_from) if args.start_from else None
     pictures = _autoencoder_for(args, start)
-    eyes = load_vision(Path(args.eyes), config) if args.eyes else None
+    vision = load_vision(Path(args.vision), config) if args.vision else None
     text = Text.load(start or TOKENIZER)
     if args.learns == "answers":
-        _check_only_answers(start, pictures, eyes)
+        _check_only_answers(start, pictures, vision)
     sizes, shares = _sizes(usual.batch, args), shares_of(args.mix)
     mix = mixed(shares)
     facts = dict(
         asdict(usual),
         edits=sizes.edit,
-        talks=sizes.dialogue,
+        dialogues=sizes.dialogue,
         pool=args.pool,
         autoencoder=fingerprint(pictures),
         start=args.start_from,
-        eyes=eyes and fingerprint(eyes),
+        vision=vision and fingerprint(vision),
         learns=args.learns,
         mix=shares or None,
         data=args.data,
@@ -176,7 +185,7 @@ def teacher(args) -> None:
         scenes=args.pool,
         sizes=sizes,
         start_from=start,
-        eyes=eyes,
+        eyes=vision,
         mix=mix,
         own=own,
         settings=dict(lr=usual.lr, learns=args.learns),
@@ -227,7 +236,7 @@ def draft(args) -> None:
     )
     if not is_first_process():
         return
-    out = Path(args.out) if args.out else folder / "parcel"
+    out = Path(args.out) if args.out else place(folder, "checkpoint")
     facts = provenance(folder, args.command, target=model.name, seed=args.seed, settings=facts)
 
     def save_all(into: Path) -> None:
@@ -244,7 +253,7 @@ def decoder(args) -> None:
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
     start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else None
     if start is not None:
-        start.open(model.bagel)  # says so if it is another encoder's, or of an older kind
+        start.open(model.bagel)  # raises if it belongs to another encoder, or is of an older kind
     side = model.bagel.config.picture_side
     own = own_pictures(args, folder, side)
     facts = dict(asdict(usual), noise=args.noise, autoencoder=fingerprint(model.bagel.autoencoder))
@@ -262,47 +271,47 @@ def decoder(args) -> None:
         pictures=_pictures_of(own, args.seed),
         **trainer_options(args),
     )
-    _write_painter(args, done, folder, model, facts | (dict(before=start.provenance) if start is not None else {}))
+    _write_decoder(args, done, folder, model, facts | (dict(before=start.provenance) if start is not None else {}))
 
 
-def settler(args) -> None:
+def refiner(args) -> None:
     model = open_model(args)
-    usual = _asked(USUAL_SETTLER, args)
-    folder = Path(args.folder) if args.folder else Path("runs") / model.name / "settler"
-    painter = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.pixel_decoder
-    if painter is None:
+    usual = _asked(USUAL_REFINER, args)
+    folder = Path(args.folder) if args.folder else place(Path("runs") / model.name, "refiner")
+    start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.pixel_decoder
+    if start is None:
         raise ValueError(
-            f"{model.name} has no tiny decoder for a settler to stand before; train one first: hb train decoder"
+            f"{model.name} has no pixel decoder, which a refiner stands in front of; train one first: hb train decoder"
         )
-    painter.open(model.bagel)  # says so if it is another encoder's
+    start.open(model.bagel)  # raises if it belongs to another encoder
     side, autoencoder = model.bagel.config.picture_side, model.bagel.autoencoder
     check_says_fields(autoencoder, side)
-    facts = dict(asdict(usual), noise=args.noise, painter=painter.fingerprint(), start=args.start_from)
+    facts = dict(asdict(usual), noise=args.noise, decoder=start.fingerprint(), start=args.start_from)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
         train_refiner,
         folder,
-        painter,
+        start,
         rows=side // autoencoder.config.downsample,
         **asdict(usual),
         noise=args.noise,
         **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )
-    _write_painter(args, done, folder, model, facts | dict(before=painter.provenance))
+    _write_decoder(args, done, folder, model, facts | dict(before=start.provenance))
 
 
-def _write_painter(args, done: PixelDecoderCheckpoint, folder: Path, model: Model, facts: dict) -> None:
-    """The parcel of a finished run, and what comes next."""
+def _write_decoder(args, done: PixelDecoderCheckpoint, folder: Path, model: Model, facts: dict) -> None:
+    """Write the checkpoint of a finished run, and print what comes next."""
     if not is_first_process():
         return
-    out = Path(args.out) if args.out else folder / "parcel"
+    out = Path(args.out) if args.out else place(folder, "checkpoint")
     facts = provenance(folder, args.command, model=model.name, seed=args.seed, settings=facts)
     replace_folder(out, replace(done, provenance=facts).save)
     _say(
         args,
         facts | dict(folder=str(out)),
-        f"The tiny decoder is in {out}. To use it, put it into the model's folder as decoder/.",
+        f"The pixel decoder is in {out}. To use it, put it into the model's folder as decoder/.",
     )
 
 
@@ -326,33 +335,33 @@ def _usual(stage: str, args) -> Usual:
 
 
 def _asked(usual: Usual, args) -> Usual:
-    return Usual(args.steps or usual.steps, args.batch or usual.batch, args.lr or usual.lr)
+    return Usual(args.steps or usual.steps, args.batch or usual.batch, usual.lr if args.lr is None else args.lr)
 
 
 def _sizes(batch: int, args) -> BatchSizes:
     """What a step of the teacher holds: of what is not learnt, nothing."""
-    draws, talks = LEARNS[args.learns]
-    for option, learnt in (("edits", draws), ("talks", talks)):
+    draws, answers = LEARNS[args.learns]
+    for option, learnt in (("edits", draws), ("dialogues", answers)):
         if getattr(args, option) and not learnt:
-            raise ValueError(f"--{option} is for what --learns {args.learns} leaves alone; leave one of the two out")
+            raise ValueError(f"--{option} is for what --learns {args.learns} does not train; leave one of the two out")
     if args.mix and not draws:
         raise ValueError(
             f"--mix is of prompts to draw, and --learns {args.learns} draws none; leave one of the two out"
         )
     half = max(1, batch // 2)
     if not draws:
-        return BatchSizes(0, 0, args.talks or batch)
-    return BatchSizes(batch, args.edits or half, (args.talks or half) if talks else 0)
+        return BatchSizes(0, 0, args.dialogues or batch)
+    return BatchSizes(batch, args.edits or half, (args.dialogues or half) if answers else 0)
 
 
-def _check_only_answers(start: Path | None, pictures: Autoencoder, eyes: VisionTower | None) -> None:
+def _check_only_answers(start: Path | None, pictures: Autoencoder, vision: VisionTower | None) -> None:
     """Raises ValueError if a run that is to teach answers alone would change something else."""
     if not start:
         raise ValueError(
-            "--learns answers is for the last layer of a model that reads: say which with --start-from FOLDER"
+            "--learns answers is for the last layer of a trained model: say which with --start-from FOLDER"
         )
     begun = load_model(start)[0]
-    for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--eyes", eyes, begun.vit_model)):
+    for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--vision", vision, begun.vit_model)):
         if given is not None and fingerprint(given) != fingerprint(own):
             raise ValueError(
                 f"--learns answers leaves the rest of {start} as it is, and {option} brings another; leave {option} out"
@@ -377,17 +386,18 @@ def load_autoencoder(folder: Path) -> Autoencoder:
 
 
 def load_vision(folder: Path, config: BagelConfig) -> VisionTower:
-    """What `hb train eyes` leaves."""
-    if not (folder / EYES).is_file():
-        raise CheckpointError(f"there are no eyes in {folder}; school some first: hb train eyes")
-    tower, weights = VisionTower(config.vision), read_weights(folder / EYES)
-    check(weights, {k: v.shape for k, v in tower.state_dict().items()}, EYES)
+    """The vision encoder that `hb train vision` leaves in its folder."""
+    name = next((name for name in (VISION, OLD_VISION) if (folder / name).is_file()), None)
+    if name is None:
+        raise CheckpointError(f"there is no vision encoder in {folder}; train one first: hb train vision")
+    tower, weights = VisionTower(config.vision), read_weights(folder / name)
+    check(weights, {k: v.shape for k, v in tower.state_dict().items()}, name)
     tower.load_state_dict(weights)
     return tower.eval()
 
 
 def _autoencoder_for(args, start: Path | None) -> Autoencoder:
-    """The one that was named; else that of the model begun with, whose latents its weights know; else the run's own."""
+    """The one that was named; else that of the model begun with, which was trained on it; else the run's own."""
     if args.autoencoder:
         return load_autoencoder(folder_of(args.autoencoder))
     return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")

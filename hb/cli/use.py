@@ -20,7 +20,7 @@ from hb.world.language import DESCRIBE_REQUESTS, Command, LanguageError, apply, 
 from hb.world.language.words import READABLE, split_words
 from hb.world.scene import Request, Scene
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+DTYPES = dict(f32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16, f64=torch.float64)
 JUDGED_SIDES = (64, 128)
 ASKING_WORDS = frozenset(
     "how many there are what where than more same is or describe this do you see any size shape texture place".split()
@@ -121,13 +121,23 @@ def open_model(args) -> Model:
             "it, or train your own, a night on two cores: `hb train autoencoder`, then `hb train teacher`, and then "
             "give it with --model runs/nano/model"
         )
-    kind, _, number = args.device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
-        raise ValueError(f"no device called {args.device!r}; there are cpu, cuda and cuda:1")
+    check_device(args.device)
     model = load(args.model, device=args.device, dtype=DTYPES[args.dtype])
     if getattr(args, "full_decoder", False):
         model.pixel_decoder = None
     return model
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError for a device that this machine does not have."""
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise ValueError(f"no device called {name!r}; there are cpu, cuda, cuda:1 and mps")
+    there = dict(cpu=1, cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available()))[kind]
+    if not there:
+        raise ValueError(f"PyTorch finds no {kind} device here; use --device cpu")
+    if int(number or 0) >= there:
+        raise ValueError(f"there is no {name} here; the last one is {kind}:{there - 1}")
 
 
 def is_shipped(name: str) -> bool:
@@ -149,6 +159,8 @@ def open_picture(path: str) -> Image.Image:
             return picture
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not a picture that I can read; PNG, JPEG and WebP are fine") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large to be opened safely ({error}); make it smaller first") from None
     except (OSError, SyntaxError) as error:  # what Pillow raises for files that end too early
         raise ValueError(f"{path} is a damaged picture ({error})") from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hb.cli.main import build_parser, main
+from hb.cli.main import main, parse
 from hb.cli.recipe import parts
 from hb.train.distill.recipe import SIX_NFE
 
@@ -23,10 +23,10 @@ def test_every_command_can_be_typed(preset, capsys):
     )
     commands = printed(capsys)
     for words in commands:
-        args = build_parser().parse_args(words)
+        args = parse(words)
         assert args.steps >= 1 and (words[0] == "tune" or args.threads == 1 and args.accelerator == "cpu")
     asked = [words[1] for words in commands]
-    assert asked == ["autoencoder", "eyes", *["teacher"] * 3, "decoder", "settler", "guidance", "draft", *SIX_NFE]
+    assert asked == ["autoencoder", "vision", *["teacher"] * 3, "decoder", "refiner", "guidance", "draft", *SIX_NFE]
     assert all(("--pool" in words) == (words[1] in ("teacher", "draft", *SIX_NFE)) for words in commands)
 
 
@@ -34,7 +34,7 @@ def test_each_part_finds_what_the_ones_before_it_made():
     made = set()
     for part in parts(Path("f")):
         for option, value in zip(part.words, part.words[1:]):
-            if option in ("--start-from", "--eyes", "--autoencoder", "--model"):
+            if option in ("--start-from", "--vision", "--autoencoder", "--model"):
                 assert any(value in map(str, file.parents) for file in made), (part.words, option)
         made.add(part.makes)
 
@@ -61,7 +61,7 @@ def test_what_is_there_is_not_made_again_and_a_part_that_stops_stops_all(capsys,
 
     monkeypatch.setattr(subprocess, "run", run)
     assert main(["recipe", "--folder", str(tmp_path)]) == 2
-    assert ran == ["autoencoder", "eyes", "teacher"]
+    assert ran == ["autoencoder", "vision", "teacher"]
     assert "goes on from here" in capsys.readouterr().err
     ran.clear()
     assert main(["recipe", "--folder", str(tmp_path)]) == 2

@@ -83,7 +83,7 @@ def test_asking_is_raced_against_its_peers(with_draft, tmp_path, capsys, short):
 
 
 def test_tuning_turns_a_worthless_draft_off(with_draft, tmp_path, capsys, no_clock):  # noqa: F811 (the fixture)
-    parcel = tmp_path / "parcel"
+    parcel = tmp_path / "checkpoint"
     load(with_draft).draft.save(parcel)
     args = [
         "--model",
@@ -129,10 +129,10 @@ def test_a_draft_can_be_trained_and_gone_on_from(tiny_folder, tmp_path, capsys):
         "f32",
     ]
     assert main([*args, "--folder", str(tmp_path / "a")]) == 0
-    first = DraftCheckpoint.load(tmp_path / "a" / "parcel")
+    first = DraftCheckpoint.load(tmp_path / "a" / "checkpoint")
     assert first.target == understanding_fingerprint(load(tiny_folder).bagel) and first.config["vocabulary"]
-    assert main([*args, "--folder", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "parcel")]) == 0
-    assert DraftCheckpoint.load(tmp_path / "b" / "parcel").config == first.config
+    assert main([*args, "--folder", str(tmp_path / "b"), "--start-from", str(tmp_path / "a" / "checkpoint")]) == 0
+    assert DraftCheckpoint.load(tmp_path / "b" / "checkpoint").config == first.config
     assert main([*args, "--folder", str(tmp_path / "a"), "--layers", "2"]) == 2
     assert "--fresh" in capsys.readouterr().err
 

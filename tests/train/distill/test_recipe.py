@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hb.cli.main import build_parser, main
+from hb.cli.main import main, parse
 from hb.data.pool import Pool
 from hb.flow import time_grid
 from hb.infer.artifacts import STUDENT, Student, fingerprint
@@ -504,7 +504,7 @@ def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_step
 
 def test_the_command_line_knows_every_stage_and_every_chain():
     for name in (*STAGES, *CHAINS):
-        assert build_parser().parse_args(["distill", name]).stage == name
+        assert parse(["distill", name]).stage == name
 
 
 def test_one_student_answers_to_six_evaluations_and_settings_are_plain():
@@ -533,8 +533,8 @@ def test_new_knobs_are_silent_and_all_else_is_as_it_was(teacher, pool, students)
 
 
 def test_new_knobs_need_somebody_to_begin_with(tiny_folder, capsys):
-    assert main(["distill", "cfg", "--model", str(tiny_folder), "--new-knobs"]) == 2
-    assert "--new-knobs goes with --start-from" in capsys.readouterr().err
+    assert main(["distill", "cfg", "--model", str(tiny_folder), "--new-guidance-embedding"]) == 2
+    assert "--new-guidance-embedding goes with --start-from" in capsys.readouterr().err
 
 
 # ---- parcels --------------------------------------------------------------------------------------------------------

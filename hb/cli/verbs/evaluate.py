@@ -1,0 +1,200 @@
+"""`hb eval`: how good a model is."""
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from hb.cli import options as o
+from hb.cli.errors import GOES_ON
+from hb.cli.verb import Group, arguments, examples_text, verb
+
+app = typer.Typer(
+    cls=Group,
+    help="Measure a model on the frozen sets of data/eval. Prints a table with 95% intervals and the target where "
+    "there is one, and keeps the numbers with where they came from. Stopped work goes on.",
+    short_help="Measure how good a model is.",
+    epilog=examples_text(
+        "hb eval scene --limit 5        a quick look\nhb eval scene                  the whole measurement"
+    ),
+)
+STOPPED = GOES_ON + "the last batch"
+
+PictureNFE = Annotated[
+    int | None,
+    o.nfe_option("Function evaluations a picture may cost (default: 100, or what the student was made for)."),
+]
+EditNFE = Annotated[
+    int | None, o.nfe_option("Function evaluations an edit may cost (default: 132, or what the student was made for).")
+]
+Limit = partial(o.Whole, "--limit")
+
+
+@verb(
+    app,
+    short_help="SceneEval: do drawings show what was asked?",
+    stopped=STOPPED,
+    renamed={"--ladder": "--steps-ablation"},
+    examples="""
+hb eval scene
+hb eval scene --steps 6 --text-scale 1
+hb eval scene --steps-ablation
+hb eval scene --limit 5 --pictures 1
+""",
+)
+def scene(
+    model: o.ModelOptions,
+    nfe: PictureNFE = None,
+    steps: o.Steps = None,
+    student: o.StudentName = None,
+    against: o.Against = None,
+    text_scale: o.TextScale = None,
+    pictures: Annotated[
+        int | None, o.Whole(help="Pictures of each prompt (default: 4; with --against 16, with --steps-ablation 1).")
+    ] = None,
+    steps_ablation: Annotated[
+        bool,
+        o.Flag(
+            "--steps-ablation", help="Step-count ablation: 50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure."
+        ),
+    ] = False,
+    limit: Annotated[int | None, Limit(help="Only the first N prompts of each task: for a quick look.")] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """SceneEval (after GenEval): six tasks of 100 prompts, each drawing judged."""
+    args = arguments(locals())
+    o.nfe_or_steps(nfe, steps)
+    from hb.cli.evaluate import scene
+
+    return scene(args)
+
+
+@verb(
+    app,
+    short_help="EditEval: are edits done, and is all else kept?",
+    stopped=STOPPED,
+    examples="hb eval edit\nhb eval edit --steps 6\nhb eval edit --chains\nhb eval edit --limit 5",
+)
+def edit(
+    model: o.ModelOptions,
+    nfe: EditNFE = None,
+    steps: o.Steps = None,
+    student: o.StudentName = None,
+    against: o.Against = None,
+    text_scale: o.TextScale = None,
+    image_scale: o.ImageScale = None,
+    chains: Annotated[
+        bool,
+        o.Flag("--chains", help="Instead, five edits one after another: how far does the rest of the picture drift?"),
+    ] = False,
+    limit: Annotated[int | None, Limit(help="Only the first N edits of each group: for a quick look.")] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """EditEval (after GEdit): seven groups of 60 edits: success, what was kept, cleanliness, drift."""
+    args = arguments(locals())
+    o.nfe_or_steps(nfe, steps)
+    from hb.cli.evaluate import edit
+
+    return edit(args)
+
+
+@verb(app, short_help="Are answers right and descriptions true?", stopped=STOPPED, examples="hb eval understand")
+def understand(model: o.ModelOptions, results: o.Results = None, json: o.Json = False):
+    """Answers of eleven kinds, and dense descriptions parsed back into scenes."""
+    args = arguments(locals())
+    from hb.cli.evaluate import understand
+
+    return understand(args)
+
+
+@verb(
+    app,
+    short_help="Does it draw all that a prompt allows?",
+    stopped=STOPPED,
+    examples="hb eval coverage\nhb eval coverage --pictures 50",
+)
+def coverage(
+    model: o.ModelOptions,
+    nfe: PictureNFE = None,
+    steps: o.Steps = None,
+    student: o.StudentName = None,
+    against: o.Against = None,
+    text_scale: o.TextScale = None,
+    pictures: Annotated[int | None, o.Whole(help="Pictures of each prompt (default: 200).")] = None,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """What a prompt leaves open should vary as in the world: 1 - total variation, relative to what chance allows."""
+    args = arguments(locals())
+    o.nfe_or_steps(nfe, steps)
+    from hb.cli.evaluate import coverage
+
+    return coverage(args)
+
+
+@verb(app, short_help="Does speculation change an answer?", examples="hb eval lossless\nhb eval lossless --limit 20")
+def lossless(
+    model: o.ModelOptions,
+    draft: o.DraftFolder = None,
+    limit: Annotated[int | None, Limit(help="Only the first N descriptions, and questions: for a quick look.")] = None,
+    draws: Annotated[int | None, o.Whole(help="Answers sampled for each picture (default: 600).")] = None,
+    threads: o.Threads = None,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Greedy: the same tokens on every question and description of the frozen sets, chain and tree, alone and eight
+    at once.
+
+    At a temperature: output distributions by exact enumeration, and a chi-square test on the real model."""
+    args = arguments(locals())
+    from hb.cli.speculation import lossless
+
+    return lossless(args)
+
+
+@verb(app, short_help="Can the judge be trusted?", examples="hb eval judge\nhb eval judge --n 1000")
+def judge(
+    n: Annotated[int | None, o.Whole(help="Pictures for each line of the table (default: 200).")] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """The judge on random scenes, clean and damaged in ten ways: what it accepts and misreads. Needs no model."""
+    args = arguments(locals())
+    from hb.cli.evaluate import judge
+
+    return judge(args)
+
+
+@verb(app, short_help="What does the autoencoder alone lose?", examples="hb eval autoencoder")
+def autoencoder(
+    model: o.ModelOptions,
+    n: Annotated[int | None, o.Whole(help="Scenes (default: 10000).")] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Random scenes through the autoencoder and back: how many does the judge still read exactly and find clean?"""
+    args = arguments(locals())
+    from hb.cli.evaluate import autoencoder
+
+    return autoencoder(args)
+
+
+@verb(
+    app,
+    short_help="Put the numbers into README.md and data/README.md.",
+    examples="hb eval report\nhb eval report --check",
+)
+def report(
+    check: Annotated[bool, o.Flag("--check", help="Write nothing; exit status 1 if something is out of date.")] = False,
+):
+    """Rewrite the table of results in README.md from data/results, and the list of files in data/README.md."""
+    args = arguments(locals())
+    from hb.cli.report import report
+
+    return report(args)
