@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from hb.course import exercises
+from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09  # noqa: F401  they register
 from hb.course.notebook import FOLDER, clean, complaints, fast
 
 PATHS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
@@ -95,9 +96,9 @@ def test_exercises_are_stubs_with_a_check(path):
 @each
 def test_a_widget_has_a_figure_that_needs_no_kernel(path):
     source = "\n".join(c.source for c in _code(_read(path)))
-    widgets = re.findall(rf"widgets\.({'|'.join(TWIN)})\(", source)
+    widgets = re.findall(rf"ch\d\d\.({'|'.join(TWIN)})\(", source)
     assert len(widgets) == 1
-    assert f"widgets.{TWIN[widgets[0]]}_figure(" in source
+    assert f"ch{path.name[:2]}.{TWIN[widgets[0]]}_figure(" in source
 
 
 @each

@@ -5,11 +5,8 @@ from itertools import product
 
 import pytest
 import torch
-from matplotlib.colors import to_hex
 from scipy.stats import chisquare
 
-from hb import plots
-from hb.course import widgets
 from hb.infer.speculative.exact import (
     HONEST,
     SABOTAGES,
@@ -352,43 +349,6 @@ def test_argmax_treated_as_drawn_is_not_greedy_at_temperature_0():
     wrong = emitted_distribution(lambda _: p, lambda _: q, decoder=SABOTAGES["argmax treated as drawn"], **how)
     assert torch.allclose(wrong, torch.tensor([0.125, 0.875, 0.0]).double())
     assert torch.equal(emitted_distribution(lambda _: p, lambda _: q, **how), torch.tensor([1.0, 0.0, 0.0]).double())
-
-
-# ---- the figures of notebook 05 -------------------------------------------------------------------------------------
-
-
-def test_the_microscope_is_flat_and_green_where_nothing_is_wrong():
-    def below(**settings):
-        ax = widgets.microscope_figure(**settings).axes[1]
-        return [bar.get_height() for bar in ax.patches], to_hex(ax.patches[0].get_facecolor())
-
-    heights, color = below(rule="removed", tried="two, then one", temperature=0.7)
-    assert len(heights) == 27 and max(map(abs, heights)) < ROUNDING and color == plots.RIGHT
-    heights, color = below(sabotage="rejected token used again")
-    assert max(map(abs, heights)) > 1e-3 and color == plots.WRONG
-    assert sum(heights) == pytest.approx(0)
-
-
-def test_the_microscope_turns_and_says_what_is_wrong():
-    box = widgets.microscope()
-    first = box.picture.value
-    box.controls["sabotage"].value = "bonus one place early"
-    assert box.picture.value != first and box.note.value == SABOTAGES["bonus one place early"].why
-    with pytest.raises(ValueError, match="no sabotage called 'rain'"):
-        widgets.microscope_figure(sabotage="rain")
-
-
-def test_overlap_stacks_to_the_larger_of_the_two_laws():
-    ax = plots.overlap([0.5, 0.3, 0.2], [0.2, 0.7, 0.1], "abc", title="t").axes[0]
-    tops = {round(bar.get_x() + bar.get_width() / 2): bar.get_y() + bar.get_height() for bar in ax.patches[:3]}
-    assert list(tops.values()) == pytest.approx([0.2, 0.3, 0.1])  # what is kept
-    assert max(bar.get_y() + bar.get_height() for bar in ax.patches) == pytest.approx(0.7)
-
-
-def test_the_bargain_is_red_where_the_law_is_another():
-    chart = plots.bargain({"honest": (2.4, 1e-16), "spoilt": (2.6, 0.05)})
-    assert [to_hex(bar.get_facecolor()) for bar in chart.axes[0].patches] == [plots.RIGHT, plots.WRONG]
-    assert chart.png().startswith(b"\x89PNG")
 
 
 def test_where_nothing_is_left_over_rounding_draws_nothing():

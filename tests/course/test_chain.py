@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+from hb.eval.pictures import identity
 from matplotlib.colors import to_hex
 
 from hb import plots
-from hb.course import widgets
-from hb.eval.cache import identity
+from hb.course import chain
+from hb.course.chapters import ch07
 from hb.infer.pipeline import Model
 from tests.cli.test_students import parcel
 
@@ -43,31 +44,31 @@ def _pictures(chart):
 @pytest.mark.parametrize("stage, made", [("cfg", 1), ("tscd", 2), ("dmdo", 3)])
 def test_the_strip_is_in_the_chains_order_and_ends_where_the_story_is(model, stage, made):
     students = ["cfg, 6 NFE", "tscd, 6 NFE", "dmdo, 6 NFE"]
-    assert _rows(widgets.chain_strip(model, stage)) == TEACHERS + students[:made]
+    assert _rows(chain.chain_strip(model, stage)) == TEACHERS + students[:made]
 
 
 def test_every_row_begins_with_the_same_noise(model):
     """Untrained students are the unguided teacher, and six steps are six steps: only other noise could tell them
     apart."""
-    teacher, unguided, *students = _pictures(widgets.chain_strip(model, "dmdo"))
+    teacher, unguided, *students = _pictures(chain.chain_strip(model, "dmdo"))
     assert all(torch.equal(row, unguided) for row in students) and not torch.equal(teacher, unguided)
-    assert len({tuple(picture.flatten().tolist()) for picture in unguided}) == len(widgets.CHAIN_PROMPTS)
+    assert len({tuple(picture.flatten().tolist()) for picture in unguided}) == len(chain.CHAIN_PROMPTS)
 
 
 def test_every_notebooks_strip_has_the_same_first_rows(model):
-    strips = [_pictures(widgets.chain_strip(model, stage)) for stage in ("cfg", "tscd", "dmdo")]
+    strips = [_pictures(chain.chain_strip(model, stage)) for stage in ("cfg", "tscd", "dmdo")]
     for earlier, later in zip(strips, strips[1:]):
         assert torch.equal(earlier, later[: len(earlier)])
 
 
 def test_who_cannot_wait_hurries_the_guided_teacher_alone(model):
-    assert _rows(widgets.chain_strip(model, "cfg", steps=4)) == ["teacher, 8 NFE", TEACHERS[1], "cfg, 6 NFE"]
+    assert _rows(chain.chain_strip(model, "cfg", steps=4)) == ["teacher, 8 NFE", TEACHERS[1], "cfg, 6 NFE"]
 
 
 def test_a_stage_that_is_not_of_the_chain_is_refused(model):
     for stage in ("other", "teacher", None):
         with pytest.raises(ValueError, match="cfg, tscd, dmdo"):
-            widgets.chain_strip(model, stage)
+            chain.chain_strip(model, stage)
 
 
 class _Drawer:
@@ -85,8 +86,8 @@ class _Drawer:
 
 
 def test_frames_of_the_strip_are_the_judges():
-    frames = [to_hex(ax.spines["top"].get_edgecolor()) for ax in widgets.chain_strip(_Drawer(), "cfg").axes]
-    asked = [plots.RIGHT if prompt == "a red circle" else plots.WRONG for prompt in widgets.CHAIN_PROMPTS]
+    frames = [to_hex(ax.spines["top"].get_edgecolor()) for ax in chain.chain_strip(_Drawer(), "cfg").axes]
+    asked = [plots.RIGHT if prompt == "a red circle" else plots.WRONG for prompt in chain.CHAIN_PROMPTS]
     assert frames == asked * 3 and plots.RIGHT in asked
 
 
@@ -106,19 +107,19 @@ def _record(of, name, result, student=None, **more):
 
 
 def _ladder(of, **more):
-    def row(value, student, guided, steps, nfe):
+    def rung(value, student, guided, steps, nfe):
         whose = dict(identity=of.students[student].fingerprint()) if student in of.students else {}
         return _score(value, student=student, guided=guided, steps=steps, nfe=nfe, **whose)
 
-    rows = [
-        row(0.91, None, True, 50, 100.0),
-        row(0.41, None, True, 6, 12.0),
-        row(0.61, None, False, 6, 6.0),
-        row(0.71, "cfg", True, 6, 6.0),
-        row(0.90, "cfg", True, 50, 50.0),
-        row(0.95, "dmdo", True, 6, 6.0),
+    rungs = [
+        rung(0.91, None, True, 50, 100.0),
+        rung(0.41, None, True, 6, 12.0),
+        rung(0.61, None, False, 6, 6.0),
+        rung(0.71, "cfg", True, 6, 6.0),
+        rung(0.90, "cfg", True, 50, 50.0),
+        rung(0.95, "dmdo", True, 6, 6.0),
     ]
-    return _record(of, "scene_steps_ablation", dict(rows=rows), **more)
+    return _record(of, "scene_ladder", dict(rungs=rungs), **more)
 
 
 def _write(folder, *records):
@@ -129,51 +130,48 @@ def _write(folder, *records):
 
 def test_numbers_are_the_files_each_with_its_interval_and_its_command(model, tmp_path):
     own = _record(model, "scene_cfg_nfe6", _score(0.723, nfe=6.0), student="cfg")
-    head, *lines = widgets.chain_score(model, "cfg", _write(tmp_path, _ladder(model), own)).splitlines()
+    head, *lines = chain.chain_score(model, "cfg", _write(tmp_path, _ladder(model), own)).splitlines()
     assert [line.partition(" NFE")[0] for line in lines] == ["teacher, 100", "teacher, unguided, 6", "cfg, 6", "cfg, 6"]
     assert [line.partition(" NFE")[2].split()[0] for line in lines] == ["0.910", "0.610", "0.710", "0.723"]
     assert "0.703 to 0.733" in lines[3] and lines[3].endswith("hb eval scene_cfg_nfe6") and " 600 " in lines[3]
-    assert all(line.endswith("hb eval scene_steps_ablation") for line in lines[:3])
+    assert all(line.endswith("hb eval scene_ladder") for line in lines[:3])
 
 
 def test_another_models_numbers_are_not_shown(model, tmp_path):
-    said = widgets.chain_score(model, "dmdo", _write(tmp_path, _ladder(model, model=dict(identity="feed"))))
-    assert said.count("another model (feed") == 1 and identity(model) in said and "hb eval scene_steps_ablation" in said
+    said = chain.chain_score(model, "dmdo", _write(tmp_path, _ladder(model, model=dict(identity="feed"))))
+    assert said.count("another model (feed") == 1 and identity(model) in said and "hb eval scene_ladder" in said
     assert "0.9" not in said and "interval" not in said
 
 
 def test_another_students_numbers_are_not_shown(model, tmp_path):
     other = _record(model, "scene_cfg_nfe6", _score(0.99, nfe=6.0), student="cfg")
     other["student"]["identity"] = "feed"
-    said = widgets.chain_score(model, "cfg", _write(tmp_path, _ladder(model), other))
+    said = chain.chain_score(model, "cfg", _write(tmp_path, _ladder(model), other))
     assert "another student 'cfg'" in said and "0.99" not in said and "0.710" in said
 
 
-def test_a_row_of_another_student_is_not_shown(model, tmp_path):
-    """cfg is trained anew, and the ablation has not been measured since."""
+def test_a_rung_of_another_student_is_not_shown(model, tmp_path):
+    """cfg is trained anew, and the ladder has not been climbed since."""
     ladder = _ladder(model)
-    ladder["result"]["rows"][3]["identity"] = "feed"
-    said = widgets.chain_score(model, "cfg", _write(tmp_path, ladder))
+    ladder["result"]["rungs"][3]["identity"] = "feed"
+    said = chain.chain_score(model, "cfg", _write(tmp_path, ladder))
     assert (
-        "scene_steps_ablation.json is about another student 'cfg'; measure again" in said
+        "scene_ladder.json is about another student 'cfg'; measure again" in said
         and "0.710" not in said
         and "0.910" in said
     )
 
 
 def test_what_was_not_measured_is_said(model, tmp_path):
-    assert (
-        widgets.chain_score(model, "cfg", tmp_path)
-        == "scene_steps_ablation.json is not there: hb eval scene --steps-ablation."
-    )
-    said = widgets.chain_score(model, "tscd", _write(tmp_path, _ladder(model)))
-    assert "scene_steps_ablation.json does not know 'tscd'" in said and "0.710" in said
+    assert chain.chain_score(model, "cfg", tmp_path) == "scene_ladder.json is not there: hb eval scene --ladder."
+    said = chain.chain_score(model, "tscd", _write(tmp_path, _ladder(model)))
+    assert "scene_ladder.json does not know 'tscd'" in said and "0.710" in said
 
 
 def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, tmp_path):
     bare = Model(model.bagel, model.text, model.sampling)
-    assert _rows(widgets.chain_strip(bare, "cfg", steps=4)) == ["teacher, 8 NFE", TEACHERS[1]]
-    said = widgets.chain_score(bare, "cfg", _write(tmp_path, _ladder(model)))
+    assert _rows(chain.chain_strip(bare, "cfg", steps=4)) == ["teacher, 8 NFE", TEACHERS[1]]
+    said = chain.chain_score(bare, "cfg", _write(tmp_path, _ladder(model)))
     assert "no student 'cfg' yet" in said and "0.910" in said and "0.710" not in said
 
 
@@ -182,7 +180,7 @@ def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, 
 
 @pytest.fixture(scope="module")
 def grid(model):
-    return widgets.knob_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
+    return ch07.knob_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
 
 
 def test_teacher_and_student_of_the_knob_share_their_noise(grid):
@@ -199,14 +197,14 @@ def test_the_knob_tells_who_hears_it(grid):
 
 def test_turning_the_knob_draws_nothing_anew(grid, monkeypatch):
     monkeypatch.setattr(Model, "draw", lambda *a, **k: pytest.fail("drawn while a slider moved"))
-    box = widgets.student_knob(grid)
+    box = ch07.student_knob(grid)
     before = box.picture.value
     box.controls["scale"].value = 5.0
     assert box.picture.value != before and box.note.value.endswith("cfg 0.000")
 
 
 def test_the_knobs_figure_has_every_scale_and_the_metered_costs(grid):
-    chart = widgets.student_knob_figure(grid)
+    chart = ch07.student_knob_figure(grid)
     assert _rows(chart) == ["teacher, 3 or 6 NFE", "cfg, 3 NFE"]
     assert [ax.get_title() for ax in chart.axes[:3]] == ["scale 1", "scale 2", "scale 5"]
     assert torch.equal(_pictures(chart)[0, 0], _pictures(chart)[1, 2])
