@@ -17,7 +17,8 @@ from hb.models.checkpoint import save_model
 from hb.models.tokenizer import Text
 from hb.train.distill.recipe import Sheet
 from hb.train.draft import Answered
-from hb.train.trainer import Log, WholeCheckpoints
+from hb.train.loggers import RunLog
+from hb.train.trainer import WholeCheckpoints
 from hb.world import benchmark as bench
 from tests.conftest import TOKENIZER, tiny_config
 
@@ -31,7 +32,7 @@ def sheet(folder: Path):
 def log(folder: Path):
     if not (folder / "log.jsonl").exists():
         append_rows(folder / "log.jsonl", [dict(step=1, seconds=2.0)])
-    Log(folder).on_train_start(SimpleNamespace(global_rank=0, global_step=5), None)
+    RunLog(folder).rewind(5)
 
 
 def pool(folder: Path):
@@ -57,7 +58,7 @@ WRITERS = {
     "evaluation sets": sets,
     "sheet": sheet,
     "log": log,
-    "checkpoint": lambda folder: WholeCheckpoints().save_checkpoint(WEIGHTS, folder / "last.ckpt"),
+    "checkpoint": lambda folder: WholeCheckpoints().save_checkpoint(dict(state_dict=WEIGHTS), folder / "last.ckpt"),
     "pool": pool,
     "answers": answers,
     "draft": DraftCheckpoint({}, {}, "", WEIGHTS).save,

@@ -15,8 +15,9 @@ from hb.infer.pipeline import STUDENTS, Model
 from hb.train.distill.dmdo import DistributionMatching
 from hb.train.distill.recipe import CHAINS, STAGES, StageSpec, check_beginning, run_stage, with_new_guidance_embedding
 from hb.train.distill.tscd import SegmentedConsistency
-from hb.train.teacher import pool_for, precision_of, provenance
-from hb.train.trainer import working_device
+from hb.train.optim import refuse_not_finite
+from hb.train.pools import pool_for
+from hb.train.trainer import precision_of, provenance, working_device
 
 
 def distill(args) -> None:
@@ -24,10 +25,6 @@ def distill(args) -> None:
     if model.bagel.config.picture_side is None:
         raise ValueError(
             f"{args.model} is not of the tiny world, and its training data are not here; distil nano or your own"
-        )
-    if args.devices * args.num_nodes > 1:
-        raise ValueError(
-            "a stage runs in one process: several networks move by hand, which DDP does not follow; leave --devices at 1"
         )
     if args.start_from and args.stage in CHAINS:
         raise ValueError(
@@ -69,7 +66,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         prompts=spec.prompts,
         edits=spec.edits,
         options=str(spec.options),
-        eyes=None if spec.eyes else False,  # None: as in a run from before there was a choice
+        eyes=None if spec.vision else False,  # None: as in a run from before there was a choice
         teacher=fingerprint(model.bagel),
         pool=args.pool,
         start=first,
@@ -113,7 +110,9 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
 
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
-    changes = {k: getattr(args, k) for k in ("steps", "lr", "prompts", "edits", "eyes") if getattr(args, k) is not None}
+    refuse_not_finite(**{f"--{name}": getattr(args, name) for name in ("lr", "mse", "minutes")})
+    given = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, vision=args.eyes)
+    changes = {name: value for name, value in given.items() if value is not None}
     options = dict(spec.options)
     kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
     for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hb.files import aside
+from hb.files import aside, check_finite
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import CheckpointError, check, read_weights
 from hb.models.conditioning import GuidedBagel, generation_weights, is_generation
@@ -196,8 +196,10 @@ def _save(
     folder: Path, weights_name: str, weights: dict[str, Tensor], config_name: str, config: dict, dtype: torch.dtype
 ):
     """Both files aside first: an interrupted save leaves the old ones whole."""
+    stored = {k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()}
+    check_finite(weights_name, stored)
     with aside(folder / config_name) as words, aside(folder / weights_name) as numbers:
-        save_file({k: v.detach().cpu().to(dtype).contiguous() for k, v in weights.items()}, numbers, {"format": "pt"})
+        save_file(stored, numbers, {"format": "pt"})
         words.write_text(json.dumps(config, indent=1) + "\n")
 
 

@@ -14,6 +14,8 @@ from diffusers.models.autoencoders.vae import Decoder, Encoder
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.models.roles import adamw
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -48,6 +50,8 @@ class Autoencoder(nn.Module):
         levels = len(widths)
         self.encoder = Encoder(3, config.z_channels, ("DownEncoderBlock2D",) * levels, double_z=True, **common)
         self.decoder = Decoder(config.z_channels, 3, ("UpDecoderBlock2D",) * levels, **common)
+        for half in (self.encoder, self.decoder):
+            adamw(half.conv_in), adamw(half.conv_out)
         self.to(memory_format=torch.channels_last)  # on a CPU convolutions are twice as fast
 
     def moments(self, pictures: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:

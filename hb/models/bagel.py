@@ -18,6 +18,7 @@ from hb.models.autoencoder import Autoencoder
 from hb.models.config import BagelConfig
 from hb.models.kv_cache import Context
 from hb.models.mot import Decoder
+from hb.models.roles import adamw
 from hb.models.sequence import ImageSplit, Split, attention_mask, positions
 from hb.models.vision import Connector, VisionTower, patchify, sincos_table, table_rows, unpatchify
 
@@ -28,7 +29,7 @@ class TimeEmbedder(nn.Module):
     def __init__(self, width: int, size: int = 256):
         super().__init__()
         self.size = size
-        self.mlp = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(adamw(nn.Linear(size, width)), nn.SiLU(), nn.Linear(width, width))
 
     def sinusoid(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B size"]:
         half = self.size // 2
@@ -62,7 +63,7 @@ class _LanguageModel(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.model = Decoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = adamw(nn.Linear(config.hidden_size, config.vocab_size, bias=False))
 
 
 class Bagel(nn.Module):
@@ -83,8 +84,8 @@ class Bagel(nn.Module):
         self.vit_pos_embed = _Table(config.vision.side, width, config.interpolate_pos)
         self.latent_pos_embed = _Table(config.latent_side, width, config.interpolate_pos)
         self.time_embedder = TimeEmbedder(width)
-        self.vae2llm = nn.Linear(config.latent_width, width)
-        self.llm2vae = nn.Linear(width, config.latent_width)
+        self.vae2llm = adamw(nn.Linear(config.latent_width, width))
+        self.llm2vae = adamw(nn.Linear(width, config.latent_width))
         # not a sub-module: its weights live in a file of their own and are frozen once trained
         self.__dict__["autoencoder"] = autoencoder or Autoencoder(config.autoencoder)
 
@@ -154,11 +155,12 @@ class Bagel(nn.Module):
 
     def _embed_image(self, split: ImageSplit) -> tuple[Tensor, Tensor]:
         batch, n = split.tokens.shape[:2]
+        grid = split.grid or self.grid_of(n)
         if split.kind == "vit":
-            tokens = self.embed_patches(split.tokens, *self.grid_of(n))
+            tokens = self.embed_patches(split.tokens, *grid)
         else:
             t = split.t if split.t is not None else torch.zeros(batch, device=split.tokens.device)
-            tokens = self.embed_latent(split.tokens, t, *self.grid_of(n))
+            tokens = self.embed_latent(split.tokens, t, *grid)
         return self.embed_markers(batch), tokens
 
     def _by_split(self, splits, hidden) -> list[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hb.models.bagel import Bagel, TimeEmbedder
 from hb.models.kv_cache import Context
+from hb.models.roles import guidance_embedding
 
 TEXT_SCALES, IMAGE_SCALES = (1.0, 5.0), (1.0, 2.5)  # what is trained, as in Hyper-Bagel
 GENERATION = ("time_embedder.", "vae2llm.", "llm2vae.", "text_scale_embedder.", "image_scale_embedder.")
@@ -39,7 +40,7 @@ class GuidedBagel(Bagel):
         had_scales = isinstance(teacher, GuidedBagel)
         for name in ("text_scale_embedder", "image_scale_embedder"):
             if not had_scales:
-                embedder = TimeEmbedder(width).to(self.vae2llm.weight)
+                embedder = guidance_embedding(TimeEmbedder(width)).to(self.vae2llm.weight)
                 embedder.mlp[0].load_state_dict(teacher.time_embedder.mlp[0].state_dict())
                 nn.init.zeros_(embedder.mlp[-1].weight)
                 nn.init.zeros_(embedder.mlp[-1].bias)

@@ -40,12 +40,14 @@ class ImageSplit:
     """A picture: patch vectors ("vit"), clean latent tokens ("vae") or noised ones at times t ("noise").
 
     keep False hides the picture from all other tokens; it still consumes its position, as in BAGEL's training.
+    grid: rows and columns of its tokens; None: as many of each.
     """
 
     kind: str
     tokens: Float[Tensor, "B n values"]
     keep: Bool[Tensor, "B"]
     t: Float[Tensor, "B"] | None = None
+    grid: tuple[int, int] | None = None
 
     @property
     def present(self) -> Bool[Tensor, "B n2"]:

@@ -13,6 +13,7 @@ from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
 from hb.models.config import VisionConfig
+from hb.models.roles import adamw
 
 
 class _Embeddings(nn.Module):
@@ -38,7 +39,7 @@ class _Tower(nn.Module):
             layer_norm_eps=config.layer_norm_eps,
         )
         siglip._attn_implementation = "sdpa"
-        self.embeddings = _Embeddings(config)
+        self.embeddings = adamw(_Embeddings(config))
         self.encoder = SiglipEncoder(siglip)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

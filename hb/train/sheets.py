@@ -38,9 +38,10 @@ CHANGES = (
 
 
 class SheetEvery(Callback):
-    """Every `every` steps and at the last, what `draw` makes of the network, as sheet-000500.png in the run's folder.
+    """Every `every` steps and at the last, the picture that `draw` makes of the network, as sheet-000500.png in the
+    run's folder.
 
-    The run must not notice: `draw` has generator of its own and leaves nothing behind that a checkpoint would hold.
+    Weights and random numbers of the run stay the same: `draw` has generators of its own.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -79,16 +80,16 @@ class TeacherSheet(SheetEvery):
     def _drawn(self, model: Bagel, side: int) -> Tensor:
         nothing = model.empty(len(self.prompts))
         _, full = model.read_text(nothing, self.prompts)
-        return self._walk(model, Contexts(full, no_text=nothing), DRAWING, side)
+        return self._sampled(model, Contexts(full, no_text=nothing), DRAWING, side)
 
     def _edited(self, model: Bagel, given: Tensor) -> Tensor:
         given = given.expand(len(self.changes), -1, -1, -1)
         nothing = model.empty(len(given))
         _, seen = model.see(model.read_latent(nothing, model.encode(given, sample=False)), given)
         (_, full), (_, no_image) = (model.read_text(before, self.changes) for before in (seen, nothing))
-        return self._walk(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, given.size(-1))
+        return self._sampled(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, given.size(-1))
 
-    def _walk(self, model: Bagel, contexts: Contexts, guidance: Guidance, side: int) -> Tensor:
+    def _sampled(self, model: Bagel, contexts: Contexts, guidance: Guidance, side: int) -> Tensor:
         rows, columns = model.latent_grid(side, side)
         x = noise(contexts.full.batch, rows * columns, model.config.latent_width, seed=0)
         *_, (_, x) = sample(model, contexts, x, self.grid, guidance)

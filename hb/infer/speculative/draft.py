@@ -30,6 +30,7 @@ from hb.models.bagel import Bagel
 from hb.models.checkpoint import check
 from hb.models.config import DecoderConfig
 from hb.models.mot import DecoderLayer, RMSNorm, rotary_angles, rotate
+from hb.models.roles import adamw
 
 KINDS = ("hyper-bagel", "eagle3")
 
@@ -139,7 +140,7 @@ class Draft(nn.Module):
         self.fc2 = nn.Linear(2 * width, width, bias=False)
         self.layers = nn.ModuleList(understanding_layer(config) for _ in range(draft.layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
-        self.head = nn.Linear(width, len(draft.words) or config.vocab_size, bias=False)
+        self.head = adamw(nn.Linear(width, len(draft.words) or config.vocab_size, bias=False))
 
     @property
     def words(self) -> Int[Tensor, "words"]:
@@ -261,13 +262,14 @@ def draft_loss(
     window: int,
     ce_weight: float = 0.1,
     decay: float = 0.8,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Sum over steps of decay^j (KL(target || draft) + ce_weight * -log draft[likeliest of target]) (Hyper-Bagel,
     equation 2; the weights of steps are EAGLE-3's code's). Also the share of each step's guesses that hit the target's
     likeliest.
 
     target: the target's logits after each token, on the draft's words. answer[b, s]: is the token after s part of an
-    answer?
+    answer? counts: over how many tokens each step's mean is; None: those of this batch.
     """
     total, hits = logits[0].new_zeros(()), []
     for j, said in enumerate(logits):
@@ -276,7 +278,8 @@ def draft_loss(
         wanted, log_q = target[:, at][counted].float(), said[counted].float().log_softmax(-1)
         log_p = wanted.log_softmax(-1)
         likeliest = wanted.argmax(-1)
-        kl = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
-        total = total + decay**j * (kl + ce_weight * F.nll_loss(log_q, likeliest))
+        kl = F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+        loss = kl + ce_weight * F.nll_loss(log_q, likeliest, reduction="sum")
+        total = total + decay**j * loss / (len(log_q) if counts is None else counts[j])
         hits.append((log_q.argmax(-1) == likeliest).float().mean().detach())
     return total, hits
