@@ -23,8 +23,7 @@ from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.config import BagelConfig
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.seeding import noise_like, seeded_generator
-from hb.train.optim import muon, refuse_not_finite, scheduled, warm_then_cosine, warmup_constant_decay
-from hb.train.resuming import BY_ROLE
+from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine, warmup_constant_decay
 from hb.train.sheets import AutoencoderSheet
 from hb.train.trainer import StepData, fit, precision_of
 from hb.world.render import render
@@ -68,7 +67,7 @@ def reconstruction_errors(output: Tensor, pictures: Tensor) -> tuple[Tensor, Ten
 # ---- latents learned from pixels ------------------------------------------------------------------------------------
 
 
-class AutoencoderTraining(L.LightningModule):
+class AutoencoderTraining(Training):
     """The autoencoder learns to reconstruct pictures through a latent that is nearly Gaussian.
 
     Loss: L1 of pixels and of their differences to the right and below neighbor (sharp edges), plus `kl` times the
@@ -79,8 +78,6 @@ class AutoencoderTraining(L.LightningModule):
     noise         the decoder reads latents with noise of a standard deviation from 0 to `noise`, since what a model
                   draws is never exact. Only with decoder_only: an encoder that learns beside it moves its codes apart
     """
-
-    optimizer_rule = BY_ROLE
 
     def __init__(
         self,
@@ -129,7 +126,7 @@ class AutoencoderTraining(L.LightningModule):
     def configure_optimizers(self):
         # a decoder alone is trained at a rate that it does not bear for long
         rate = warm_then_cosine if self.decoder_only else warmup_constant_decay
-        optimizer = muon(self.autoencoder, self.lr, rule=self.optimizer_rule)
+        optimizer = muon(self.autoencoder, self.lr, roles=self.roles)
         return scheduled(optimizer, lambda i: rate(i, total=self.total))
 
 
@@ -240,7 +237,7 @@ def with_meaning(config: AutoencoderConfig) -> AutoencoderConfig:
     return replace(config, z_channels=len(FIELD), scale_factor=1.0, shift_factor=0.0)
 
 
-class SemanticAutoencoder(L.LightningModule):
+class SemanticAutoencoder(Training):
     """The encoder learns to output the field, the decoder to decode it; no gradient passes between them.
 
     loss = mean squared error of the means against the field (each channel of unit variance)
@@ -250,8 +247,6 @@ class SemanticAutoencoder(L.LightningModule):
 
     start: an autoencoder whose weights to begin with, as far as their shapes fit.
     """
-
-    optimizer_rule = BY_ROLE
 
     def __init__(
         self,
@@ -296,7 +291,7 @@ class SemanticAutoencoder(L.LightningModule):
         return error + pixel + edge
 
     def configure_optimizers(self):
-        optimizer = muon(self, self.lr, rule=self.optimizer_rule)
+        optimizer = muon(self, self.lr, roles=self.roles)
         return scheduled(optimizer, lambda i: warm_then_cosine(i, self.total))
 
 

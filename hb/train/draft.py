@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,8 +28,7 @@ from hb.infer.speculative.runner import Plan
 from hb.models.bagel import Bagel, pad_ids
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.tokenizer import Text
-from hb.train.optim import muon, refuse_not_finite, scheduled, warm_then_cosine
-from hb.train.resuming import BY_ROLE
+from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine
 from hb.train.trainer import StepData, fit, least_over_processes, mean_over_processes
 from hb.world.language import DESCRIBE_REQUESTS, ask
 from hb.world.render import render, to_uint8
@@ -120,10 +118,8 @@ def vocabulary_of(pool: Answered) -> tuple[int, ...]:
     return tuple(sorted(set(pool.ids[answer].tolist())))
 
 
-class DraftTraining(L.LightningModule):
+class DraftTraining(Training):
     """The draft learns the target's next tokens, up to `depth` guesses ahead; the target stays as it is."""
-
-    optimizer_rule = BY_ROLE
 
     def __init__(
         self, draft: Draft, target: Bagel, *, total: int, lr: float = 0.01, depth: int = 7, ce_weight: float = 0.1
@@ -169,7 +165,7 @@ class DraftTraining(L.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        optimizer = muon(self.draft, self.lr, rule=self.optimizer_rule)
+        optimizer = muon(self.draft, self.lr, roles=self.roles)
         # RMSNorm at exactly zero input has a slope of a thousand: begin slowly (method.md 4.3.3)
         return scheduled(optimizer, lambda i: warm_then_cosine(i, self.total))
 

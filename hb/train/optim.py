@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
 from hb.files import NotFinite
 from hb.models.roles import ADAMW, GUIDANCE, MUON, parameter_roles
-from hb.train.resuming import BY_ROLE, guidance_by_name, matrices_by_name
+from hb.train.resuming import BY_NAME, BY_ROLE, as_it_began, reorder, roles_by_name
 
 
 def refuse_not_finite(**settings: float) -> None:
@@ -43,19 +45,20 @@ def scheduled(optimizer: torch.optim.Optimizer, factor) -> tuple[list, list]:
     return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+Roles = Callable[[nn.Module], dict[nn.Parameter, str]]
+
+
 def parameter_groups(
-    module: nn.Module, *, muon_lr: float, adamw_lr: float, weight_decay: float = 0.0, rule: str = BY_ROLE
+    module: nn.Module, *, muon_lr: float, adamw_lr: float, weight_decay: float = 0.0, roles: Roles = parameter_roles
 ) -> list[dict]:
     """Groups for MuonAdamW of the parameters that are trained: hidden matrices; all else; guidance embeddings, if any.
 
     weight_decay is for matrices alone. Guidance embeddings get AdamW at 30 times `adamw_lr`: the rest of a student has
     been trained before, they begin at zero. At `adamw_lr`, 1,240 steps of nano moved their output by 0.6 from one end
     of the scale to the other, where the time embedding's reaches 9.
-
-    rule: that of a run that goes on; BY_NAME for runs that began under the old rule (`hb.train.resuming`).
     """
-    roles = parameter_roles(module) if rule == BY_ROLE else _roles_by_name(module)
-    of = lambda role: [p for p, its in roles.items() if its == role and p.requires_grad]
+    found = roles(module)
+    of = lambda role: [p for p, its in found.items() if its == role and p.requires_grad]
     groups = [
         dict(params=of(MUON), kind="muon", lr=muon_lr, weight_decay=weight_decay),
         dict(params=of(ADAMW), kind="adamw", lr=adamw_lr, weight_decay=0.0),
@@ -65,17 +68,16 @@ def parameter_groups(
     return groups
 
 
-def _roles_by_name(module: nn.Module) -> dict[nn.Parameter, str]:
-    matrices, guidance = matrices_by_name(module), guidance_by_name(module)
-    role = lambda p: GUIDANCE if p in guidance else MUON if p in matrices else ADAMW
-    return {p: role(p) for p in module.parameters()}
-
-
 def muon(
-    module: nn.Module, lr: float, dtype: torch.dtype = torch.float32, *, rule: str = BY_ROLE, adamw_share: float = 0.1
+    module: nn.Module,
+    lr: float,
+    dtype: torch.dtype = torch.float32,
+    *,
+    roles: Roles = parameter_roles,
+    adamw_share: float = 0.1,
 ) -> MuonAdamW:
     """Muon at this rate for matrices, AdamW at a share of it for the rest. dtype: see `MuonAdamW`."""
-    return MuonAdamW(parameter_groups(module, muon_lr=lr, adamw_lr=adamw_share * lr, rule=rule), dtype)
+    return MuonAdamW(parameter_groups(module, muon_lr=lr, adamw_lr=adamw_share * lr, roles=roles), dtype)
 
 
 def adam(module: nn.Module, lr: float, betas: tuple[float, float] = (0.0, 0.99)) -> torch.optim.Optimizer:
@@ -174,3 +176,24 @@ class MuonAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+class Training(L.LightningModule):
+    """What `fit` trains. Its `roles` say which parameters go to Muon, by the rule under which its run began.
+
+    optimizer_rule   set by `fit`
+    names_then       of a run begun under the old rule: what its checkpoint calls the parameters
+    """
+
+    optimizer_rule, names_then = BY_ROLE, None
+
+    def roles(self, module: nn.Module) -> dict[nn.Parameter, str]:
+        return parameter_roles(module) if self.optimizer_rule == BY_ROLE else roles_by_name(module, self.names_then)
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Called before weights and optimizers are loaded, and before this run's optimizers are made."""
+        if self.optimizer_rule != BY_NAME:
+            return
+        self.names_then = as_it_began(self, checkpoint)
+        made = self.configure_optimizers()
+        reorder(made[0] if isinstance(made, tuple) else made, self.names_then, checkpoint)

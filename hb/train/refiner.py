@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,8 @@ from hb.models.autoencoder import Autoencoder
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
 from hb.seeding import noise_like, seeded_generator
 from hb.train.autoencoder import noise_levels
-from hb.train.optim import muon, refuse_not_finite, scheduled, warm_then_cosine
-from hb.train.resuming import BY_ROLE, renamed
+from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine
+from hb.train.resuming import renamed
 from hb.train.trainer import StepData, fit
 from hb.world.render import render
 
@@ -51,15 +50,13 @@ def mixed_fields(
     return first + sum(share[:, None] * (other - first) for share, other in zip(shares.unbind(1), others))
 
 
-class RefinerTraining(L.LightningModule):
+class RefinerTraining(Training):
     """The latent refiner learns to output the likeliest field of a mixture.
 
     loss = L1 against that field, in units in which each channel has variance 1. L1 because its minimum is one of the
     possible fields, where that of a squared error is their mean, which is the input.
     noise: each picture's latents get noise besides, of a deviation from 0 to `noise`, evenly over the batch.
     """
-
-    optimizer_rule = BY_ROLE
 
     def __init__(self, refiner: LatentRefiner, *, total: int, lr: float = 0.01, noise: float = 0.4, seed: int = 0):
         super().__init__()
@@ -74,11 +71,12 @@ class RefinerTraining(L.LightningModule):
         return after
 
     def configure_optimizers(self):
-        optimizer = muon(self.refiner, self.lr, rule=self.optimizer_rule, adamw_share=0.2)
+        optimizer = muon(self.refiner, self.lr, roles=self.roles, adamw_share=0.2)
         return scheduled(optimizer, lambda i: warm_then_cosine(i, self.total))
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["state_dict"] = renamed(checkpoint["state_dict"], {"settler.": "refiner."})
+        super().on_load_checkpoint(checkpoint)
 
 
 def check_latents_are_fields(autoencoder: Autoencoder, side: int) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from hb.models.vision import VisionTower, patchify
 from hb.seeding import noise_like, seeded_generator
 from hb.train.optim import (
     MuonAdamW,
+    Training,
     muon_dtype_of,
     parameter_groups,
     refuse_not_finite,
@@ -32,7 +32,6 @@ from hb.train.optim import (
     warmup_constant_decay,
 )
 from hb.train.pools import pool_for
-from hb.train.resuming import BY_ROLE
 from hb.train.sheets import TeacherSheet
 from hb.train.trainer import (
     StepData,
@@ -90,7 +89,7 @@ class TeacherSettings:
             raise ValueError(f"a teacher cannot be trained on {self.learns!r}; choose from {', '.join(LEARNS)}")
 
 
-class TeacherTraining(L.LightningModule):
+class TeacherTraining(Training):
     """The unified model learns to draw, edit and answer, all in one step (BAGEL section 2; bagel.md section 10).
 
     loss = draw_mse + edit_mse + ce_weight * ce, ce weighted as in `answer_weights`. Velocity targets are eps - x0 at
@@ -106,7 +105,6 @@ class TeacherTraining(L.LightningModule):
     own with probabilities 0.1 (text), 0.3 (ViT), 0.3 (VAE).
     """
 
-    optimizer_rule = BY_ROLE
     copies = 3  # noises of one edit in one step
 
     def __init__(
@@ -239,7 +237,7 @@ class TeacherTraining(L.LightningModule):
     def configure_optimizers(self):
         own = self.settings
         groups = parameter_groups(
-            self, muon_lr=own.lr, adamw_lr=own.adamw_lr, weight_decay=own.weight_decay, rule=self.optimizer_rule
+            self, muon_lr=own.lr, adamw_lr=own.adamw_lr, weight_decay=own.weight_decay, roles=self.roles
         )
         rate = lambda i: warmup_constant_decay(i, total=self.total, decay=own.decay)
         return scheduled(MuonAdamW(groups, self.muon_dtype), rate)

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from hb.files import aside, check_finite, read_rows
 from hb.machine import commit, machine
 from hb.train.loggers import LOG, LogRows, loggers_of
-from hb.train.resuming import optimizer_rule, record_rule
+from hb.train.resuming import record_rule, rule_of_run
 
 for _name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # or every Trainer prints an advertisement
@@ -335,7 +335,7 @@ def provenance(folder: Path, command: str, **facts) -> dict:
         machine=machine(),
         date=time.strftime("%Y-%m-%d"),
         torch=torch.__version__,
-        optimizer_rule=optimizer_rule(Path(folder)),
+        optimizer_rule=rule_of_run(Path(folder)),
         steps=rows[-1]["step"] if rows else 0,
         curve=curve,
         **facts,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ from hb.data.pool import TRAINING
 from hb.models.config import VisionConfig
 from hb.models.roles import adamw
 from hb.models.vision import VisionTower, patchify, table_rows
-from hb.train.optim import muon, refuse_not_finite, scheduled, warm_then_cosine
-from hb.train.resuming import BY_ROLE
+from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine
 from hb.train.trainer import StepData, fit
 from hb.world.render import render
 from hb.world.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, TEXTURES, Scenes, sample_any
@@ -56,11 +54,9 @@ def patch_labels(scenes: Scenes, side: int) -> dict[str, Tensor]:
     return out
 
 
-class VisionPretraining(L.LightningModule):
+class VisionPretraining(Training):
     """One linear head for each attribute on every patch's feature. loss = sum of cross-entropies + mean |offset
     error|."""
-
-    optimizer_rule = BY_ROLE
 
     def __init__(self, config: VisionConfig, *, total: int, lr: float = 0.03):
         super().__init__()
@@ -92,7 +88,7 @@ class VisionPretraining(L.LightningModule):
         return sum(losses.values())
 
     def configure_optimizers(self):
-        optimizer = muon(self, self.lr, rule=self.optimizer_rule)
+        optimizer = muon(self, self.lr, roles=self.roles)
         return scheduled(optimizer, lambda i: warm_then_cosine(i, self.total))
 
 

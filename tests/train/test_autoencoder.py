@@ -7,7 +7,7 @@ from PIL import Image
 
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.seeding import seeded_generator
-from hb.train.autoencoder import AutoencoderTraining, random_pictures
+from hb.train.autoencoder import AutoencoderTraining, random_pictures, train_autoencoder
 from tests.conftest import tiny_config
 
 

@@ -1,5 +1,5 @@
-"""Two processes train as one does on the global batch: the same losses and weights, for the teacher, the draft and every
-kind of stage.
+"""Two processes train as one does on the global batch: the same losses and weights, for the teacher, the draft and
+every kind of stage.
 
 The two processes draw their own noise. In the one process each draw is put together of theirs: `BothRanks`.
 """

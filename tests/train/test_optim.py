@@ -2,6 +2,7 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
@@ -16,16 +17,20 @@ from hb.models.roles import adamw, guidance_embedding, parameter_roles
 from hb.models.vision import VisionTower
 from hb.train.optim import (
     MuonAdamW,
+    Training,
     adam,
     muon,
     orthogonalize,
     parameter_groups,
     refuse_not_finite,
+    scheduled,
     warmup_constant_decay,
 )
-from hb.train.resuming import BY_NAME, BY_ROLE, matrices_by_name, optimizer_rule, record_rule
+from hb.train.resuming import BY_NAME, BY_ROLE, record_rule, roles_by_name, rule_of_run
+from hb.train.trainer import StepData, fit
 from hb.train.vision import VisionPretraining
 from tests.conftest import tiny_config
+from tests.train.conftest import Trip
 
 MARKERS = (1, 2, 3, 4)
 
@@ -141,13 +146,71 @@ def test_guidance_embeddings_have_a_rate_of_their_own():
 def test_the_old_rule_is_as_it_was():
     """By parts of names: the heads of drafts and of vision pretraining were Muon's, no layer of a time embedder was."""
     draft, vision, student = (built(what) for what in ("draft", "pretraining", "student"))
-    assert draft.head.weight in matrices_by_name(draft)
-    assert {head.weight for head in vision.heads.values()} <= matrices_by_name(vision)
-    assert not {layer.weight for layer in student.model.time_embedder.mlp[::2]} & matrices_by_name(student)
-    assert student.model.vae2llm.weight not in matrices_by_name(student)
-    groups = parameter_groups(student, muon_lr=0.01, adamw_lr=0.001, rule=BY_NAME)
+    matrices = lambda module: {p for p, role in roles_by_name(module).items() if role == "muon"}
+    assert draft.head.weight in matrices(draft)
+    assert {head.weight for head in vision.heads.values()} <= matrices(vision)
+    assert not {layer.weight for layer in student.model.time_embedder.mlp[::2]} & matrices(student)
+    groups = parameter_groups(student, muon_lr=0.01, adamw_lr=0.001, roles=roles_by_name)
     assert [len(group["params"]) for group in groups] == [14, 23, 8]
     assert sorted(p for group in groups for p in map(id, group["params"])) == sorted(map(id, student.parameters()))
+
+
+class Before(Training):
+    """A module as an old version registered it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        for name in ("lm_head", "a", "b"):  # "lm_head": found by the old rule, though nothing marks it
+            self.add_module(name, nn.Linear(3, 3))
+
+    def training_step(self, batch, batch_idx):
+        x = batch
+        for part in self.parts():
+            x = torch.tanh(part(x))
+        return x.square().sum()
+
+    def parts(self):
+        return self.lm_head, self.a, self.b
+
+    def configure_optimizers(self):
+        return scheduled(muon(self, 0.1, roles=self.roles), lambda step: 1.0)
+
+
+class Now(Before):
+    """The same with other names, in another order. It translates the old names when it loads."""
+
+    def __init__(self):
+        L.LightningModule.__init__(self)
+        old = Before()
+        self.second, self.head, self.first = old.b, old.lm_head, old.a
+
+    def parts(self):
+        return self.head, self.first, self.second
+
+    def load_state_dict(self, state, *args, **options):
+        new = dict(b="second", a="first", lm_head="head")
+        translated = lambda name: ".".join([new.get(name.split(".")[0], name.split(".")[0]), name.split(".")[1]])
+        return super().load_state_dict({translated(name): w for name, w in state.items()}, *args, **options)
+
+
+def test_an_old_run_goes_on_where_weights_have_other_names_and_another_order(tmp_path, monkeypatch):
+    """Optimizer states are stored by number: each must find its own weight, and each weight its old optimizer."""
+
+    def run(module, folder, callbacks=()):
+        make = lambda step, rank: torch.full((2, 3), step + 1.0) / 8
+        fit(
+            module, StepData(make, 6), folder, ema=None, save_every=2, bar=False, accelerator="cpu", callbacks=callbacks
+        )
+        return [part.weight for part in module.parts()]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hb.train.trainer.record_rule", lambda folder: BY_NAME)
+        straight = run(Before(), tmp_path / "straight")
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(Before(), tmp_path / "cut", (Trip(5),))
+    assert all(torch.equal(a, b) for a, b in zip(straight, run(Now(), tmp_path / "cut")))
+    assert not all(torch.equal(a, b) for a, b in zip(straight, run(Now(), tmp_path / "new")))
 
 
 def test_a_new_run_notes_the_new_rule_and_an_old_one_keeps_the_old(tmp_path):
@@ -160,7 +223,7 @@ def test_a_new_run_notes_the_new_rule_and_an_old_one_keeps_the_old(tmp_path):
     assert record_rule(new) == record_rule(claimed) == BY_ROLE and record_rule(old) == BY_NAME
     for folder in (new, claimed):
         (folder / "last.ckpt").touch()
-    assert [optimizer_rule(folder) for folder in (new, claimed, old)] == [BY_ROLE, BY_ROLE, BY_NAME]
+    assert [rule_of_run(folder) for folder in (new, claimed, old)] == [BY_ROLE, BY_ROLE, BY_NAME]
     assert json.loads((claimed / "run.json").read_text()) == dict(seed=0, optimizer_rule="role")
     assert json.loads((old / "run.json").read_text()) == dict(seed=0)
 

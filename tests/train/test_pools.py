@@ -1,5 +1,7 @@
 """A pool is made once, by one process, says what it was made of, and is the same whoever makes it."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import fields, replace
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from hb.data.pool import DRAW_MIX, Pool, make_pool, mixed
+from hb.train import pools
 from hb.train.pools import pool_for
 from hb.world.language import parse
 from tests.train.conftest import examples
@@ -87,3 +90,13 @@ def test_the_batch_of_a_step_is_always_the_same(pool, text):
     assert all(torch.equal(a[k], b[k]) for k in a)
     for other in (examples(pool, text, 5, rank=1), examples(pool, text, 6)):
         assert all(not torch.equal(a[k], other[k]) for k in ("draw_latent", "dialogue_ids", "dialogue_picture"))
+
+
+def test_a_pool_that_another_process_is_making_is_waited_for(pooled, tmp_path, monkeypatch):
+    """The second one to ask does not make it again."""
+    made, make = [], pools.make_pool
+    slow = lambda *args, **options: made.append(1) or time.sleep(0.2) or make(*args, **options)
+    monkeypatch.setattr(pools, "make_pool", slow)
+    with ThreadPoolExecutor(2) as both:
+        one, two = both.map(lambda _: pooled(), range(2))
+    assert made == [1] and same(one, two)

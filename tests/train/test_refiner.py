@@ -1,5 +1,5 @@
-"""A latent refiner before the pixel decoder: the identity at first, then mixtures become one field; the decoder behind it
-stays as it is."""
+"""A latent refiner before the pixel decoder: the identity at first, then mixtures become one field; the decoder behind
+it stays as it is."""
 
 from dataclasses import replace
 
@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from hb.cli.main import main
+from hb.cli.train import load_autoencoder
 from hb.data.fields import FIELD, LOOKS, random_scenes, statistics, thing_field, with_other_looks
+from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
+from hb.infer.pipeline import SHIPPED, Model
+from hb.models.checkpoint import CheckpointError
+from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
 from hb.train.refiner import RefinerTraining, check_latents_are_fields, mixed_fields, train_refiner
+from hb.train.resuming import BY_NAME, BY_ROLE
+from hb.train.trainer import provenance
+from tests.train.conftest import Trip
 
 CONFIG = PixelDecoderConfig(len(FIELD), (8, 8, 8, 8))
 
@@ -144,3 +153,22 @@ def test_a_model_without_a_tiny_decoder_is_told_so(tiny_folder, tmp_path, capsys
     assert main(["train", "settler", "--model", str(tiny_folder), "--folder", str(tmp_path / "run")]) == 2
     assert "hb train decoder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begun_under_the_old_names_and_the_old_rule_goes_on_as_it_began(decoder, tmp_path, monkeypatch):
+    """Its checkpoint says "settler", and nothing says which rule found the matrices for Muon."""
+    run = dict(rows=8, batch=2, steps=4, save_every=2, bar=False, accelerator="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("hb.train.trainer.record_rule", lambda folder: BY_NAME)
+        straight = train_refiner(tmp_path / "straight", decoder, **run)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_refiner(tmp_path / "old", decoder, callbacks=(Trip(3),), **run)
+    kept = torch.load(tmp_path / "old" / "last.ckpt", weights_only=True)
+    old = {name.replace("refiner.", "settler."): value for name, value in kept["state_dict"].items()}
+    assert not old.keys() & kept["state_dict"].keys()
+    torch.save(kept | dict(state_dict=old), tmp_path / "old" / "last.ckpt")
+    done, new = (train_refiner(tmp_path / folder, decoder, **run) for folder in ("old", "new"))
+    assert all(torch.equal(done.weights[name], value) for name, value in straight.weights.items())
+    assert not all(torch.equal(new.weights[name], value) for name, value in straight.weights.items())
+    assert provenance(tmp_path / "old", "")["optimizer_rule"] == BY_NAME
+    assert provenance(tmp_path / "new", "")["optimizer_rule"] == BY_ROLE

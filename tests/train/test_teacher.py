@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hb.data.pool import BatchSizes, pick
+from hb.data.pool import BatchSizes, make_pool, pick
 from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import load_model, save_model
@@ -132,3 +132,28 @@ def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
     assert torch.allclose(new.llm2vae(state), old.llm2vae(state).unflatten(-1, (4, -1)).mean(-2), atol=1e-5)
     kept = [n for n in old.state_dict() if not n.startswith(("vae2llm.weight", "llm2vae", "latent_pos_embed"))]
     assert all(torch.equal(new.state_dict()[n], old.state_dict()[n]) for n in kept)
+
+
+def test_pictures_that_are_not_square_train_as_they_are_sampled(text):
+    """Losses of wide pictures against `velocity` with their grid; half as high, they are no square of tokens."""
+    training = module(text)
+    torch.nn.init.normal_(training.model.llm2vae.weight, std=0.1)
+    training.settings = replace(training.settings, drop_text=0.0)
+    wide = make_pool(
+        lambda p: torch.nn.functional.avg_pool2d(p, 8).repeat(1, 2, 1, 1)[:, :4, :4],
+        text, side=64, prompts=3, scenes=3, bar=False,
+    )  # fmt: skip
+    wide = replace(wide, scene_picture=wide.scene_picture[:, :32])
+    batch = pick(wide, SIZES, 0, 0)
+    loss, _ = training.draw_loss(batch, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(3, generator=generator)
+    latent, grid = training._latent(batch["draw_latent"])
+    assert grid == (2, 4) and latent.size(2) == 8
+    noised, target = training._noised(latent, grid, generator)
+    ids = batch["draw_ids"][0, 1 : batch["draw_length"][0] - 1].tolist()
+    _, context = training.model.read_text(training.model.empty(1), [ids])
+    full = training.model([training._text(batch["draw_ids"], batch["draw_length"]), *noised])[1]
+    alone = training.model.velocity(noised[0].tokens[:1], noised[0].t[:1], context, grid)
+    assert torch.allclose(full[:1], alone, atol=1e-5) and loss.isfinite()
+    assert training.edit_loss(batch, generator)[0].isfinite()

@@ -1,5 +1,5 @@
-"""A pretrained vision encoder: its labels are the scene's, pretraining lowers the loss, its features are in the teacher's
-loss."""
+"""A pretrained vision encoder: its labels are the scene's, pretraining lowers the loss, its features are in the
+teacher's loss."""
 
 import numpy as np
 import pytest

@@ -74,36 +74,98 @@ OWN_DMDO = dict(
 OTHERS = ("real", "stepper")  # options of a stage that name another student, which is used and not trained
 
 STAGES = {
-    "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
-                     prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),
-    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4,
-                     prompts=12, edits=24),
-    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 2000, 1e-4,
-                      prompts=12, edits=24, editing=0.25, default=True, vision=False, options=OWN_DMDO),
-    "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
-                              5e-5, options=dict(real="cfg")),
+    "cfg": StageSpec(
+        CFGDistillation,
+        "guidance in one pass instead of two or three: 50 evaluations",
+        None,
+        1000,
+        0.001,
+        prompts=48,
+        edits=48,
+        options=dict(decay=0.7),
+        evaluations=50,
+        any_steps=True,
+    ),
+    "tscd": StageSpec(
+        SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4, prompts=12, edits=24
+    ),
+    "dmdo": StageSpec(
+        DistributionMatching,
+        "two scores along the student's own ODE: 6 evaluations",
+        "tscd",
+        2000,
+        1e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        default=True,
+        vision=False,
+        options=OWN_DMDO,
+    ),
+    "dmdo-literal": StageSpec(
+        DistributionMatching,
+        "stage 3 as printed: noised along the line to its own noise",
+        "tscd",
+        1000,
+        5e-5,
+        options=dict(real="cfg"),
+    ),
     # baselines at equal cost (of drawing: an edit of theirs reads the picture twice, as the paper's do, and dmdo's
     # once)
-    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
-                     0.001, prompts=12, edits=24, editing=0.25,
-                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="renoise"),
-    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 600, 2e-4,
-                     prompts=12, edits=24, editing=0.25, options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
-    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2, its re-noising sampler and its adversary", "cfg", 600, 1e-4,
-                      prompts=12, edits=24, editing=0.25,
-                      options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5), sampler="renoise"),
-}  # fmt: skip
+    "lcm": StageSpec(
+        SegmentedConsistency,
+        "baseline: latent consistency, one segment, no adversary, re-noised",
+        "cfg",
+        600,
+        0.001,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03),
+        sampler="renoise",
+    ),
+    "pcm": StageSpec(
+        SegmentedConsistency,
+        "baseline: three phases, jumps to their edges",
+        "cfg",
+        600,
+        2e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=dict(segments=Segments(3, to_edge=True), mse=1.0),
+    ),
+    "dmd2": StageSpec(
+        DistributionMatching,
+        "baseline: DMD2, its re-noising sampler and its adversary",
+        "cfg",
+        600,
+        1e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=OWN_DMDO | dict(sampler="renoise", judged="guess", learns="guess", fake_times=5),
+        sampler="renoise",
+    ),
+}
 SIX_NFE = ("cfg", "tscd", "dmdo")
 # Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square
 # fades and the adversary comes in. How much of each it does not print: these weights are ours
 HYPER_SD = {8: (1.0, 0.1), 4: (0.5, 0.3), 2: (0.2, 1.0), 1: (0.1, 1.0)}  # of mean square and adversary
 STAGES |= {
     f"hyper-sd-{count}": StageSpec(
-        SegmentedConsistency, f"Hyper-SD's form: segments, {count} of them, mean square and adversary, {count} evaluations",
-        "cfg" if count == 8 else f"hyper-sd-{2 * count}", 150, 2e-4, prompts=12, edits=24, evaluations=count,
-        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"))
+        SegmentedConsistency,
+        f"Hyper-SD's form, {count} segments, mean square and adversary: {count} evaluations",
+        "cfg" if count == 8 else f"hyper-sd-{2 * count}",
+        150,
+        2e-4,
+        prompts=12,
+        edits=24,
+        evaluations=count,
+        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"),
+    )
     for count, (mse, adversarial) in HYPER_SD.items()
-}  # fmt: skip
+}
 CHAINS = {"six-nfe": SIX_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
@@ -16,8 +15,7 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import Branch, guided_branch
 from hb.seeding import seeded_generator
 from hb.train.distill.batch import StageBatch, read_batch
-from hb.train.optim import muon, warmup_constant_decay
-from hb.train.resuming import BY_ROLE
+from hb.train.optim import Training, muon, warmup_constant_decay
 from hb.train.trainer import compile_layers
 
 
@@ -59,7 +57,7 @@ class Update:
         return tuple(p for p in self.network.parameters() if p.requires_grad)
 
 
-class Stage(L.LightningModule):
+class Stage(Training):
     """A student, its slow average, and updates. A subclass says what a step shares (`shared_state`) and its `updates`.
 
     teacher   reads prompts and pictures; never trained. Hangs on the stage without being a sub-module
@@ -72,7 +70,6 @@ class Stage(L.LightningModule):
     """
 
     watched, limit = "", float("inf")
-    optimizer_rule = BY_ROLE
 
     def __init__(
         self,
@@ -112,7 +109,7 @@ class Stage(L.LightningModule):
 
     def muon(self, network: nn.Module, lr: float) -> torch.optim.Optimizer:
         """See `hb.train.optim.muon`."""
-        return muon(network, lr, self.muon_dtype, rule=self.optimizer_rule)
+        return muon(network, lr, self.muon_dtype, roles=self.roles)
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class SegmentedConsistency(Stage):
         return [Update("discriminator", self.discriminator, self.discriminator_loss, own), student]
 
     def shared_state(self, batch: StageBatch, generator: torch.Generator) -> Pair:
-        """A jump of each. The network is not given the time of a jump's end: its velocity at the start is the jump's."""
+        """A jump of each. The network is not given the time where a jump ends: its velocity at the start serves."""
         jumps = self.segments.sample(batch.size, generator)
         start, step, end = (t.to(batch.latent) for t in (jumps.start, jumps.step, jumps.end))
         x = interpolate(batch.latent, noise_like(batch.latent, generator), start)

@@ -89,7 +89,7 @@ class Diary:
         assert not any(p.grad is not None for p in [*self.stage.parameters(), *self.stage.teacher.parameters()])
 
 
-# ---- updates ----------------------------------------------------------------------------------------------------------
+# ---- updates ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
