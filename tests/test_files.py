@@ -1,6 +1,9 @@
 """Whoever stops us finds files whole or not there, and rows up to the last whole one."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +13,15 @@ from PIL import Image
 
 from hb.cli import output
 from hb.data.pool import make_pool
-from hb.files import append_rows, aside, read_rows, write
+from hb.files import NotFinite, append_rows, aside, read_rows, write, write_tensors
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, Student
 from hb.infer.pipeline import Sampling
 from hb.models.checkpoint import save_model
 from hb.models.tokenizer import Text
 from hb.train.distill.recipe import Sheet
 from hb.train.draft import Answered
-from hb.train.trainer import Log, WholeCheckpoints
+from hb.train.loggers import RunLog
+from hb.train.trainer import WholeCheckpoints
 from hb.world import benchmark as bench
 from tests.conftest import TOKENIZER, tiny_config
 
@@ -31,7 +35,7 @@ def sheet(folder: Path):
 def log(folder: Path):
     if not (folder / "log.jsonl").exists():
         append_rows(folder / "log.jsonl", [dict(step=1, seconds=2.0)])
-    Log(folder).on_train_start(SimpleNamespace(global_rank=0, global_step=5), None)
+    RunLog(folder).rewind(5)
 
 
 def pool(folder: Path):
@@ -57,7 +61,7 @@ WRITERS = {
     "evaluation sets": sets,
     "sheet": sheet,
     "log": log,
-    "checkpoint": lambda folder: WholeCheckpoints().save_checkpoint(WEIGHTS, folder / "last.ckpt"),
+    "checkpoint": lambda folder: WholeCheckpoints().save_checkpoint(dict(state_dict=WEIGHTS), folder / "last.ckpt"),
     "pool": pool,
     "answers": answers,
     "draft": DraftCheckpoint({}, {}, "", WEIGHTS).save,
@@ -117,3 +121,59 @@ def test_rows_are_read_around_one_that_was_torn_before_it_was_cut_off(tmp_path):
     assert read_rows(tmp_path / "rows.jsonl") == []
     (tmp_path / "rows.jsonl").write_text('{"i": 0}\n{"i": 1, "ta{"i": 2}\n{"i": 3}\n')
     assert read_rows(tmp_path / "rows.jsonl") == [dict(i=0), dict(i=3)]
+
+
+def test_two_writers_of_one_file_do_not_mix_and_leave_nothing_beside_it(tmp_path):
+    path = tmp_path / "pool"
+    with aside(path) as one, aside(path) as other:
+        assert one != other
+        one.write_bytes(b"one")
+        other.write_bytes(b"other")
+    assert path.read_bytes() == b"one" and list(tmp_path.iterdir()) == [path]  # the outer block ends last
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_is_not(tmp_path):
+    left, writing = tmp_path / "a.bin.0123.part", tmp_path / "a.bin.4567.part"
+    for part in (left, writing):
+        part.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    write(tmp_path / "a.bin", b"whole")
+    assert not left.exists() and writing.exists()
+
+
+ALONE = """
+import sys, time
+from pathlib import Path
+from hb.files import alone_in, append_rows
+folder = Path(sys.argv[1])
+for i in range(3):
+    with alone_in(folder):
+        append_rows(folder / "rows", [dict(who=sys.argv[2], what="in")])
+        time.sleep(0.05)
+        append_rows(folder / "rows", [dict(who=sys.argv[2], what="out")])
+"""
+
+
+def test_two_processes_are_not_in_one_block_at_once(tmp_path):
+    root = Path(__file__).resolve().parents[1]
+    run = lambda who: subprocess.Popen(
+        [sys.executable, "-c", ALONE, str(tmp_path), who], cwd=root, env=os.environ | dict(PYTHONPATH=str(root))
+    )
+    assert [process.wait(100) for process in (run("a"), run("b"))] == [0, 0]
+    rows = read_rows(tmp_path / "rows")
+    pairs = list(zip(rows[::2], rows[1::2]))
+    assert len(pairs) == 6 and all(a["who"] == b["who"] and (a["what"], b["what"]) == ("in", "out") for a, b in pairs)
+
+
+def test_weights_that_are_no_numbers_never_replace_a_file(tmp_path):
+    path = write_tensors(tmp_path / "w.safetensors", WEIGHTS)
+    before = path.read_bytes()
+    broken = dict(good=torch.zeros(2), bad=torch.tensor([1.0, float("nan")]), ids=torch.tensor([1]))
+    with pytest.raises(NotFinite, match="w.safetensors is not written.*1 of 3 tensors.*bad first.*smaller --lr"):
+        write_tensors(path, broken)
+    for save in (DraftCheckpoint({}, {}, "", broken).save, Student("cfg", 6, 3.0, "", weights=broken).save):
+        with pytest.raises(NotFinite, match="not written"):
+            save(tmp_path)
+    with pytest.raises(NotFinite, match="last.ckpt is not written"):
+        WholeCheckpoints().save_checkpoint(dict(state_dict=broken), tmp_path / "last.ckpt")
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -15,8 +15,9 @@ from hb.infer.pipeline import STUDENTS, Model
 from hb.train.distill.dmdo import DistributionMatching
 from hb.train.distill.recipe import CHAINS, STAGES, StageSpec, check_beginning, run_stage, with_new_guidance_embedding
 from hb.train.distill.tscd import SegmentedConsistency
-from hb.train.teacher import pool_for, precision_of, provenance
-from hb.train.trainer import working_device
+from hb.train.optim import refuse_not_finite
+from hb.train.pools import pool_for
+from hb.train.trainer import precision_of, provenance, working_device
 
 
 def distill(args) -> None:
@@ -69,7 +70,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         prompts=spec.prompts,
         edits=spec.edits,
         options=str(spec.options).replace("'multistep'", "'renoise'"),  # the name in runs begun before 0.2
-        vision=None if spec.eyes else False,  # None: as in a run from before there was a choice
+        vision=None if spec.vision else False,  # None: as in a run from before there was a choice
         teacher=fingerprint(model.bagel),
         pool=args.pool,
         start=first,
@@ -115,8 +116,9 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
 
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
-    asked = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, eyes=args.vision)
-    changes = {name: value for name, value in asked.items() if value is not None}
+    refuse_not_finite(**{f"--{name}": getattr(args, name) for name in ("lr", "mse", "minutes")})
+    given = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, vision=args.vision)
+    changes = {name: value for name, value in given.items() if value is not None}
     options = dict(spec.options)
     kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
     for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():

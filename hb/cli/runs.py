@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def claim(
     if args.fresh:
         for name in (*leftovers, "run.json"):
             (folder / name).unlink(missing_ok=True)
-    note = folder / "run.json"
+    note, before = folder / "run.json", {}
     if note.exists():
         before = {OLD_FACTS.get(fact, fact): value for fact, value in json.loads(note.read_text()).items()}
         other = [k for k in facts if k not in may_change and facts[k] != before.get(k)]
@@ -104,7 +105,8 @@ def claim(
                 f"{folder} holds a run with {k} {before.get(k)}, not {facts[k]}; go on with the same settings, choose "
                 "another --folder, or begin again with --fresh"
             )
-    write_json(note, facts)
+    rule = {k: before[k] for k in ("optimizer_rule",) if k in before}  # of `hb.train.resuming`: it stays the run's
+    write_json(note, facts | rule)
 
 
 def interruptible(train, *args, **options):
@@ -127,8 +129,8 @@ def is_first_process() -> bool:
 
 def replace_folder(folder: Path, fill) -> None:
     """Fill a folder aside, then move its files into place one by one: no file is ever half written."""
-    part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}.part")  # each process fills its own
+    part.mkdir(parents=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         fill(part)

@@ -24,7 +24,7 @@ from hb.infer.speculative.plan import Plan
 from hb.infer.speculative.tune import Tuned, shortlist, tune
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.train.draft import train_draft, tuning_reads
-from hb.train.teacher import precision_of
+from hb.train.trainer import precision_of
 from hb.world import benchmark as bench
 
 VARIANTS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from hb.cli.output import to_json, write_json
 from hb.cli.runs import (
@@ -25,7 +24,7 @@ from hb.cli.use import folder_of, open_model
 from hb.data.batches import BatchSizes
 from hb.data.mixes import mixed
 from hb.data.own_pictures import OwnPictures
-from hb.files import write
+from hb.files import write_tensors
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
 from hb.infer.pipeline import SHIPPED, Model, Sampling
 from hb.infer.speculative.draft import DraftConfig
@@ -34,9 +33,12 @@ from hb.models.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, l
 from hb.models.config import PRESETS, BagelConfig
 from hb.models.tokenizer import Text, train_tokenizer
 from hb.models.vision import VisionTower
+from hb.train.autoencoder import train_autoencoder, train_pixel_decoder, train_semantic
 from hb.train.draft import train_draft
-from hb.train.semantic import check_says_fields, train_refiner, train_semantic
-from hb.train.teacher import LEARNS, precision_of, provenance, train_autoencoder, train_teacher, train_tiny_decoder
+from hb.train.optim import refuse_not_finite
+from hb.train.refiner import check_latents_are_fields, train_refiner
+from hb.train.teacher import LEARNS, TeacherSettings, train_teacher
+from hb.train.trainer import precision_of, provenance
 from hb.train.vision import train_vision
 from hb.world.language.corpus import corpus
 
@@ -122,7 +124,7 @@ def autoencoder(args) -> None:
     if not is_first_process():
         return
     weights = {name: value.contiguous() for name, value in done.state_dict().items()}
-    write(folder / AUTOENCODER, save(weights, {"format": "pt"}))
+    write_tensors(folder / AUTOENCODER, weights, {"format": "pt"})
     write_json(folder / "vae_config.json", asdict(done.config) | dict(downsample=done.config.downsample))
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
     write_json(folder / "provenance.json", facts)
@@ -140,7 +142,7 @@ def vision(args) -> None:
     )
     if not is_first_process():
         return
-    write(folder / VISION, save({k: v.contiguous() for k, v in tower.state_dict().items()}, {"format": "pt"}))
+    write_tensors(folder / VISION, tower.state_dict(), {"format": "pt"})
     facts = provenance(folder, args.command, preset=args.preset, seed=args.seed, settings=facts)
     write_json(folder / "provenance.json", facts)
     _say(
@@ -185,10 +187,10 @@ def teacher(args) -> None:
         scenes=args.pool,
         sizes=sizes,
         start_from=start,
-        eyes=vision,
+        vision_encoder=vision,
         mix=mix,
         own=own,
-        settings=dict(lr=usual.lr, learns=args.learns),
+        settings=TeacherSettings(lr=usual.lr, learns=args.learns),
         **trainer_options(args),
     )
     if not is_first_process():
@@ -261,7 +263,7 @@ def decoder(args) -> None:
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
-        train_tiny_decoder,
+        train_pixel_decoder,
         folder,
         model.bagel.autoencoder,
         side=side,
@@ -285,7 +287,7 @@ def refiner(args) -> None:
         )
     start.open(model.bagel)  # raises if it belongs to another encoder
     side, autoencoder = model.bagel.config.picture_side, model.bagel.autoencoder
-    check_says_fields(autoencoder, side)
+    check_latents_are_fields(autoencoder, side)
     facts = dict(asdict(usual), noise=args.noise, decoder=start.fingerprint(), start=args.start_from)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
@@ -335,6 +337,7 @@ def _usual(stage: str, args) -> Usual:
 
 
 def _asked(usual: Usual, args) -> Usual:
+    refuse_not_finite(**{f"--{name}": getattr(args, name, None) for name in ("lr", "noise", "ce_weight", "minutes")})
     return Usual(args.steps or usual.steps, args.batch or usual.batch, usual.lr if args.lr is None else args.lr)
 
 

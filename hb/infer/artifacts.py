@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hb.files import aside
+from hb.files import aside, check_finite
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import CheckpointError, check, read_weights
 from hb.models.conditioning import StudentModel
@@ -117,6 +117,7 @@ class Artifact:
         whole."""
         folder = Path(folder)
         stored = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in self.weights.items()}
+        check_finite(f"{self.FILE}.safetensors", stored)
         with aside(folder / f"{self.FILE}.json") as words, aside(folder / f"{self.FILE}.safetensors") as numbers:
             save_file(stored, numbers, {"format": "pt"})
             words.write_text(json.dumps(self.to_dict(), indent=1) + "\n")

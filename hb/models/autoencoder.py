@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hb.models.names import accept_diffusers
+from hb.models.roles import adamw
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
+        for half in (self.encoder, self.decoder):
+            adamw(half.conv_in), adamw(half.conv_out)
         self.to(memory_format=torch.channels_last)  # on a CPU convolutions are twice as fast
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:

@@ -20,6 +20,7 @@ from hb.models.kv_cache import KVCache
 from hb.models.latents import LatentInterface
 from hb.models.mot import Expert, MixtureOfTransformers, run_experts
 from hb.models.names import accept_released
+from hb.models.roles import adamw
 from hb.models.sequence import ImageSplit, Split, attention_mask, positions
 from hb.models.vision import Connector, VisionTower, patchify, sincos_table, table_rows, unpatchify
 
@@ -54,9 +55,9 @@ class Bagel(nn.Module):
         super().__init__()
         self.config, self.markers = config, tuple(markers)
         width = config.llm.hidden_size
-        self.embed_tokens = nn.Embedding(config.llm.vocab_size, width)
+        self.embed_tokens = adamw(nn.Embedding(config.llm.vocab_size, width))
         self.mot = MixtureOfTransformers(config.llm)
-        self.lm_head = nn.Linear(width, config.llm.vocab_size, bias=False)
+        self.lm_head = adamw(nn.Linear(width, config.llm.vocab_size, bias=False))
         self.vit_model = VisionTower(config.vision)
         self.connector = Connector(config.vision.hidden_size, width)
         self.vit_pos_embed = PositionTable(config.vision.side, width, config.interpolate_pos)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hb.files import aside
+from hb.files import write_tensors
 from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.config import BagelConfig
@@ -142,8 +141,7 @@ def save_model(model: Bagel, folder: str | Path, text: Text | None = None, dtype
     folder = Path(folder)
     for name, weights in ((WEIGHTS, released_weights(model)), (AUTOENCODER, model.autoencoder.state_dict())):
         stored = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in weights.items()}
-        with aside(folder / name) as part:
-            save_file(stored, part, metadata={"format": "pt"})
+        write_tensors(folder / name, stored, {"format": "pt"})
     model.config.save(folder)
     if text is not None:
         text.save(folder)

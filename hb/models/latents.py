@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.models.roles import adamw, guidance_embedding
+
 TEXT_SCALES, IMAGE_SCALES = (1.0, 5.0), (1.0, 2.5)  # ranges that are trained, as in Hyper-Bagel
 
 
@@ -17,7 +19,7 @@ class TimeEmbedder(nn.Module):
     def __init__(self, width: int, size: int = 256):
         super().__init__()
         self.size = size
-        self.mlp = nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(adamw(nn.Linear(size, width)), nn.SiLU(), nn.Linear(width, width))
 
     def sinusoid(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B size"]:
         half = self.size // 2
@@ -44,7 +46,7 @@ class GuidanceEmbedding(nn.Module):
         width = time.mlp[-1].out_features
         self.text, self.image = (TimeEmbedder(width, time.size).to(time.mlp[0].weight) for _ in range(2))
         for embedder in (self.text, self.image):
-            embedder.mlp[0].load_state_dict(time.mlp[0].state_dict())
+            guidance_embedding(embedder).mlp[0].load_state_dict(time.mlp[0].state_dict())
             nn.init.zeros_(embedder.mlp[-1].weight)
             nn.init.zeros_(embedder.mlp[-1].bias)
 
@@ -72,8 +74,7 @@ class LatentInterface(nn.Module):
     def __init__(self, values: int, width: int):
         super().__init__()
         self.time = TimeEmbedder(width)
-        self.input = nn.Linear(values, width)
-        self.output = nn.Linear(width, values)
+        self.input, self.output = adamw(nn.Linear(values, width)), adamw(nn.Linear(width, values))
         self.guidance: GuidanceEmbedding | None = None
 
     def embed(

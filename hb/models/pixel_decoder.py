@@ -1,5 +1,5 @@
 """A decoder of half the operations, for the same latents, with sharper pictures where latents say what is where
-(hb.train.semantic).
+(hb.data.fields).
 
 When fifty steps become six, decoding the picture is a third of what is left. A small network reads the latent at its
 own resolution and at twice that; what it has understood is interpolated between places, and every pixel works its color
@@ -10,7 +10,7 @@ and slow to learn.
 A settler may stand before all that: a small transformer that makes up its mind where the latents have not. A model of
 few steps hands over means: a thing half pink and half purple is painted in patches of both, as every place decides
 alone. What is one thing, or the one background, can only be agreed on by all of its places. It is trained in
-`hb.train.semantic`, from latents made undecided on purpose.
+`hb.train.refiner`, from latents made undecided on purpose.
 
 How deep and wide the pixel's own network is decides which rims it can paint: with two layers of 48 circles and squares
 came out clean and not one star did (data/results/DIARY.md).
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.models.roles import adamw
 from hb.models.vision import sincos_table, table_rows
 
 ROWS = 4096  # pixels whose features and hidden units fit into the cache of a core
@@ -76,7 +77,7 @@ class LatentRefiner(nn.Module):
     def __init__(self, channels: int, width: int, layers: int):
         super().__init__()
         self.width = width
-        self.read, self.say = nn.Linear(channels, width), nn.Linear(width, channels)
+        self.read, self.say = adamw(nn.Linear(channels, width)), adamw(nn.Linear(width, channels))
         layer = nn.TransformerEncoderLayer(
             width, width // 24, 4 * width, dropout=0.0, batch_first=True, norm_first=True
         )
@@ -102,18 +103,19 @@ class PixelDecoder(nn.Module):
         self.settle = LatentRefiner(config.z_channels, *config.settler) if config.settler else None
         coarse, fine, pixel, hidden = config.widths
         self.read = nn.Sequential(
-            nn.Conv2d(config.z_channels, coarse, 3, padding=1),
+            adamw(nn.Conv2d(config.z_channels, coarse, 3, padding=1)),
             nn.ReLU(),
             _Block(coarse),
             _Block(coarse),
             nn.Conv2d(coarse, fine, 1),
         )
-        self.as_it_is = nn.Conv2d(config.z_channels, fine, 1)
+        self.as_it_is = adamw(nn.Conv2d(config.z_channels, fine, 1))
         self.refine = nn.Sequential(_Block(fine), nn.Conv2d(fine, pixel, 1))
         sizes = [pixel, *[hidden] * config.depth, 3]
         self.paint = nn.Sequential(
             *(layer for pair in zip(sizes, sizes[1:]) for layer in (nn.ReLU(), nn.Conv2d(*pair, 1)))
         )
+        adamw(self.paint[-1])
 
     def forward(self, z: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         z = self.settle(z) if self.settle is not None else z

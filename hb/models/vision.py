@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hb.models.config import VisionConfig
+from hb.models.roles import adamw
 
 
 class _Embeddings(nn.Module):
@@ -77,7 +78,7 @@ class _Encoder(nn.Module):
 class _Tower(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.embeddings = _Embeddings(config)
+        self.embeddings = adamw(_Embeddings(config))
         self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

@@ -1,4 +1,4 @@
-"""Training a draft model: the target answers, the draft learns to foresee it, several guesses deep.
+"""Training a draft model: the target answers, the draft learns to predict the answers, several guesses deep.
 
 EAGLE-3's training-time test with Hyper-Bagel's bridge, start and loss. Answers are the target's own, half of them
 greedy and half drawn at temperature 1, so the draft learns the text it will meet.
@@ -11,15 +11,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from hb.files import aside
+from hb.files import alone_in, write_tensors
 from hb.infer.artifacts import DraftCheckpoint, understanding_fingerprint
 from hb.infer.fused import FastText, decode_fast
 from hb.infer.speculative.decode import Prefill, read_picture_and_text
@@ -29,8 +28,8 @@ from hb.models.bagel import Bagel, pad_ids
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.tokenizer import Text
 from hb.seeding import TRAINING
-from hb.train.optim import MuonAdamW, split_parameters
-from hb.train.trainer import StepData, fit, warm_then_cosine
+from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine
+from hb.train.trainer import StepData, fit, least_over_processes, mean_over_processes
 from hb.world.language import DESCRIBE_REQUESTS, ask
 from hb.world.render import render, to_uint8
 from hb.world.scene import sample_any
@@ -48,8 +47,7 @@ class Answered:
     length: Tensor  # int16 [N]: tokens of both
 
     def save(self, path: Path) -> None:
-        with aside(path) as part:
-            save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, part)
+        write_tensors(path, {f.name: getattr(self, f.name) for f in fields(self)})
 
     @staticmethod
     def load(path: Path) -> Answered:
@@ -63,7 +61,7 @@ class Answered:
         most = int(self.length[rows].max())
         return dict(
             picture=self.picture[rows],
-            ids=self.ids[rows, :most].long(),
+            ids=self.ids[rows, :most].int(),
             question=self.question[rows].long(),
             length=self.length[rows].long(),
         )
@@ -81,7 +79,7 @@ def answered(
         size = min(batch, n - at)
         scenes = sample_any(size, rng)
         pictures = render(scenes, side)
-        # one kind of question a batch: nobody waits for a description
+        # one kind of question a batch: no short answer waits for a description
         describes = rng.random() < DESCRIBED
         asked = [
             DESCRIBE_REQUESTS[rng.integers(len(DESCRIBE_REQUESTS))] if describes else ask(s, rng).text
@@ -90,8 +88,8 @@ def answered(
         asked = [text.encode(q) for q in asked]
         context = read_picture_and_text(model, pictures * 2 - 1, asked).context
         distribution = GREEDY if (at // batch) % 2 else TokenDistribution(temperature=1.0)
-        said, _ = decode_fast(fast, context, distribution=distribution, generator=generator)
-        for i, (q, a) in enumerate(zip(asked, said)):
+        answers, _ = decode_fast(fast, context, distribution=distribution, generator=generator)
+        for i, (q, a) in enumerate(zip(asked, answers)):
             parts.append((to_uint8(pictures[i]), [text.start, *q, text.end, text.start, *a, text.end], len(q) + 2))
     parts.sort(key=lambda part: len(part[1]))
     ids, length = pad_ids([p[1] for p in parts], text.end)
@@ -113,15 +111,15 @@ def tuning_reads(model: Bagel, text: Text, side: int, n: int, *, describe: bool 
     return out
 
 
-def words_of(pool: Answered) -> tuple[int, ...]:
-    """Token numbers in the answers, in order."""
-    place = torch.arange(pool.ids.size(1))
-    said = (place >= pool.question[:, None].long()) & (place < pool.length[:, None].long())
-    return tuple(sorted(set(pool.ids[said].tolist())))
+def vocabulary_of(pool: Answered) -> tuple[int, ...]:
+    """The draft vocabulary: token numbers in the answers, in order."""
+    position = torch.arange(pool.ids.size(1))
+    answer = (position >= pool.question[:, None].long()) & (position < pool.length[:, None].long())
+    return tuple(sorted(set(pool.ids[answer].tolist())))
 
 
-class DraftTraining(L.LightningModule):
-    """The draft learns what the target says next, up to `depth` guesses ahead; the target stays as it is."""
+class DraftTraining(Training):
+    """The draft learns the target's next tokens, up to `depth` guesses ahead; the target stays as it is."""
 
     def __init__(
         self, draft: Draft, target: Bagel, *, total: int, lr: float = 0.01, depth: int = 7, ce_weight: float = 0.1
@@ -131,41 +129,45 @@ class DraftTraining(L.LightningModule):
         self.__dict__["target"] = target.eval()  # not a sub-module: it is not trained, nor saved
         self.total, self.lr, self.depth, self.ce_weight = total, lr, depth, ce_weight
 
+    def on_fit_start(self):
+        self.target.to(self.device)
+
     @torch.no_grad()
     def read(self, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor]:
-        """Trace, positions, real tokens, target logits on the draft's words, and which tokens come before an
+        """Hidden states, positions, real tokens, target logits on the draft vocabulary, and which tokens come before an
         answer's."""
         target, ids, length = self.target, batch["ids"], batch["length"]
         pixels = batch["picture"].movedim(-1, 1).float() / 127.5 - 1
-        seen: list[Tensor] = []
-        said: list[Tensor] = []
-        _, context = target.see(target.empty(len(ids)), pixels, seen)
-        hidden, _ = target.read_ids(context, ids, length, said)
-        trace = [torch.cat(part, 1) for part in zip(seen, said)]
-        place = torch.arange(ids.size(1), device=ids.device)
+        of_picture: list[Tensor] = []
+        of_text: list[Tensor] = []
+        _, context = target.see(target.empty(len(ids)), pixels, of_picture)
+        hidden, _ = target.read_ids(context, ids, length, of_text)
+        states = [torch.cat(part, 1) for part in zip(of_picture, of_text)]
+        index = torch.arange(ids.size(1), device=ids.device)
         pictured = context.length
         before = lambda values, fill: F.pad(values, (pictured, 0), value=fill)
-        positions = before((context.position[:, None] + place).expand(len(ids), -1), 0)
-        present = before(place < length[:, None], True)
-        answer = before((place >= batch["question"][:, None]) & (place + 1 < length[:, None]), False)
+        positions = before((context.position[:, None] + index).expand(len(ids), -1), 0)
+        present = before(index < length[:, None], True)
+        answer = before((index >= batch["question"][:, None]) & (index + 1 < length[:, None]), False)
         logits = hidden @ target.lm_head.weight[self.draft.vocabulary].T
-        return trace, positions, present, F.pad(logits, (0, 0, pictured, 0)), answer
+        return states, positions, present, F.pad(logits, (0, 0, pictured, 0)), answer
 
     def training_step(self, batch, batch_idx):
-        trace, positions, present, target, answer = self.read(batch)
-        window = int(answer.long().argmax(1).min()) - 1
-        said = self.draft(trace, positions, present, steps=self.depth, window=window)
-        said = [s for j, s in enumerate(said) if bool(answer[:, window + 1 + j : window + 1 + j + s.size(1)].any())]
-        loss, hits = draft_loss(said, target, answer, window=window, ce_weight=self.ce_weight)
+        states, positions, present, target, answer = self.read(batch)
+        window = int(least_over_processes(answer.long().argmax(1).min())) - 1
+        output = self.draft(states, positions, present, steps=self.depth, window=window)
+        # a guess's mean is over the tokens of all processes, or those of one with few answers would count for more
+        counts = [answer[:, window + 1 + j : window + 1 + j + o.size(1)].sum() for j, o in enumerate(output)]
+        counts = mean_over_processes(F.pad(torch.stack(counts).float(), (0, self.depth - len(counts))))
+        output = [o for o, n in zip(output, counts.tolist()) if n > 0]
+        loss, hits = draft_loss(output, target, answer, window=window, ce_weight=self.ce_weight, counts=counts)
         self.log_dict(dict(loss=loss, first=hits[0], last=hits[-1]), prog_bar=True)
         return loss
 
     def configure_optimizers(self):
-        groups = split_parameters(self.draft, muon_lr=self.lr, adamw_lr=self.lr / 10)
-        optimizer = MuonAdamW(groups)
+        optimizer = muon(self.draft, self.lr, roles=self.roles)
         # RMSNorm at exactly zero input has a slope of a thousand: begin slowly (method.md 4.3.3)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: warm_then_cosine(i, self.total))
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return scheduled(optimizer, lambda i: warm_then_cosine(i, self.total))
 
 
 def train_draft(
@@ -181,29 +183,31 @@ def train_draft(
     ce_weight: float = 0.1,
     depth: int = 7,
     seed: int = 0,
-    own_words: bool = True,
+    own_vocabulary: bool = True,
     plan: Plan = Plan(),
     start_from: DraftCheckpoint | None = None,
     answers: Path | None = None,
     **trainer,
 ) -> DraftCheckpoint:
-    """Train a draft for `model` in `folder` (resumes there). own_words: guess only words that the target ever said.
+    """Train a draft for `model` in `folder` (resumes there). own_vocabulary: it guesses only tokens of the target's
+    answers.
 
-    start_from: a draft to go on from; its kind, layers and words are then those of the new one. answers: file of the
-    pool, where several runs share one (default: in the folder).
+    start_from: a draft to go on from; its kind, layers and vocabulary are then those of the new one. answers: file of
+    the pool, where several runs share one (default: in the folder).
     """
+    refuse_not_finite(learning_rate=lr, ce_weight=ce_weight)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = answers or folder / "answers.safetensors"
-    if not path.exists():
-        answered(model, text, n=pool, side=model.config.picture_side, seed=seed, bar=trainer.get("bar", True)).save(
-            path
-        )
+    path = Path(answers or folder / "answers.safetensors")
+    with alone_in(path.parent):
+        if not path.exists():
+            side, bar = model.config.picture_side, trainer.get("bar", True)
+            answered(model, text, n=pool, side=side, seed=seed, bar=bar).save(path)
     data = Answered.load(path)
     if start_from is not None:
         config = DraftConfig.of(start_from.config)
-    elif own_words:
-        config = DraftConfig(**asdict(config) | dict(vocabulary=words_of(data)))
+    elif own_vocabulary:
+        config = DraftConfig(**asdict(config) | dict(vocabulary=vocabulary_of(data)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         draft = Draft(model.config.llm, config)

@@ -40,9 +40,10 @@ CHANGES = (
 
 
 class SheetEvery(Callback):
-    """Every `every` steps and at the last, what `draw` makes of the network, as sheet-000500.png in the run's folder.
+    """Every `every` steps and at the last, the picture that `draw` makes of the network, as sheet-000500.png in the
+    run's folder.
 
-    The run must not notice: `draw` has generator of its own and leaves nothing behind that a checkpoint would hold.
+    Weights and random numbers of the run stay the same: `draw` has generators of its own.
     """
 
     def __init__(self, folder: Path, every: int):
@@ -63,8 +64,9 @@ class TeacherSheet(SheetEvery):
     """A row of drawings of DRAWN; a row of CHANGED, as it is given, and each of CHANGES made in it. Always from the
     same noise.
 
-    By the weights as they stand; the run ends with their average, which draws better until the rate has come down.
     own: in the place of the tiny world's, the first few of these captions and edits.
+
+    By the weights as they stand; the run ends with their average, which draws better until the rate has come down.
     """
 
     def __init__(self, folder: Path, text: Text, every: int = 500, steps: int = 12, own: OwnPictures | None = None):
@@ -92,7 +94,7 @@ class TeacherSheet(SheetEvery):
     def _drawn(self, model: Bagel, size: tuple[int, int]) -> Tensor:
         nothing = model.empty(len(self.prompts))
         _, full = model.read_text(nothing, self.prompts)
-        return self._walk(model, Contexts(full, no_text=nothing), DRAWING, size)
+        return self._sampled(model, Contexts(full, no_text=nothing), DRAWING, size)
 
     def _edited(self, model: Bagel, given: Tensor, size: tuple[int, int]) -> Tensor:
         given = given.expand(len(self.changes), -1, -1, -1)
@@ -100,9 +102,9 @@ class TeacherSheet(SheetEvery):
         latent = model.read_latent(nothing, model.encode(given, sample=False), model.latent_grid(*size))
         _, seen = model.see(latent, given)
         (_, full), (_, no_image) = (model.read_text(before, self.changes) for before in (seen, nothing))
-        return self._walk(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, size)
+        return self._sampled(model, Contexts(full, no_text=seen, no_image=no_image), EDITING, size)
 
-    def _walk(self, model: Bagel, contexts: Contexts, guidance: Guidance, size: tuple[int, int]) -> Tensor:
+    def _sampled(self, model: Bagel, contexts: Contexts, guidance: Guidance, size: tuple[int, int]) -> Tensor:
         rows, columns = model.latent_grid(*size)
         x = noise(contexts.full.batch, rows * columns, model.config.latent_width, seed=0)
         *_, (_, x) = sample(model, contexts, x, self.grid, guidance, shape=(rows, columns))

@@ -16,7 +16,7 @@ from hb.models.autoencoder import Autoencoder
 from hb.models.checkpoint import CheckpointError
 from hb.models.config import PRESETS
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
-from hb.train.teacher import train_tiny_decoder
+from hb.train.autoencoder import train_pixel_decoder
 from tests.conftest import tiny_config
 
 
@@ -168,12 +168,12 @@ def test_training_leaves_the_autoencoder_alone_and_lowers_the_error(tmp_path):
         autoencoder.encoder.conv_out.weight.mul_(20)  # untrained, it says nearly nothing
     old = {k: v.clone() for k, v in autoencoder.state_dict().items()}
     run = dict(side=64, batch=4, lr=0.01, bar=False, precision="f32", accelerator="cpu")
-    short = train_tiny_decoder(tmp_path / "a", autoencoder, steps=1, **run)
-    longer = train_tiny_decoder(tmp_path / "b", autoencoder, steps=20, **run)
+    short = train_pixel_decoder(tmp_path / "a", autoencoder, steps=1, **run)
+    longer = train_pixel_decoder(tmp_path / "b", autoencoder, steps=20, **run)
     assert all(torch.equal(v, old[k]) for k, v in autoencoder.state_dict().items())
     assert short.encoder == longer.encoder == fingerprint(autoencoder.encoder)
     from hb.models.bagel import Bagel
-    from hb.train.teacher import random_pictures
+    from hb.train.autoencoder import random_pictures
 
     bagel = Bagel(tiny_config(600), (1, 2, 3, 4), autoencoder)
     pictures = random_pictures(8, 64, 5, 0)
@@ -190,7 +190,7 @@ def test_going_on_behind_a_settler_leaves_it_as_it_is_and_moves_the_rest(tmp_pat
     written = json.loads(json.dumps(asdict(config)))  # as a file has it: lists
     start = PixelDecoderCheckpoint(written, fingerprint(autoencoder.encoder), {}, old)
     run = dict(side=64, steps=2, batch=2, lr=0.01, bar=False, precision="f32", accelerator="cpu")
-    done = train_tiny_decoder(tmp_path, autoencoder, start_from=start, **run)
+    done = train_pixel_decoder(tmp_path, autoencoder, start_from=start, **run)
     assert json.loads(json.dumps(done.config)) == written
     same = {k for k, v in done.weights.items() if torch.equal(v, old[k])}
     assert same == {k for k in old if k.startswith("settle.")}

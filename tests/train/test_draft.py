@@ -6,7 +6,7 @@ from hb.infer.fused import FastText, decode_fast
 from hb.infer.speculative.decode import read_picture_and_text
 from hb.infer.speculative.draft import DraftConfig
 from hb.models.distribution import TokenDistribution
-from hb.train.draft import Answered, DraftTraining, answered, train_draft, words_of
+from hb.train.draft import Answered, DraftTraining, answered, train_draft, vocabulary_of
 from tests.infer.speculative.test_draft import shaken
 
 
@@ -37,20 +37,20 @@ def test_a_pool_survives_its_file_and_its_batches_are_of_one_length(tiny, tmp_pa
     assert torch.equal(batch["ids"], data.batch(3, seed=0, step=5)["ids"])
 
 
-def test_words_are_those_of_answers_and_not_of_questions(tiny):
+def test_the_draft_vocabulary_is_that_of_answers_and_not_of_questions(tiny):
     data = pool(tiny)
     wanted = set()
     for i in range(8):
         wanted |= set(data.ids[i, data.question[i] : data.length[i]].tolist())
-    assert set(words_of(data)) == wanted
+    assert set(vocabulary_of(data)) == wanted
 
 
-def test_the_target_law_stands_where_the_loss_looks(tiny):
-    """Logits, answer marks and the trace of a training step against reading the row alone."""
+def test_the_target_distribution_stands_where_the_loss_looks(tiny):
+    """Logits, answer marks and the hidden states of a training step against reading the row alone."""
     draft = shaken(tiny, DraftConfig(layers=1))
     data = pool(tiny)
     batch = data.batch(4, seed=0, step=0)
-    trace, positions, present, target, answer = DraftTraining(draft, tiny.bagel, total=1).read(batch)
+    states, positions, present, target, answer = DraftTraining(draft, tiny.bagel, total=1).read(batch)
     for row in range(4):
         n, asked = int(batch["length"][row]), int(batch["question"][row])
         pixels = batch["picture"][row : row + 1].movedim(-1, 1).float() / 127.5 - 1
@@ -60,7 +60,7 @@ def test_the_target_law_stands_where_the_loss_looks(tiny):
         assert torch.allclose(target[row, p : p + n], tiny.bagel.logits(hidden)[0], atol=1e-4)
         assert answer[row].nonzero()[:, 0].tolist() == list(range(p + asked, p + n - 1))
         assert positions[row, p : p + n].tolist() == list(range(1, n + 1)) and int(present[row].sum()) == p + n
-    assert len(trace) == tiny.bagel.config.llm.num_hidden_layers + 1
+    assert len(states) == tiny.bagel.config.llm.num_hidden_layers + 1
 
 
 def test_training_changes_the_draft_and_not_the_target(tiny, tmp_path):

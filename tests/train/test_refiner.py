@@ -1,5 +1,5 @@
-"""A settler before the tiny decoder: nothing at first, then whole things of one mind; the painter behind it stays as it
-is."""
+"""A latent refiner before the pixel decoder: the identity at first, then mixtures become one field; the decoder behind
+it stays as it is."""
 
 from dataclasses import replace
 
@@ -9,22 +9,15 @@ import torch
 
 from hb.cli.main import main
 from hb.cli.train import load_autoencoder
+from hb.data.fields import FIELD, LOOKS, random_scenes, statistics, thing_field, with_other_looks
 from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
 from hb.infer.pipeline import SHIPPED, Model
 from hb.models.checkpoint import CheckpointError
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
-from hb.train.semantic import (
-    FIELD,
-    LOOKS,
-    RefinerTraining,
-    check_says_fields,
-    random_scenes,
-    statistics,
-    thing_field,
-    train_refiner,
-    undecided,
-    with_other_looks,
-)
+from hb.train.refiner import RefinerTraining, check_latents_are_fields, mixed_fields, train_refiner
+from hb.train.resuming import BY_NAME, BY_ROLE
+from hb.train.trainer import provenance
+from tests.train.conftest import Trip
 
 CONFIG = PixelDecoderConfig(len(FIELD), (8, 8, 8, 8))
 
@@ -34,18 +27,18 @@ def generator(seed=0):
 
 
 @pytest.fixture(scope="module")
-def painter():
+def decoder():
     torch.manual_seed(0)
     weights = {k: v.detach() for k, v in PixelDecoder(CONFIG).state_dict().items()}
     return PixelDecoderCheckpoint(dict(z_channels=len(FIELD), widths=[8, 8, 8, 8]), "of nobody", {}, weights)
 
 
-def test_an_untrained_settler_changes_nothing(painter):
+def test_an_untrained_refiner_changes_nothing(decoder):
     torch.manual_seed(0)
     settled = PixelDecoder(replace(CONFIG, settler=(24, 1))).eval()
-    settled.load_state_dict(settled.state_dict() | painter.weights)
+    settled.load_state_dict(settled.state_dict() | decoder.weights)
     plain = PixelDecoder(CONFIG).eval()
-    plain.load_state_dict(painter.weights)
+    plain.load_state_dict(decoder.weights)
     z = torch.randn(2, len(FIELD), 6, 8, generator=generator())
     with torch.no_grad():
         assert torch.equal(settled(z), plain(z))
@@ -79,18 +72,18 @@ def test_other_looks_are_in_the_same_places():
     assert 0.3 < (scenes.background != other.background).mean() < 0.5
 
 
-def test_what_is_undecided_is_mostly_what_was_meant():
+def test_mixed_fields_are_mostly_the_first():
     sure, one, two = torch.zeros(500, 1, 8, 8), torch.ones(500, 1, 8, 8), torch.ones(500, 1, 8, 8)
-    share = undecided(torch.stack([sure, one, two]), generator(), most=0.4).mean((1, 2, 3))
+    share = mixed_fields(torch.stack([sure, one, two]), generator(), most=0.4).mean((1, 2, 3))
     assert share.min() > -0.1 and share.max() < 0.6 and share.mean() == pytest.approx(0.2, abs=0.02)
-    assert torch.equal(undecided(torch.stack([one, sure, sure]), generator(), most=0.0), one)
+    assert torch.equal(mixed_fields(torch.stack([one, sure, sure]), generator(), most=0.0), one)
     same = torch.randn(5, 2, 8, 8, generator=generator())
-    assert torch.allclose(undecided(torch.stack([same, same, same]), generator(1)), same)
-    apart = undecided(torch.stack([sure, one, -two]), generator())  # both others have a say
+    assert torch.allclose(mixed_fields(torch.stack([same, same, same]), generator(1)), same)
+    apart = mixed_fields(torch.stack([sure, one, -two]), generator())  # both others have a say
     assert apart.mean((1, 2, 3)).std() > 0.02 and apart.mean().abs() < 0.02
 
 
-def test_it_learns_to_decide():
+def test_it_learns_the_likeliest_field():
     torch.manual_seed(0)
     training = RefinerTraining(LatentRefiner(len(FIELD), 48, 2), total=40, noise=0.2)
     optimizer = training.configure_optimizers()[0][0]
@@ -101,11 +94,11 @@ def test_it_learns_to_decide():
 
     scenes, rng = random_scenes(32, 0, 1), np.random.default_rng(0)
     fields = torch.stack([unit(scenes), unit(with_other_looks(scenes, rng)), unit(with_other_looks(scenes, rng))])
-    z = undecided(fields, generator())
+    z = mixed_fields(fields, generator())
     z = z + 0.5 * torch.randn(z.shape, generator=generator())
     losses = []
     for _ in range(24):
-        loss = (training.settler(z) - fields[0]).abs().mean()
+        loss = (training.refiner(z) - fields[0]).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -113,16 +106,16 @@ def test_it_learns_to_decide():
     assert losses[-1] < 0.6 * losses[0], losses
 
 
-def test_training_keeps_the_painter_and_goes_on_from_a_settler(painter, tmp_path):
+def test_training_keeps_the_decoder_and_goes_on_from_a_refiner(decoder, tmp_path):
     run = dict(rows=8, batch=2, bar=False, accelerator="cpu")
-    done = train_refiner(tmp_path / "a", painter, steps=1, **run)
-    assert done.config == painter.config | dict(settler=[96, 3])
-    assert all(torch.equal(done.weights[name], value) for name, value in painter.weights.items())
+    done = train_refiner(tmp_path / "a", decoder, steps=1, **run)
+    assert done.config == decoder.config | dict(settler=[96, 3])
+    assert all(torch.equal(done.weights[name], value) for name, value in decoder.weights.items())
     more = train_refiner(tmp_path / "b", done, steps=1, **run)
     far = lambda a, b: max(
         (a.weights[n] - b.weights[n]).abs().max().item() for n in a.weights if n.startswith("settle.")
     )
-    afresh = train_refiner(tmp_path / "c", painter, steps=1, seed=5, **run)
+    afresh = train_refiner(tmp_path / "c", decoder, steps=1, seed=5, **run)
     assert far(done, more) < 0.2 * far(done, afresh)  # one step away, and not begun again
 
 
@@ -145,18 +138,37 @@ def test_a_settled_decoder_travels(tiny_folder, tmp_path):
 
 def test_only_fields_can_be_settled(tiny):
     with pytest.raises(ValueError, match="not fields.*--semantic"):
-        check_says_fields(tiny.bagel.autoencoder, 64)
+        check_latents_are_fields(tiny.bagel.autoencoder, 64)
     nano = load_autoencoder(SHIPPED / "nano")
-    check_says_fields(nano, 64)
+    check_latents_are_fields(nano, 64)
     with torch.no_grad():
         nano.encoder.conv_out.weight[:16] = nano.encoder.conv_out.weight[:16].flip(
             0
         )  # as many channels that mean other things
     with pytest.raises(ValueError, match="not fields"):
-        check_says_fields(nano, 64)
+        check_latents_are_fields(nano, 64)
 
 
 def test_a_model_without_a_tiny_decoder_is_told_so(tiny_folder, tmp_path, capsys):
     assert main(["train", "settler", "--model", str(tiny_folder), "--folder", str(tmp_path / "run")]) == 2
     assert "hb train decoder" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_begun_under_the_old_names_and_the_old_rule_goes_on_as_it_began(decoder, tmp_path, monkeypatch):
+    """Its checkpoint says "settler", and nothing says which rule found the matrices for Muon."""
+    run = dict(rows=8, batch=2, steps=4, save_every=2, bar=False, accelerator="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("hb.train.trainer.record_rule", lambda folder: BY_NAME)
+        straight = train_refiner(tmp_path / "straight", decoder, **run)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_refiner(tmp_path / "old", decoder, callbacks=(Trip(3),), **run)
+    kept = torch.load(tmp_path / "old" / "last.ckpt", weights_only=True)
+    old = {name.replace("refiner.", "settler."): value for name, value in kept["state_dict"].items()}
+    assert not old.keys() & kept["state_dict"].keys()
+    torch.save(kept | dict(state_dict=old), tmp_path / "old" / "last.ckpt")
+    done, new = (train_refiner(tmp_path / folder, decoder, **run) for folder in ("old", "new"))
+    assert all(torch.equal(done.weights[name], value) for name, value in straight.weights.items())
+    assert not all(torch.equal(new.weights[name], value) for name, value in straight.weights.items())
+    assert provenance(tmp_path / "old", "")["optimizer_rule"] == BY_NAME
+    assert provenance(tmp_path / "new", "")["optimizer_rule"] == BY_ROLE

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from hb.data.fields import FAR, FIELD, random_scenes, thing_field
 from hb.models.autoencoder import Autoencoder, AutoencoderConfig
 from hb.models.bagel import Bagel
 from hb.models.initialize import initialize
-from hb.train.semantic import FAR, FIELD, LOGVAR, SemanticAutoencoder, random_scenes, thing_field, train_semantic
-from hb.train.teacher import AutoencoderTraining, begin_from, train_autoencoder
+from hb.train.autoencoder import LOGVAR, AutoencoderTraining, SemanticAutoencoder, train_autoencoder, train_semantic
+from hb.train.teacher import begin_from
 from hb.world.render import BACKGROUND_RGB, COLOR_RGB, render
 from hb.world.scene import MAX_TURN, RADII, SHAPES, Scene, Scenes, Thing
 from tests.conftest import tiny_config

@@ -32,6 +32,7 @@ from hb.models.config import DecoderConfig
 from hb.models.layers import RMSNorm, at_least_float32, rotary_angles, rotate
 from hb.models.mot import ExpertLayer
 from hb.models.names import expert_name
+from hb.models.roles import adamw
 
 KINDS = ("hyper-bagel", "eagle3")
 
@@ -135,7 +136,7 @@ class Draft(nn.Module):
         self.fc2 = nn.Linear(2 * width, width, bias=False)
         self.layers = nn.ModuleList(ExpertLayer(config) for _ in range(draft.layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
-        self.head = nn.Linear(width, len(draft.vocabulary) or config.vocab_size, bias=False)
+        self.head = adamw(nn.Linear(width, len(draft.vocabulary) or config.vocab_size, bias=False))
 
     @property
     def vocabulary(self) -> Int[Tensor, "words"]:
@@ -259,13 +260,14 @@ def draft_loss(
     window: int,
     ce_weight: float = 0.1,
     decay: float = 0.8,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Sum over steps of decay^j (KL(target || draft) + ce_weight * -log draft[likeliest of target]) (Hyper-Bagel,
     equation 2; the weights of steps are EAGLE-3's code's). Also the share of each step's guesses that hit the target's
     likeliest.
 
     target: the target's logits after each token, on the draft's words. answer[b, s]: is the token after s part of an
-    answer?
+    answer? counts: over how many tokens each step's mean is; None: those of this batch.
     """
     total, hits = logits[0].new_zeros(()), []
     for j, output in enumerate(logits):
@@ -274,7 +276,8 @@ def draft_loss(
         truth, log_q = target[:, at][counted].float(), output[counted].float().log_softmax(-1)
         log_p = truth.log_softmax(-1)
         likeliest = truth.argmax(-1)
-        kl = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
-        total = total + decay**j * (kl + ce_weight * F.nll_loss(log_q, likeliest))
+        kl = F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+        loss = kl + ce_weight * F.nll_loss(log_q, likeliest, reduction="sum")
+        total = total + decay**j * loss / (len(log_q) if counts is None else counts[j])
         hits.append((log_q.argmax(-1) == likeliest).float().mean().detach())
     return total, hits

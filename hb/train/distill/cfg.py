@@ -1,7 +1,7 @@
-"""Stage 1, CFG distillation: one pass says what two or three said (method.md 5.1).
+"""Stage 1, CFG distillation: one pass outputs what two or three gave together (method.md 5.1).
 
 Not printed in Hyper-Bagel, so ours, after Meng et al. 2023: regression onto the deployed guided velocity, renorm and
-interval included, at scales that are drawn anew for every picture. The scale stays a live knob of the student.
+interval included, at scales that are drawn anew for every picture. The scale stays an input of the student.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from hb.losses import velocity_loss
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like
-from hb.train.distill.batch import Round
-from hb.train.distill.stage import Stage, Turn, muon, uniform
+from hb.train.distill.batch import StageBatch
+from hb.train.distill.stage import Stage, Update, uniform
 
 
 class CFGDistillation(Stage):
@@ -24,12 +24,12 @@ class CFGDistillation(Stage):
         super().__init__(teacher, student, **options)
         self.lr, self.shift = lr, shift
 
-    def turns(self) -> list[Turn]:
-        return [Turn("student", self.student, self.student_loss, muon(self.student, self.lr, self.muon_dtype))]
+    def updates(self) -> list[Update]:
+        return [Update("student", self.student, self.student_loss, self.muon(self.student, self.lr))]
 
-    def student_loss(self, round_: Round, generator: torch.Generator) -> torch.Tensor:
-        t = shift_time(uniform(round_.size, generator, round_.latent), self.shift)
-        x = interpolate(round_.latent, noise_like(round_.latent, generator), t)
+    def student_loss(self, batch: StageBatch, generator: torch.Generator) -> torch.Tensor:
+        t = shift_time(uniform(batch.size, generator, batch.latent), self.shift)
+        x = interpolate(batch.latent, noise_like(batch.latent, generator), t)
         with torch.no_grad():
-            wanted = self.guided(self.teacher, x, t, round_)
-        return velocity_loss(self.student(x, t, round_.read, **round_.scales), wanted)
+            target = self.guided(self.teacher, x, t, batch)
+        return velocity_loss(self.student(x, t, batch.student_context, grid=batch.grid, **batch.scales), target)

@@ -1,13 +1,13 @@
-"""The stages in order, as data, and how one is run: from a teacher and earlier students to the next student's
-parcel."""
+"""The stages in order, as data, and how one is run: from a teacher and earlier students to the next student."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from hb.data.pool import Pool
@@ -17,9 +17,9 @@ from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
-from hb.train.distill.batch import Round, pick_round, read_round
+from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.cfg import CFGDistillation
-from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, walker
+from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, student_velocity
 from hb.train.distill.segments import Segments
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
@@ -39,7 +39,7 @@ class StageSpec:
     options   what `make` takes beside the usual; "real": the student that is the real score
     steps, prompts, edits, lr   of the training
     editing   the share of steps that edit
-    evaluations, sampler, any_steps, default, eyes   of the parcel (see `Student`)
+    evaluations, sampler, any_steps, default, vision   of the student (see `Student`)
     """
 
     make: Callable[..., Stage]
@@ -55,7 +55,7 @@ class StageSpec:
     sampler: str = "euler"
     any_steps: bool = False
     default: bool = False
-    eyes: bool = True
+    vision: bool = True
 
 
 # how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
@@ -71,39 +71,101 @@ OWN_DMDO = dict(
     average=0.99,
 )
 
-OTHERS = ("real", "stepper")  # options of a stage that name another student, who plays along and does not move
+OTHERS = ("real", "stepper")  # options of a stage that name another student, which is used and not trained
 
 STAGES = {
-    "cfg": StageSpec(CFGDistillation, "guidance in one pass instead of two or three: 50 evaluations", None, 1000, 0.001,
-                     prompts=48, edits=48, options=dict(decay=0.7), evaluations=50, any_steps=True),
-    "tscd": StageSpec(SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4,
-                     prompts=12, edits=24),
-    "dmdo": StageSpec(DistributionMatching, "two scores along the student's own ODE: 6 evaluations", "tscd", 2000, 1e-4,
-                      prompts=12, edits=24, editing=0.25, default=True, eyes=False, options=OWN_DMDO),
-    "dmdo-literal": StageSpec(DistributionMatching, "stage 3 as printed: noised along the line to its own noise", "tscd", 1000,
-                              5e-5, options=dict(real="cfg")),
+    "cfg": StageSpec(
+        CFGDistillation,
+        "guidance in one pass instead of two or three: 50 evaluations",
+        None,
+        1000,
+        0.001,
+        prompts=48,
+        edits=48,
+        options=dict(decay=0.7),
+        evaluations=50,
+        any_steps=True,
+    ),
+    "tscd": StageSpec(
+        SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4, prompts=12, edits=24
+    ),
+    "dmdo": StageSpec(
+        DistributionMatching,
+        "two scores along the student's own ODE: 6 evaluations",
+        "tscd",
+        2000,
+        1e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        default=True,
+        vision=False,
+        options=OWN_DMDO,
+    ),
+    "dmdo-literal": StageSpec(
+        DistributionMatching,
+        "stage 3 as printed: noised along the line to its own noise",
+        "tscd",
+        1000,
+        5e-5,
+        options=dict(real="cfg"),
+    ),
     # baselines at equal cost (of drawing: an edit of theirs reads the picture twice, as the paper's do, and dmdo's
     # once)
-    "lcm": StageSpec(SegmentedConsistency, "baseline: latent consistency, one segment, no adversary, re-noised", "cfg", 600,
-                     0.001, prompts=12, edits=24, editing=0.25,
-                     options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03), sampler="multistep"),
-    "pcm": StageSpec(SegmentedConsistency, "baseline: three phases, jumps to their edges", "cfg", 600, 2e-4,
-                     prompts=12, edits=24, editing=0.25, options=dict(segments=Segments(3, to_edge=True), mse=1.0)),
-    "dmd2": StageSpec(DistributionMatching, "baseline: DMD2, its re-noising sampler and its adversary", "cfg", 600, 1e-4,
-                      prompts=12, edits=24, editing=0.25,
-                      options=OWN_DMDO | dict(sampler="multistep", judged="guess", learns="guess", fake_times=5), sampler="multistep"),
-}  # fmt: skip
+    "lcm": StageSpec(
+        SegmentedConsistency,
+        "baseline: latent consistency, one segment, no adversary, re-noised",
+        "cfg",
+        600,
+        0.001,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03),
+        sampler="multistep",
+    ),
+    "pcm": StageSpec(
+        SegmentedConsistency,
+        "baseline: three phases, jumps to their edges",
+        "cfg",
+        600,
+        2e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=dict(segments=Segments(3, to_edge=True), mse=1.0),
+    ),
+    "dmd2": StageSpec(
+        DistributionMatching,
+        "baseline: DMD2, its re-noising sampler and its adversary",
+        "cfg",
+        600,
+        1e-4,
+        prompts=12,
+        edits=24,
+        editing=0.25,
+        options=OWN_DMDO | dict(sampler="multistep", judged="guess", learns="guess", fake_times=5),
+        sampler="multistep",
+    ),
+}
 SIX_NFE = ("cfg", "tscd", "dmdo")
 # Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square
 # fades and the adversary comes in. How much of each it does not print: these weights are ours
 HYPER_SD = {8: (1.0, 0.1), 4: (0.5, 0.3), 2: (0.2, 1.0), 1: (0.1, 1.0)}  # of mean square and adversary
 STAGES |= {
     f"hyper-sd-{count}": StageSpec(
-        SegmentedConsistency, f"Hyper-SD's form: segments, {count} of them, mean square and adversary, {count} evaluations",
-        "cfg" if count == 8 else f"hyper-sd-{2 * count}", 150, 2e-4, prompts=12, edits=24, evaluations=count,
-        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"))
+        SegmentedConsistency,
+        f"Hyper-SD's form, {count} segments, mean square and adversary: {count} evaluations",
+        "cfg" if count == 8 else f"hyper-sd-{2 * count}",
+        150,
+        2e-4,
+        prompts=12,
+        edits=24,
+        evaluations=count,
+        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"),
+    )
     for count, (mse, adversarial) in HYPER_SD.items()
-}  # fmt: skip
+}
 CHAINS = {"six-nfe": SIX_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
 
 
@@ -122,6 +184,7 @@ def run_stage(
     tiny: PixelDecoderCheckpoint | None = None,
     begin: Student | None = None,
     save_every: int = 50,
+    callbacks: Sequence[Callback] = (),
     **trainer,
 ) -> Student:
     """Run a stage in `folder` (resumes there) and return its student.
@@ -129,8 +192,8 @@ def run_stage(
     students   those made before it, by name
     begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of
                the way there
-    tiny       what paints the run's sheets, instead of the autoencoder's own decoder
-    save_every   steps from checkpoint to checkpoint: a game can be lost, and then one from before that is wanted
+    tiny       the pixel decoder of the run's sheets, instead of the autoencoder's own
+    save_every   steps from checkpoint to checkpoint: a run can diverge, and then one from before that is needed
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
     """
@@ -144,7 +207,7 @@ def run_stage(
     options = dict(
         spec.options,
         lr=spec.lr,
-        eyes=spec.eyes,
+        vision=spec.vision,
         muon_dtype=muon_dtype_of(trainer.get("precision")),
         compiled=worth_compiling(steps),
     )
@@ -158,13 +221,13 @@ def run_stage(
             teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options
         )
     sizes = dict(draw=spec.prompts * bool(pool.prompts), edit=spec.edits * bool(pool.edits))
-    data = StepData(lambda step, rank: pick_round(pool, sizes, seed, step, rank, spec.editing), steps)
+    data = StepData(lambda step, rank: pick_batch(pool, sizes, seed, step, rank, spec.editing), steps)
     grid = time_grid(6 if spec.any_steps else spec.evaluations, SHIFT)
-    sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, painter=tiny and tiny.open(teacher))
+    sheet = Sheet(folder, pool, sizes, guidance, grid, spec.sampler, pixel_decoder=tiny and tiny.open(teacher))
     try:
-        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet,), save_every=save_every, **trainer)
+        fit(stage, data, folder, ema=None, clip=None, callbacks=(sheet, *callbacks), save_every=save_every, **trainer)
     finally:
-        teacher.compiled = False  # whoever comes next has other shapes
+        teacher.compiled = False  # later calls have other shapes
         for p in moving:
             p.requires_grad_(True)
     weights = {n: p.detach().clone() for n, p in stage.average.released_weights().items()}
@@ -177,7 +240,7 @@ def run_stage(
         spec.sampler,
         spec.any_steps,
         spec.default,
-        spec.eyes,
+        spec.vision,
         facts,
         weights,
     )
@@ -197,8 +260,8 @@ def check_beginning(
         )
     if real and not students[real].reads_vision:
         raise ValueError(
-            f"the real score of {name!r} is shown all of a picture, and the student of {real!r} was made without eyes; "
-            f"make it with them: hb distill {real} --eyes"
+            f"the real score of {name!r} reads all of a picture, and the student of {real!r} was trained without the "
+            f"vision encoder; train it with it: hb distill {real} --vision"
         )
     if begin is not None:
         replace(begin, teacher=fingerprint(teacher)).open(teacher)
@@ -210,8 +273,8 @@ def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -
 
 
 def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
-    """The same, but that the embedders of scales are as a new student has them: where they have learnt nothing, a fresh
-    start."""
+    """The same, but that the embedders of scales are as a new student has them: a fresh start where they learned
+    nothing."""
     new = StudentModel(teacher).released_weights()
     return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
 
@@ -224,7 +287,7 @@ def _plain(settings: dict) -> dict:
 class Sheet(SheetEvery):
     """Pictures from the same noise for the same prompts and edits, to see a run go right or wrong.
 
-    grid, sampler: the student's own (`Student`); painter: see `Bagel.decode`.
+    grid, sampler: the student's own (`Student`); pixel_decoder: see `Bagel.decode`.
     """
 
     def __init__(
@@ -236,10 +299,10 @@ class Sheet(SheetEvery):
         grid: Tensor,
         sampler: str = "euler",
         every: int = 200,
-        painter: nn.Module | None = None,
+        pixel_decoder: nn.Module | None = None,
     ):
         super().__init__(folder, every)
-        self.pool, self.guidance, self.painter = pool, guidance, painter
+        self.pool, self.guidance, self.pixel_decoder = pool, guidance, pixel_decoder
         self.grid, self.sampler = grid, sampler
         self.sizes = {task: min(n, 4) for task, n in sizes.items()}
 
@@ -250,11 +313,10 @@ class Sheet(SheetEvery):
         rows = []
         for task in (t for t, n in self.sizes.items() if n):
             generator = seeded_generator(stage.seed, 99)
-            batch = pick_round(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
-            round_ = read_round(stage.teacher, batch, self.guidance, generator, deployed=1.0, eyes=stage.eyes)
-            rows.append(
-                pictures_of(stage.teacher, stage.average, round_, self.grid, generator, self.sampler, self.painter)[:8]
-            )
+            picked = pick_batch(self.pool, {task: self.sizes[task]}, stage.seed, 10**6)
+            batch = read_batch(stage.teacher, picked, self.guidance, generator, deployed=1.0, vision=stage.vision)
+            how = (self.grid, generator, self.sampler, self.pixel_decoder)
+            rows.append(pictures_of(stage.teacher, stage.average, batch, *how)[:8])
         return tiled(rows)
 
 
@@ -262,19 +324,14 @@ class Sheet(SheetEvery):
 def pictures_of(
     teacher: Bagel,
     branch: StudentModel,
-    round_: Round,
+    batch: StageBatch,
     grid: Tensor,
     generator: torch.Generator,
     sampler: str = "euler",
-    painter: nn.Module | None = None,
+    pixel_decoder: nn.Module | None = None,
 ) -> Tensor:
-    """What a branch draws for a round, sampled as its student is: [B, 3, H, W] in [-1, 1]. painter: see
+    """What a branch draws for a batch, sampled as its student is: [B, 3, H, W] in [-1, 1]. pixel_decoder: see
     `Bagel.decode`."""
-    z = noise_like(round_.latent, generator)
-    return (
-        teacher.decode(
-            roll_out(walker(branch, round_), z, grid, noise_between(sampler, generator))[-1], decoder=painter
-        )
-        .clamp(-1, 1)
-        .cpu()
-    )
+    z = noise_like(batch.latent, generator)
+    *_, x = roll_out(student_velocity(branch, batch), z, grid, noise_between(sampler, generator))
+    return teacher.decode(x, batch.grid, decoder=pixel_decoder).clamp(-1, 1).cpu()

@@ -2,8 +2,7 @@
 
 Hyper-Bagel (method.md 5.2.2): three segments, one stage, the loss purely adversarial, the discriminator's backbone
 trained. By configuration also Hyper-SD's first form (MSE and adversary, 8 - 4 - 2 - 1 segments; 5.2.1), PCM (jumps to
-the segment's
-edge) and, with one segment, the edge and no adversary, latent consistency (LCM, arXiv 2310.04378).
+the segment's edge) and, with one segment, the edge and no adversary, latent consistency (LCM, arXiv 2310.04378).
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, discriminate
 from hb.seeding import noise_like
-from hb.train.distill.batch import Round
+from hb.train.distill.batch import StageBatch
 from hb.train.distill.segments import Segments
-from hb.train.distill.stage import Stage, Turn, adam, frozen_copy, muon
+from hb.train.distill.stage import Stage, Update, frozen_copy
+from hb.train.optim import adam, refuse_not_finite
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two jumps to the same time: the student's from start, and the slow student's from one teacher step further on."""
 
-    round: Round
+    batch: StageBatch
     fake: Tensor  # [B, n, values], with gradient to the student
     real: Tensor  # without
     end: Tensor  # [B]
@@ -39,7 +39,7 @@ class SegmentedConsistency(Stage):
     model.
 
     adversarial, mse   weights of the two losses. Hyper-Bagel: 1 and 0
-    stepper            who makes the teacher's small step; None: the student as it was when this stage began
+    stepper            the network of the teacher's small step; None: the student as it was when this stage began
     r1                 weight of `approximate_r1`, ours: with it a discriminator this small stays usable
     """
 
@@ -60,6 +60,7 @@ class SegmentedConsistency(Stage):
         stepper: StudentModel | None = None,
         **options,
     ):
+        refuse_not_finite(adversarial=adversarial, mse=mse, huber=huber, r1=r1)
         super().__init__(teacher, student, **options)
         self.segments, self.adversarial, self.mse, self.huber, self.r1 = segments, adversarial, mse, huber, r1
         self.lr, self.lr_discriminator = lr, lr_discriminator
@@ -69,47 +70,40 @@ class SegmentedConsistency(Stage):
             side = teacher.config.latent_side
             self.discriminator = Discriminator(StudentModel(student), side=side)
 
-    def turns(self) -> list[Turn]:
-        with_adversary = (
-            []
-            if self.discriminator is None
-            else [
-                Turn(
-                    "discriminator",
-                    self.discriminator,
-                    self.discriminator_loss,
-                    adam(self.discriminator, self.lr_discriminator),
-                )
-            ]
-        )
-        # without an adversary this is regression, and Muon's to do
-        student = adam(self.student, self.lr) if self.adversarial else muon(self.student, self.lr, self.muon_dtype)
-        return [*with_adversary, Turn("student", self.student, self.student_loss, student)]
+    def updates(self) -> list[Update]:
+        # without an adversary this is regression, for which Muon is faster
+        optimizer = adam(self.student, self.lr) if self.adversarial else self.muon(self.student, self.lr)
+        student = Update("student", self.student, self.student_loss, optimizer)
+        if self.discriminator is None:
+            return [student]
+        own = adam(self.discriminator, self.lr_discriminator)
+        return [Update("discriminator", self.discriminator, self.discriminator_loss, own), student]
 
-    def play(self, round_: Round, generator: torch.Generator) -> Pair:
-        """A jump of each. The time of a jump is not told to the network: it says a velocity, and jumps along it."""
-        jumps = self.segments.sample(round_.size, generator)
-        start, step, end = (t.to(round_.latent) for t in (jumps.start, jumps.step, jumps.end))
-        x = interpolate(round_.latent, noise_like(round_.latent, generator), start)
+    def shared_state(self, batch: StageBatch, generator: torch.Generator) -> Pair:
+        """A jump of each. The network is not given the time where a jump ends: its velocity at the start serves."""
+        jumps = self.segments.sample(batch.size, generator)
+        start, step, end = (t.to(batch.latent) for t in (jumps.start, jumps.step, jumps.end))
+        x = interpolate(batch.latent, noise_like(batch.latent, generator), start)
+        context, grid, scales = batch.student_context, batch.grid, batch.scales
         with torch.no_grad():
-            lower = jump(x, self.stepper(x, start, round_.read, **round_.scales), start, step)
-            real = jump(lower, self.average(lower, step, round_.read, **round_.scales), step, end)
-        fake = jump(x, self.student(x, start, round_.read, **round_.scales), start, end)
+            lower = jump(x, self.stepper(x, start, context, grid=grid, **scales), start, step)
+            real = jump(lower, self.average(lower, step, context, grid=grid, **scales), step, end)
+        fake = jump(x, self.student(x, start, context, grid=grid, **scales), start, end)
         self.facts["apart"] = float(consistency_loss(fake.detach(), real))
-        return Pair(round_, fake, real, end)
+        return Pair(batch, fake, real, end)
 
-    def judge(self, x: Tensor, pair: Pair) -> Tensor:
-        return self.discriminator(x, pair.end, pair.round.full, **pair.round.scales)
+    def critic(self, x: Tensor, pair: Pair) -> Tensor:
+        return self.discriminator(x, pair.end, pair.batch.full, **pair.batch.scales)
 
     def discriminator_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
-        judge = lambda x: self.judge(x, pair)
-        loss, self.facts["told_apart"] = discriminate(judge, pair.real, pair.fake.detach(), self.r1, generator)
+        critic = lambda x: self.critic(x, pair)
+        loss, self.facts["told_apart"] = discriminate(critic, pair.real, pair.fake.detach(), self.r1, generator)
         return loss
 
     def student_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
         loss = pair.fake.new_zeros(())
         if self.adversarial:
-            loss = loss + self.adversarial * hinge_generator_loss(self.judge(pair.fake, pair))
+            loss = loss + self.adversarial * hinge_generator_loss(self.critic(pair.fake, pair))
         if self.mse:
             loss = loss + self.mse * consistency_loss(pair.fake, pair.real, self.huber)
         return loss

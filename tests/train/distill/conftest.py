@@ -7,8 +7,7 @@ import torch
 from hb.data.pool import make_pool
 from hb.guidance import Guidance
 from hb.infer.pipeline import Model
-from hb.models.kv_cache import KVCache
-from hb.train.distill.batch import Round, pick_round, read_round
+from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.stage import Stage
 
 GUIDANCE = dict(
@@ -42,11 +41,11 @@ def pool(model):
 
 
 def batch_of(pool, task, n=2, step=0):
-    return pick_round(pool, {task: n}, seed=0, step=step)
+    return pick_batch(pool, {task: n}, seed=0, step=step)
 
 
-def round_of(teacher, pool, task, n=2, seed=0, **options) -> Round:
-    return read_round(teacher, batch_of(pool, task, n), GUIDANCE, torch.Generator().manual_seed(seed), **options)
+def stage_batch_of(teacher, pool, task, n=2, seed=0, **options) -> StageBatch:
+    return read_batch(teacher, batch_of(pool, task, n), GUIDANCE, torch.Generator().manual_seed(seed), **options)
 
 
 def shake(branch, std=0.05, seed=0):
@@ -68,11 +67,11 @@ def bare(stage_class, **parts) -> Stage:
     return stage
 
 
-def nothing_read(latent) -> Round:
-    """A round whose context says nothing, for those functions."""
+def nothing_read(latent) -> StageBatch:
+    """A batch whose context is empty, for those functions."""
     n = len(latent)
-    empty = KVCache.with_room(0, n, 1, 0, 1, latent)
-    return Round("draw", empty, empty, empty, None, latent, torch.ones(n), None)
+    empty = Context((), torch.zeros(n, 0, dtype=torch.bool), torch.zeros(n, dtype=torch.long))
+    return StageBatch("draw", empty, empty, empty, None, latent, torch.ones(n), None)
 
 
 def distribution(exact):

@@ -21,7 +21,7 @@ from hb.losses import (
     velocity_loss,
 )
 from hb.train.distill import dmdo
-from hb.train.distill.dmdo import DistributionMatching, Rollout
+from hb.train.distill.dmdo import DistributionMatching, MatchingSettings, Rollout
 from tests.train.distill.conftest import bare, distribution, nothing_read
 
 WIDE = torch.float64
@@ -144,14 +144,8 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch, judged="guess"):
         student=distribution(lambda x, t: (1 - a) * x),
         real=blob(s),
         fake=fake,
-        times=(0.02, 0.98),
-        shift=shift,
-        renoise_student=way,
-        weighted=False,
+        settings=MatchingSettings(shift=shift, renoise_student=way, weighted=False, judged=judged),
         grid=time_grid(1),
-        judged=judged,
-        sampler="euler",
-        adversarial=0.0,
     )
     rollout = Rollout(nothing_read(z), stage.grid, (z, still * z))
     slope = torch.autograd.grad(stage.student_loss(rollout, generator()), a)[0].item()
@@ -256,7 +250,7 @@ def test_the_fake_score_wants_the_noise_minus_the_data(way, monkeypatch):
     spy, x0, z = Spy(monkeypatch), some(50, 4, 3), some(50, 4, 3, seed=1)
     fresh = some(50, 4, 3, seed=2)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, generator: fresh)
-    stage = bare(DistributionMatching, fake=spy.look, learns="end", renoise_fake=way, times=(0.02, 0.98), shift=3.0)
+    stage = bare(DistributionMatching, fake=spy.look, settings=MatchingSettings(renoise_fake=way))
     stage.fake_loss(Rollout(nothing_read(x0), time_grid(1), (z, x0)), generator())
     of_z, of_fresh = (((spy.wanted - (noise - x0)).abs() < 1e-9).all((1, 2)) for noise in (z, fresh))
     assert of_z.all() if way == "coupled" else of_fresh.all() if way == "fresh" else (of_z ^ of_fresh).all()
@@ -270,9 +264,8 @@ def test_the_fake_score_can_learn_what_each_step_saw(monkeypatch):
     fresh = some(n, 1, 1, seed=2)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, generator: fresh)
     guesses = tuple(torch.full_like(z, float(k)) for k in range(3))
-    stage = bare(
-        DistributionMatching, fake=spy.look, learns="guess", renoise_fake="fresh", times=(0.02, 0.98), shift=3.0
-    )
+    own = MatchingSettings(learns="guess", renoise_fake="fresh")
+    stage = bare(DistributionMatching, fake=spy.look, settings=own)
     stage.fake_loss(Rollout(nothing_read(z), time_grid(3), (z, z, z, torch.full_like(z, 99.0)), guesses), generator())
     met = (fresh - spy.wanted).round().flatten()
     assert ((fresh - spy.wanted).flatten() - met).abs().max() < 1e-6 and set(met.tolist()) == {0.0, 1.0, 2.0}
@@ -303,7 +296,8 @@ def test_with_fresh_noise_the_fake_score_learns_the_exact_velocity_of_the_studen
     chance_of = (of_data[:, None] * weights).flatten()
     spy = Spy(monkeypatch)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, generator: eps.reshape(-1, 1, 1))
-    stage = bare(DistributionMatching, fake=spy.look, learns="end", renoise_fake="fresh", times=(t, t), shift=1.0)
+    own = MatchingSettings(renoise_fake="fresh", times=(t, t), shift=1.0)
+    stage = bare(DistributionMatching, fake=spy.look, settings=own)
     latent = x0.reshape(-1, 1, 1)
     stage.fake_loss(Rollout(nothing_read(latent), time_grid(1), (torch.sign(latent), latent)), generator())
     x = spy.x[:, 0]

@@ -30,7 +30,7 @@ from hb.train.distill.recipe import (
 )
 from hb.train.distill.stage import Diverged, Stage
 from hb.train.distill.tscd import SegmentedConsistency
-from tests.train.distill.conftest import GUIDANCE, round_of
+from tests.train.distill.conftest import GUIDANCE, stage_batch_of
 
 STEPS = 6
 
@@ -95,8 +95,8 @@ def test_sheets_are_painted_by_the_tiny_decoder_where_there_is_one(teacher, pool
 @pytest.mark.parametrize("name", ["cfg", "lcm"])
 def test_muon_works_in_the_precision_of_the_run(teacher, pool, students, tmp_path, monkeypatch, name, precision, dtype):
     used = {}
-    turns = STAGES[name].make.turns
-    monkeypatch.setattr(STAGES[name].make, "turns", lambda stage: used.setdefault("turns", turns(stage)))
+    updates = STAGES[name].make.updates
+    monkeypatch.setattr(STAGES[name].make, "updates", lambda stage: used.setdefault("updates", updates(stage)))
     spec = replace(STAGES[name], prompts=1, edits=1)
     before = dict(cfg=students["cfg"]) if spec.after else {}
     run_stage(
@@ -112,7 +112,7 @@ def test_muon_works_in_the_precision_of_the_run(teacher, pool, students, tmp_pat
         accelerator="cpu",
         precision=precision,
     )
-    (muon,) = [turn.optimizer for turn in used["turns"] if turn.name == "student"]
+    (muon,) = [update.optimizer for update in used["updates"] if update.name == "student"]
     assert muon.dtype == dtype
 
 
@@ -239,17 +239,17 @@ def test_a_seed_names_a_run(name, teacher, pool, students, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["euler", "multistep"])
 def test_a_sheet_is_sampled_as_its_student_is(sampler, teacher, pool, students):
-    round_, branch, grid = (
-        round_of(teacher, pool, "draw", deployed=1.0),
+    batch, branch, grid = (
+        stage_batch_of(teacher, pool, "draw", deployed=1.0),
         branch_of(teacher, students["cfg"]),
         time_grid(3, 3.0),
     )
-    shown = pictures_of(teacher, branch, round_, grid, torch.Generator().manual_seed(5), sampler)
+    shown = pictures_of(teacher, branch, batch, grid, torch.Generator().manual_seed(5), sampler)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        x = torch.randn(round_.latent.shape, generator=generator)
+        x = torch.randn(batch.latent.shape, generator=generator)
         for t, then in zip(grid[:-1], grid[1:]):
-            v = branch(x, t.expand(len(x)), round_.full, **round_.scales)
+            v = branch(x, t.expand(len(x)), batch.full, **batch.scales)
             noise = x + (1 - t) * v  # the end of the line on which x lies
             if sampler == "multistep" and then > 0:
                 noise = torch.randn(x.shape, generator=generator)
@@ -411,7 +411,7 @@ def test_a_mix_reaches_the_pool_and_another_mix_has_another(tiny_folder, tmp_pat
         raise ValueError(f"counting {mix['counting']:.2f}, position {mix['position']:.2f}")
 
     (tmp_path / "pool.safetensors").touch()  # of another stage, with the usual mix
-    monkeypatch.setattr("hb.train.teacher.make_pool", made)
+    monkeypatch.setattr("hb.train.pools.make_pool", made)
     argv = ["distill", "cfg", "--model", str(tiny_folder), "--folder", str(tmp_path), "--accelerator", "cpu", "--mix"]
     assert main([*argv, "counting=0.5", "position=0.25"]) == 2
     assert "counting 0.50, position 0.25" in capsys.readouterr().err
@@ -471,7 +471,7 @@ def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name
         spec.sampler,
         spec.any_steps,
         spec.default,
-        spec.eyes,
+        spec.vision,
     )
     nfe = 6 if spec.any_steps else spec.evaluations
     drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=nfe)
@@ -490,9 +490,9 @@ def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_step
         weight("adversarial")
     )
     seen = {}
-    play = SegmentedConsistency.play
+    share = SegmentedConsistency.shared_state
     monkeypatch.setattr(
-        SegmentedConsistency, "play", lambda self, *a: seen.setdefault("stage", self) and play(self, *a)
+        SegmentedConsistency, "shared_state", lambda self, *a: seen.setdefault("stage", self) and share(self, *a)
     )
     earlier = dict(cfg=students["cfg"], **{"hyper-sd-8": students["tscd"]})
     run("hyper-sd-4", tmp_path, teacher, pool, earlier, steps=1)
@@ -521,11 +521,9 @@ def test_new_knobs_are_silent_and_all_else_is_as_it_was(teacher, pool, students)
     assert new.weights.keys() == students["cfg"].weights.keys() and all(
         torch.equal(new.weights[n], students["cfg"].weights[n]) for n in others
     )
-    round_ = round_of(teacher, pool, "draw")
-    x, t = round_.latent, torch.full((round_.size,), 0.6)
-    said = lambda student, scale: student.open(teacher).velocity(
-        x, t, round_.full, text_scale=torch.full_like(t, scale)
-    )
+    batch = stage_batch_of(teacher, pool, "draw")
+    x, t = batch.latent, torch.full((batch.size,), 0.6)
+    said = lambda student, scale: student.open(teacher).velocity(x, t, batch.full, text_scale=torch.full_like(t, scale))
     with torch.no_grad():
         assert torch.equal(said(new, 1.0), said(new, 5.0)) and not torch.equal(
             said(students["cfg"], 1.0), said(students["cfg"], 5.0)
@@ -545,11 +543,11 @@ def test_a_student_survives_its_files_in_half_precision(teacher, pool, students,
     back = Student.load(tmp_path)
     assert replace(back, weights={}) == replace(students["dmdo"], weights={})
     assert same(back.weights, {k: v.half() for k, v in students["dmdo"].weights.items()})
-    round_ = round_of(teacher, pool, "edit")
-    x, t = round_.latent, torch.full((round_.size,), 0.6)
+    batch = stage_batch_of(teacher, pool, "edit")
+    x, t = batch.latent, torch.full((batch.size,), 0.6)
     with torch.no_grad():
         said, again, plain = (
-            parcel.open(teacher).velocity(x, t, round_.full, **round_.scales)
+            parcel.open(teacher).velocity(x, t, batch.full, **batch.scales)
             for parcel in (students["dmdo"], back, students["cfg"])
         )
     assert (said - again).abs().max() < 0.02 * said.abs().max() and not torch.allclose(said, plain, atol=1e-3)

@@ -76,7 +76,7 @@ def test_jumps_along_a_straight_path_compose():
     assert torch.allclose(jump(x, v, start, end), interpolate(x0, eps, end), atol=1e-12)
 
 
-def play(points, n=256, **walkers):
+def jumps_of(points, n=256, **walkers):
     """A step's pair where stepper, slow student and student all say the exact velocity, or what the test puts there."""
     exact = distribution(
         lambda x, t: FiniteData(points).velocity(x, t.clamp_min(1e-6))
@@ -84,22 +84,22 @@ def play(points, n=256, **walkers):
     walkers = dict(stepper=exact, average=exact, student=exact) | walkers
     stage = bare(SegmentedConsistency, segments=Segments(), **walkers)
     latent = FiniteData(points).sample(n, generator()).reshape(n, 1, -1)
-    return stage.play(nothing_read(latent), generator(3)), stage
+    return stage.shared_state(nothing_read(latent), generator(3)), stage
 
 
 def test_on_one_point_the_two_jumps_meet():
     point = torch.tensor([[0.7, -1.3]], dtype=torch.float64)
-    pair, stage = play(point)
+    pair, stage = jumps_of(point)
     assert torch.allclose(pair.fake, pair.real, atol=1e-9) and stage.facts["apart"] < 1e-12
     again = generator(3)
     end = Segments().sample(256, again).end.double()
-    path = interpolate(pair.round.latent, tscd.noise_like(pair.round.latent, again), end)
+    path = interpolate(pair.batch.latent, tscd.noise_like(pair.batch.latent, again), end)
     assert torch.allclose(pair.fake, path, atol=1e-9)  # on the path itself, at the time that was drawn
 
 
 def test_on_two_points_exact_velocities_bend_and_the_jumps_part():
     """So a consistent student is not the teacher, and there is something to learn."""
-    _, stage = play(torch.tensor([[0.7, -1.3], [-1.0, 1.0]], dtype=torch.float64))
+    _, stage = jumps_of(torch.tensor([[0.7, -1.3], [-1.0, 1.0]], dtype=torch.float64))
     assert stage.facts["apart"] > 1e-5
 
 
@@ -107,10 +107,10 @@ def test_the_real_jump_is_the_slow_students_after_one_step_of_the_stepper():
     """Against one sample at a time, each walker with a velocity of its own."""
     own = lambda k: distribution(lambda x, t: k * x + t[:, None])
     walkers = dict(stepper=own(1), average=own(2), student=own(3))
-    pair, _ = play(torch.tensor([[0.7, -1.3], [-1.0, 1.0]]), **walkers)
+    pair, _ = jumps_of(torch.tensor([[0.7, -1.3], [-1.0, 1.0]]), **walkers)
     again = generator(3)
     jumps = Segments().sample(256, again)
-    x = interpolate(pair.round.latent, tscd.noise_like(pair.round.latent, again), jumps.start)
+    x = interpolate(pair.batch.latent, tscd.noise_like(pair.batch.latent, again), jumps.start)
     for i in range(0, 256, 16):
         t, m, e, here = jumps.start[i], jumps.step[i], jumps.end[i], x[i]
         lower = here + (m - t) * (here + t)
@@ -121,7 +121,7 @@ def test_the_real_jump_is_the_slow_students_after_one_step_of_the_stepper():
 
 def test_where_both_end_after_the_small_step_a_student_like_the_stepper_is_right():
     """The boundary condition of consistency: nothing is left to jump, so real is the stepper's own step to the bit."""
-    pair, _ = play(torch.tensor([[0.7, -1.3], [-1.0, 1.0]]))
+    pair, _ = jumps_of(torch.tensor([[0.7, -1.3], [-1.0, 1.0]]))
     jumps = Segments().sample(256, generator(3))
     short = jumps.end == jumps.step
     assert short.sum() > 5 and torch.equal(pair.fake[short], pair.real[short])
@@ -131,7 +131,7 @@ def test_where_both_end_after_the_small_step_a_student_like_the_stepper_is_right
 def test_gradient_flows_through_the_students_jump_alone():
     slopes = {name: torch.tensor(0.5, requires_grad=True) for name in ("stepper", "average", "student")}
     walkers = {name: distribution(lambda x, t, k=k: k * x) for name, k in slopes.items()}
-    pair, _ = play(torch.tensor([[0.7, -1.3]]), **walkers)
+    pair, _ = jumps_of(torch.tensor([[0.7, -1.3]]), **walkers)
     assert not pair.real.requires_grad
     pair.fake.square().sum().backward()
     assert slopes["student"].grad and slopes["stepper"].grad is None and slopes["average"].grad is None

@@ -1,4 +1,4 @@
-"""The rules of the game: who moves in a turn, what a step is played on, when a run gives up."""
+"""What an update changes, what the updates of a step share, when a run gives up."""
 
 import dataclasses
 import math
@@ -18,14 +18,24 @@ from hb.models.critics import Discriminator
 from hb.models.vision import patchify
 from hb.seeding import seeded_generator
 from hb.train.distill import cfg
-from hb.train.distill.batch import pick_round, read_round
+from hb.train.distill.batch import pick_batch, read_batch
 from hb.train.distill.cfg import CFGDistillation
-from hb.train.distill.dmdo import DistributionMatching, Rollout, roll_out
+from hb.train.distill.dmdo import DistributionMatching, MatchingSettings, Rollout, roll_out
 from hb.train.distill.segments import Segments
-from hb.train.distill.stage import Diverged, Stage, Turn, adam
+from hb.train.distill.stage import Diverged, Stage, Update
 from hb.train.distill.tscd import SegmentedConsistency
-from hb.train.trainer import StepData, fit, warmup_constant_decay
-from tests.train.distill.conftest import GUIDANCE, bare, batch_of, changed, nothing_read, round_of, shake, weights_of
+from hb.train.optim import adam, warmup_constant_decay
+from hb.train.trainer import StepData, fit
+from tests.train.distill.conftest import (
+    GUIDANCE,
+    bare,
+    batch_of,
+    changed,
+    nothing_read,
+    shake,
+    stage_batch_of,
+    weights_of,
+)
 
 
 def made(name, teacher, **options) -> Stage:
@@ -49,7 +59,7 @@ STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial"]
 def played(stage, pool, folder, steps, save_every=500, **sizes):
     """Plays the stage so many steps; the trainer that did."""
     sizes = sizes or dict(draw=1, edit=2)
-    data = StepData(lambda step, rank: pick_round(pool, sizes, 0, step, rank), steps)
+    data = StepData(lambda step, rank: pick_batch(pool, sizes, 0, step, rank), steps)
     return fit(stage, data, folder, ema=None, clip=None, bar=False, accelerator="cpu", save_every=save_every)
 
 
@@ -59,43 +69,45 @@ def everything(stage) -> dict:
 
 
 class Diary:
-    """What each turn changed, in the order of play: (step, turn, parts of the stage, rate over the usual one)."""
+    """What each update changed, in order: (step, update, parts of the stage, rate over the usual one)."""
 
     def __init__(self, stage):
-        self.lines, self.step, self.stage, self.move, self.play = [], -1, stage, stage.move, stage.play
-        stage.move, stage.play = self.write, self.count
+        self.lines, self.step, self.stage, self.move, self.share = [], -1, stage, stage.take_step, stage.shared_state
+        stage.take_step, stage.shared_state = self.write, self.count
 
     def count(self, *args):
         self.step += 1
-        return self.play(*args)
+        return self.share(*args)
 
-    def write(self, turn, optimizer, *args, **options):
+    def write(self, update, optimizer, *args, **options):
         before = everything(self.stage)
-        self.move(turn, optimizer, *args, **options)
+        self.move(update, optimizer, *args, **options)
         parts = {name.split(".")[0] for name in changed(before, everything(self.stage))}
-        usual = self.stage.rates[self.stage.played.index(turn)]
+        usual = self.stage.rates[self.stage.made.index(update)]
         rates = {round(g["lr"] / rate, 9) for g, rate in zip(optimizer.optimizer.param_groups, usual, strict=True)}
-        self.lines.append((self.step, turn.name, parts, rates))
+        self.lines.append((self.step, update.name, parts, rates))
         assert not any(p.grad is not None for p in [*self.stage.parameters(), *self.stage.teacher.parameters()])
 
 
-# ---- turns ----------------------------------------------------------------------------------------------------------
+# ---- updates ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_turn_changes_its_own_weights_and_no_others(name, teacher, pool, tmp_path):
+def test_a_update_changes_its_own_weights_and_no_others(name, teacher, pool, tmp_path):
     stage, before = made(name, teacher), fingerprint(teacher)
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=2)
     before_it = {"tscd": ["discriminator"], "dmdo": ["fake"] * 3, "dmdo-adversarial": ["discriminator"] + ["fake"] * 3}
-    turns = before_it.get(name, []) + ["student"]
-    assert [(step, turn) for step, turn, _, _ in diary.lines] == [(step, turn) for step in (0, 1) for turn in turns]
-    assert all(parts == {turn} for _, turn, parts, _ in diary.lines)
-    assert trainer.global_step == 2  # steps of the game, however many turns
+    updates = before_it.get(name, []) + ["student"]
+    assert [(step, update) for step, update, _, _ in diary.lines] == [
+        (step, update) for step in (0, 1) for update in updates
+    ]
+    assert all(parts == {update} for _, update, parts, _ in diary.lines)
+    assert trainer.global_step == 2  # steps of the stage, however many updates
     assert fingerprint(teacher) == before and not any(p.grad is not None for p in teacher.parameters())
 
 
-def test_all_that_a_turn_may_move_is_moved(teacher, pool, tmp_path):
+def test_all_that_a_update_may_change_is_changed(teacher, pool, tmp_path):
     """Backbone and heads of the discriminator, and the whole student, both embedders of scales included."""
     stage = made("tscd", teacher)
     before = everything(stage)
@@ -110,29 +122,29 @@ def test_all_that_a_turn_may_move_is_moved(teacher, pool, tmp_path):
 
 
 class Game(Stage):
-    """A stage whose losses are squares: what its turns are, the test says."""
+    """A stage whose losses are squares: what its updates are, the test says."""
 
     watched, limit = "odd", 3.0
 
-    def __init__(self, teacher, turns=("rare", "steady"), odd=(), nan=(), steep=(), **options):
+    def __init__(self, teacher, updates=("rare", "steady"), odd=(), nan=(), steep=(), **options):
         options = dict(guidance=GUIDANCE, total=100) | options
         super().__init__(teacher, shake(StudentModel(teacher)), **options)
         self.rare = shake(StudentModel(teacher), seed=1)
-        self.asked, self.odd, self.nan, self.steep = turns, odd, nan, steep
+        self.asked, self.odd, self.nan, self.steep = updates, odd, nan, steep
         self.grounds, self.draws = [], []
 
-    def turns(self):
+    def updates(self):
         every = dict(
-            rare=Turn("rare", self.rare, self.square_of(self.rare), adam(self.rare, 1e-3), every=2, times=3),
-            steady=Turn("steady", self.student, self.square_of(self.student), adam(self.student, 1e-3)),
-            twice=Turn("twice", self.student, self.square_of(self.student), adam(self.student, 1e-3), times=2),
-            late=Turn("late", self.student, self.square_of(self.student), adam(self.student, 1e-3), begins=2),
+            rare=Update("rare", self.rare, self.square_of(self.rare), adam(self.rare, 1e-3), every=2, repeats=3),
+            steady=Update("steady", self.student, self.square_of(self.student), adam(self.student, 1e-3)),
+            twice=Update("twice", self.student, self.square_of(self.student), adam(self.student, 1e-3), repeats=2),
+            late=Update("late", self.student, self.square_of(self.student), adam(self.student, 1e-3), start=2),
         )
         return [every[name] for name in self.asked]
 
-    def play(self, round_, generator):
+    def shared_state(self, batch, generator):
         self.facts["odd"] = 5.25 if self.global_step in self.odd else 1.0
-        return super().play(round_, generator)
+        return super().shared_state(batch, generator)
 
     def square_of(self, branch):
         def loss(ground, generator):
@@ -146,12 +158,12 @@ class Game(Stage):
         return loss
 
 
-def test_every_and_times_are_played_as_they_say(teacher, pool, tmp_path):
+def test_every_and_repeats_are_as_they_say(teacher, pool, tmp_path):
     """Every second step three times, on new draws and the same ground; a step counts once."""
     stage = Game(teacher)
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=4)
-    assert Counter((step, turn) for step, turn, _, _ in diary.lines) == {
+    assert Counter((step, update) for step, update, _, _ in diary.lines) == {
         (0, "rare"): 3,
         (0, "steady"): 1,
         (1, "steady"): 1,
@@ -163,7 +175,7 @@ def test_every_and_times_are_played_as_they_say(teacher, pool, tmp_path):
     assert len({id(ground) for ground in stage.grounds}) == 4
 
 
-def test_the_rate_follows_the_schedule_however_often_a_turn_plays(teacher, pool, tmp_path):
+def test_the_rate_follows_the_schedule_however_often_a_update_is_due(teacher, pool, tmp_path):
     stage = Game(teacher, total=6, decay=0.5)
     diary = Diary(stage)
     played(stage, pool, tmp_path, steps=6)
@@ -172,7 +184,7 @@ def test_the_rate_follows_the_schedule_however_often_a_turn_plays(teacher, pool,
 
 
 def test_the_average_follows_the_student_once_a_step(teacher, pool, tmp_path):
-    stage = Game(teacher, turns=("steady",), average=0.75)
+    stage = Game(teacher, updates=("steady",), average=0.75)
     seen = [weights_of(stage.average)]
     follow = stage.average.follow
 
@@ -189,10 +201,10 @@ def test_the_average_follows_the_student_once_a_step(teacher, pool, tmp_path):
 
 
 def test_a_step_counts_once_whoever_moves_in_it_and_nobody_moves_before_his_time(teacher, pool, tmp_path):
-    stage = Game(teacher, turns=("twice", "rare", "late"))
+    stage = Game(teacher, updates=("twice", "rare", "late"))
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=4)
-    assert Counter((step, turn) for step, turn, _, _ in diary.lines) == {
+    assert Counter((step, update) for step, update, _, _ in diary.lines) == {
         (0, "twice"): 2,
         (0, "rare"): 3,
         (1, "twice"): 2,
@@ -205,10 +217,10 @@ def test_a_step_counts_once_whoever_moves_in_it_and_nobody_moves_before_his_time
     assert trainer.global_step == 4
 
 
-@pytest.mark.parametrize("turns", [("rare",), ("late",), ("rare", "late")])
-def test_a_game_in_which_a_step_may_pass_unplayed_is_refused(teacher, turns):
-    with pytest.raises(ValueError, match="must play in every step, from the first"):
-        Game(teacher, turns=turns).configure_optimizers()
+@pytest.mark.parametrize("updates", [("rare",), ("late",), ("rare", "late")])
+def test_a_stage_in_which_a_step_may_have_no_update_is_refused(teacher, updates):
+    with pytest.raises(ValueError, match="must be due in every step, from the first"):
+        Game(teacher, updates=updates).configure_optimizers()
 
 
 def test_the_adversary_of_stage_3_sees_real_and_made_pictures_noised_alike(teacher, pool):
@@ -221,15 +233,16 @@ def test_the_adversary_of_stage_3_sees_real_and_made_pictures_noised_alike(teach
     stage = made("dmdo-adversarial", teacher, r1=0.0)
     del stage.discriminator
     stage.discriminator = judge
-    rollout = stage.play(round_of(teacher, pool, "edit"), seeded_generator(0))
+    rollout = stage.shared_state(stage_batch_of(teacher, pool, "edit"), seeded_generator(0))
     loss = stage.discriminator_loss(rollout, seeded_generator(1))
     (real, t), (fake, again) = said
-    apart = (1 - t).reshape(-1, 1, 1) * (rollout.round.latent - rollout.x0)
+    apart = (1 - t).reshape(-1, 1, 1) * (rollout.batch.latent - rollout.x0)
     assert torch.equal(t, again) and bool((t < 0.9).all()) and torch.allclose(real - fake, apart, atol=1e-5)
     assert torch.allclose(loss, 2 - 0.01 * (real - fake).mean(), atol=1e-5)
-    stage.adversarial = 3.0
+    stage.settings = dataclasses.replace(stage.settings, adversarial=3.0)
     with_it = stage.student_loss(rollout, seeded_generator(2))
-    (x, _), stage.adversarial = said[-1], 0.0
+    (x, _) = said[-1]
+    stage.settings = dataclasses.replace(stage.settings, adversarial=0.0)
     assert x.requires_grad and len(said) == 3
     assert (
         torch.allclose(with_it - stage.student_loss(rollout, seeded_generator(2)), -3 * 0.01 * x.mean(), atol=1e-4)
@@ -241,10 +254,15 @@ def test_the_fake_score_moves_alone_as_long_as_it_is_told(teacher, pool, tmp_pat
     stage = made("dmdo", teacher, alone=2, fake_times=1)
     diary = Diary(stage)
     played(stage, pool, tmp_path, steps=3)
-    assert [(step, turn) for step, turn, _, _ in diary.lines] == [(0, "fake"), (1, "fake"), (2, "fake"), (2, "student")]
+    assert [(step, update) for step, update, _, _ in diary.lines] == [
+        (0, "fake"),
+        (1, "fake"),
+        (2, "fake"),
+        (2, "student"),
+    ]
 
 
-def test_the_same_step_is_played_on_the_same_draws(teacher, pool, tmp_path):
+def test_the_same_step_is_given_the_same_draws(teacher, pool, tmp_path):
     first, again = Game(teacher), Game(teacher)
     played(first, pool, tmp_path / "a", steps=1)
     played(again, pool, tmp_path / "b", steps=1)
@@ -290,7 +308,7 @@ def test_a_watched_number_above_its_limit_ends_the_run_in_words(teacher, pool, t
         played(Game(teacher, odd=(1,)), pool, tmp_path, steps=4)
 
 
-def test_the_step_that_is_named_is_the_one_that_diverged_whichever_turn_it_was(teacher, pool, tmp_path):
+def test_the_step_that_is_named_is_the_one_that_diverged_whichever_update_it_was(teacher, pool, tmp_path):
     stage = made("tscd", teacher)
     stage.student_loss = lambda pair, generator: pair.fake.sum() * math.nan
     with pytest.raises(Diverged, match="diverged at step 0: the student's loss is nan"):
@@ -313,7 +331,7 @@ def test_a_watched_number_that_is_none_is_too_large():
         stage._check("student", torch.zeros(()), 7)
 
 
-# ---- what a step is played on ---------------------------------------------------------------------------------------
+# ---- what the updates share ----------------------------------------------------------------------------------------
 
 
 class Reader(Model):
@@ -341,44 +359,44 @@ def same_reading(mine, theirs):
 
 def test_an_edit_is_read_as_the_engine_reads_it(model, teacher, pool, monkeypatch):
     """Latent, then what the eyes see, then words; without words; and words alone."""
-    batch = batch_of(pool, "edit", n=4)
-    latents = patchify(batch["scene_latent"].float(), teacher.config.latent_patch)
+    picked = batch_of(pool, "edit", n=4)
+    latents = patchify(picked["scene_latent"].float(), teacher.config.latent_patch)
     monkeypatch.setattr(Bagel, "encode", lambda *_: latents)
     reader = Reader(model.bagel, model.text, Sampling(**GUIDANCE))
-    reader.rows = texts_of(batch, "edit")
-    wanted = reader.edit(batch["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4)
-    round_ = read_round(teacher, batch, GUIDANCE, torch.Generator(), copies=3)
+    reader.rows = texts_of(picked, "edit")
+    wanted = reader.edit(picked["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4)
+    batch = read_batch(teacher, picked, GUIDANCE, torch.Generator(), copies=3)
     rows = torch.arange(4).repeat_interleave(3)
     for part in ("full", "no_text", "no_image"):
-        assert same_reading(getattr(round_, part), getattr(wanted, part).select(rows))
-    assert round_.read is round_.full
-    reader.students = dict(blind=Student("dmdo", 6, 3.0, "", reads_vision=False))
-    wanted = reader.edit(batch["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4, student="blind")
-    blind = read_round(teacher, batch, GUIDANCE, torch.Generator(), copies=3, eyes=False)
-    assert same_reading(blind.read, wanted.full.select(rows)) and same_reading(blind.full, round_.full)
+        assert same_reading(getattr(batch, part), getattr(wanted, part).select(rows))
+    assert batch.student_context is batch.full
+    reader.students = dict(blind=Student("dmdo", 6, 3.0, "", eyes=False))
+    wanted = reader.edit(picked["scene_picture"].movedim(-1, 1).float() / 255, ["-"] * 4, student="blind")
+    blind = read_batch(teacher, picked, GUIDANCE, torch.Generator(), copies=3, vision=False)
+    assert same_reading(blind.student_context, wanted.full.select(rows)) and same_reading(blind.full, batch.full)
     assert len({len(row) for row in reader.rows}) > 1  # or rows of one length would prove little
-    latent = patchify(batch["edit_latent"].float(), teacher.config.latent_patch)
-    assert torch.equal(round_.latent, latent[rows]) and round_.size == 12
+    latent = patchify(picked["edit_latent"].float(), teacher.config.latent_patch)
+    assert torch.equal(batch.latent, latent[rows]) and batch.size == 12
 
 
 def test_a_prompt_is_read_as_the_engine_reads_it_and_once_for_its_four_pictures(model, teacher, pool):
-    batch = batch_of(pool, "draw", n=4)
+    picked = batch_of(pool, "draw", n=4)
     reader = Reader(model.bagel, model.text, Sampling(**GUIDANCE))
-    reader.rows = texts_of(batch, "draw")
+    reader.rows = texts_of(picked, "draw")
     wanted = reader.draw(["-"] * 4)
-    round_ = read_round(teacher, batch, GUIDANCE, torch.Generator())
+    batch = read_batch(teacher, picked, GUIDANCE, torch.Generator())
     rows = torch.arange(4).repeat_interleave(4)
-    assert same_reading(round_.full, wanted.full.select(rows))
-    assert same_reading(round_.no_text, wanted.no_text.select(rows))
-    assert round_.no_image is None and round_.image_scale is None and len({len(row) for row in reader.rows}) > 1
+    assert same_reading(batch.full, wanted.full.select(rows))
+    assert same_reading(batch.no_text, wanted.no_text.select(rows))
+    assert batch.no_image is None and batch.image_scale is None and len({len(row) for row in reader.rows}) > 1
     for row, (prompt, copy) in enumerate((i, c) for i in range(4) for c in range(4)):
-        alone = patchify(batch["draw_latent"][prompt, copy][None].float(), teacher.config.latent_patch)
-        assert torch.equal(round_.latent[row], alone[0])
+        alone = patchify(picked["draw_latent"][prompt, copy][None].float(), teacher.config.latent_patch)
+        assert torch.equal(batch.latent[row], alone[0])
 
 
 @pytest.mark.parametrize("task", ["draw", "edit"])
 def test_texts_padded_to_the_pools_length_say_the_same(task, teacher, pool):
-    short, padded = (round_of(teacher, pool, task, n=1, padded=padded) for padded in (False, True))
+    short, padded = (stage_batch_of(teacher, pool, task, n=1, padded=padded) for padded in (False, True))
     width = getattr(pool, f"{task}_ids").size(1)
     assert (
         padded.full.visible.size(1) - short.full.visible.size(1)
@@ -391,28 +409,28 @@ def test_texts_padded_to_the_pools_length_say_the_same(task, teacher, pool):
 
 @pytest.mark.parametrize("name", ["cfg", "tscd", "dmdo"])
 def test_contexts_are_read_by_the_original_weights(name, teacher, pool, tmp_path):
-    """However far all that trains has gone, a step is played on what the untouched teacher read."""
-    before = read_round(teacher, batch_of(pool, "edit"), GUIDANCE, seeded_generator(0, 0, 0))
+    """However far all that trains has gone, a step uses what the untouched teacher read."""
+    before = read_batch(teacher, batch_of(pool, "edit"), GUIDANCE, seeded_generator(0, 0, 0))
     stage, met = made(name, teacher), []
     shake(stage, 0.02, seed=7)
-    play = stage.play
-    stage.play = lambda round_, generator: met.append(round_) or play(round_, generator)
+    play = stage.shared_state
+    stage.shared_state = lambda batch, generator: met.append(batch) or play(batch, generator)
     played(stage, pool, tmp_path, steps=1, edit=2)
-    flat = lambda round_: [x for c in (round_.full, round_.no_text, round_.no_image) for pair in c.cache for x in pair]
+    flat = lambda batch: [x for c in (batch.full, batch.no_text, batch.no_image) for pair in c.cache for x in pair]
     assert all(torch.equal(a, b) for a, b in zip(flat(before), flat(met[0]), strict=True))
     assert not any(x.requires_grad for x in flat(met[0]))
 
 
 @pytest.mark.parametrize("name", ["cfg", "tscd", "dmdo"])
 def test_a_student_without_eyes_reads_latent_and_words_and_its_judges_all(name, teacher, pool, tmp_path):
-    stage, read = made(name, teacher, eyes=False), {}
+    stage, read = made(name, teacher, vision=False), {}
     for part, module in stage.named_modules():
         if isinstance(module, StudentModel):
             module.register_forward_pre_hook(
                 lambda _, args, part=part: read.setdefault(part, set()).add(args[2].length)
             )
     played(stage, pool, tmp_path, steps=1, edit=2)
-    batch = pick_round(pool, dict(edit=2), 0, 0)
+    batch = pick_batch(pool, dict(edit=2), 0, 0)
     latent, words = teacher.config.latent_side**2 + 2, int(batch["edit_length"].max())  # each picture has two markers
     seen = (64 // teacher.config.vision.patch_size) ** 2 + 2
     for part, lengths in read.items():
@@ -423,7 +441,7 @@ def test_a_student_without_eyes_reads_latent_and_words_and_its_judges_all(name, 
 def test_half_of_the_scales_are_those_to_be_served_and_the_others_of_the_whole_range(teacher, pool):
     served = dict(edit=dataclasses.replace(GUIDANCE["edit"], text_scale=6.0, image_scale=3.0))  # outside the range
     batch = batch_of(pool, "edit", n=120)
-    read = lambda deployed: read_round(teacher, batch, served, torch.Generator().manual_seed(0), deployed=deployed)
+    read = lambda deployed: read_batch(teacher, batch, served, torch.Generator().manual_seed(0), deployed=deployed)
     half, all_served, none = read(0.5), read(1.0), read(0.0)
     for part, used, low, high in (("text_scale", 6.0, 1.0, 5.0), ("image_scale", 3.0, 1.0, 2.5)):
         share = (getattr(half, part) == used).float().mean()
@@ -436,17 +454,17 @@ def test_half_of_the_scales_are_those_to_be_served_and_the_others_of_the_whole_r
 
 def test_rows_of_a_step_are_always_the_same_and_both_tasks_come(pool):
     sizes = dict(draw=2, edit=3)
-    batches = [pick_round(pool, sizes, 0, step) for step in range(20)]
-    again = pick_round(pool, sizes, 0, 7)
+    batches = [pick_batch(pool, sizes, 0, step) for step in range(20)]
+    again = pick_batch(pool, sizes, 0, 7)
     assert all(torch.equal(v, again[k]) for k, v in batches[7].items() if k != "task")
     for parity in (0, 1):  # moves made every other step meet both
         assert {b["task"] for b in batches[parity::2]} == {"draw", "edit"}
     assert all(len(b[f"{b['task']}_ids"]) == sizes[b["task"]] for b in batches)
-    assert {pick_round(pool, dict(edit=1, draw=0), 0, step)["task"] for step in range(9)} == {"edit"}
-    edits = [pick_round(pool, sizes, 0, step, editing=0.25)["task"] == "edit" for step in range(200)]
+    assert {pick_batch(pool, dict(edit=1, draw=0), 0, step)["task"] for step in range(9)} == {"edit"}
+    edits = [pick_batch(pool, sizes, 0, step, editing=0.25)["task"] == "edit" for step in range(200)]
     assert 35 <= sum(edits) <= 65
     with pytest.raises(ValueError, match="at least one size above 0"):
-        pick_round(pool, dict(draw=0), 0, 0)
+        pick_batch(pool, dict(draw=0), 0, 0)
 
 
 # ---- stage 1 --------------------------------------------------------------------------------------------------------
@@ -456,7 +474,7 @@ def test_rows_of_a_step_are_always_the_same_and_both_tasks_come(pool):
 def test_without_guidance_an_untrained_student_has_nothing_to_learn(task, teacher, pool):
     off = dict(draw=OFF, edit=OFF)
     stage = CFGDistillation(teacher, StudentModel(teacher), guidance=off, total=1)
-    read = lambda deployed: read_round(teacher, batch_of(pool, task), off, seeded_generator(0), deployed=deployed)
+    read = lambda deployed: read_batch(teacher, batch_of(pool, task), off, seeded_generator(0), deployed=deployed)
     assert stage.student_loss(read(1.0), seeded_generator(1)) < 1e-11  # 0 but for two ways to write out attention
     assert stage.student_loss(read(0.0), seeded_generator(1)) > 1e-4
 
@@ -466,11 +484,11 @@ def test_stage_one_stands_at_noised_real_latents_at_shifted_times(teacher, pool,
     forward = stage.student.forward
     stage.student.forward = lambda x, t, *args, **options: seen.update(x=x, t=t) or forward(x, t, *args, **options)
     monkeypatch.setattr(cfg, "uniform", lambda n, generator, like: torch.linspace(0, 1, n))
-    round_ = round_of(teacher, pool, "edit")
-    stage.student_loss(round_, seeded_generator(4))
-    assert torch.allclose(seen["t"], shift_time(torch.linspace(0, 1, round_.size), 3.0))
-    noise = torch.randn(round_.latent.shape, generator=seeded_generator(4))
-    assert torch.allclose(seen["x"], interpolate(round_.latent, noise, seen["t"]))
+    batch = stage_batch_of(teacher, pool, "edit")
+    stage.student_loss(batch, seeded_generator(4))
+    assert torch.allclose(seen["t"], shift_time(torch.linspace(0, 1, batch.size), 3.0))
+    noise = torch.randn(batch.latent.shape, generator=seeded_generator(4))
+    assert torch.allclose(seen["x"], interpolate(batch.latent, noise, seen["t"]))
 
 
 # ---- stage 2 --------------------------------------------------------------------------------------------------------
@@ -478,10 +496,10 @@ def test_stage_one_stands_at_noised_real_latents_at_shifted_times(teacher, pool,
 
 def test_gradients_of_a_discriminator_reach_its_input_its_backbone_and_its_heads(teacher, pool):
     judge = Discriminator(shake(StudentModel(teacher), seed=2))
-    round_ = round_of(teacher, pool, "edit")
-    x = round_.latent.clone().requires_grad_()
-    logits = judge(x, torch.full((round_.size,), 0.4), round_.full, **round_.scales)
-    assert logits.shape == (round_.size, len(judge.heads)) and len(logits.unique()) == round_.size
+    batch = stage_batch_of(teacher, pool, "edit")
+    x = batch.latent.clone().requires_grad_()
+    logits = judge(x, torch.full((batch.size,), 0.4), batch.full, **batch.scales)
+    assert logits.shape == (batch.size, len(judge.heads)) and len(logits.unique()) == batch.size
     logits.sum().backward()
     assert x.grad.abs().amax((1, 2)).min() > 0
     assert all(p.grad is not None and p.grad.any() for p in judge.heads.parameters())
@@ -490,14 +508,14 @@ def test_gradients_of_a_discriminator_reach_its_input_its_backbone_and_its_heads
 
 def test_each_sample_is_judged_alone(teacher, pool):
     judge = Discriminator(shake(StudentModel(teacher), seed=2))
-    round_ = round_of(teacher, pool, "edit", deployed=0.0)
-    t = torch.linspace(0.1, 0.9, round_.size)
+    batch = stage_batch_of(teacher, pool, "edit", deployed=0.0)
+    t = torch.linspace(0.1, 0.9, batch.size)
     with torch.no_grad():
-        together = judge(round_.latent, t, round_.full, **round_.scales)
-        for i in range(round_.size):
+        together = judge(batch.latent, t, batch.full, **batch.scales)
+        for i in range(batch.size):
             row = torch.tensor([i])
-            scales = {name: value[row] for name, value in round_.scales.items()}
-            alone = judge(round_.latent[row], t[row], round_.full.select(row), **scales)
+            scales = {name: value[row] for name, value in batch.scales.items()}
+            alone = judge(batch.latent[row], t[row], batch.full.select(row), **scales)
             assert torch.allclose(together[i], alone[0], atol=1e-4)
 
 
@@ -518,17 +536,17 @@ def test_an_adversary_judges_both_jumps_where_they_end_and_the_student_wants_to_
         return 10 * x.mean((1, 2))[:, None]
 
     stage = made("tscd", teacher, r1=0.0, mse=0.0)
-    pair = stage.play(round_of(teacher, pool, "edit"), seeded_generator(0))
+    pair = stage.shared_state(stage_batch_of(teacher, pool, "edit"), seeded_generator(0))
     pair = dataclasses.replace(pair, real=pair.real + 0.5)  # or they would be too close to tell
     del stage.discriminator
     stage.discriminator = judge
     real, fake = (10 * x.mean((1, 2)) for x in (pair.real, pair.fake))
     wanted = (1 - real).clamp_min(0).mean() + (1 + fake).clamp_min(0).mean()
     assert torch.allclose(stage.discriminator_loss(pair, seeded_generator(1)), wanted)
-    assert not any(x.requires_grad for x, _, _ in said)  # the discriminator's turn asks nothing of the student
+    assert not any(x.requires_grad for x, _, _ in said)  # the discriminator's update asks nothing of the student
     assert torch.allclose(stage.student_loss(pair, seeded_generator(1)), -fake.mean())
     assert len(said) == 3 and all(torch.equal(t, pair.end) for _, t, _ in said)
-    assert all(torch.equal(scales["text_scale"], pair.round.text_scale) for *_, scales in said)
+    assert all(torch.equal(scales["text_scale"], pair.batch.text_scale) for *_, scales in said)
     stage.mse = 2.0
     both = -fake.mean() + 2 * (pair.fake - pair.real).square().mean()
     assert torch.allclose(stage.student_loss(pair, seeded_generator(1)), both)
@@ -536,7 +554,7 @@ def test_an_adversary_judges_both_jumps_where_they_end_and_the_student_wants_to_
 
 def test_without_an_adversary_there_is_no_discriminator(teacher):
     stage = made("lcm", teacher)
-    assert stage.discriminator is None and [turn.name for turn in stage.turns()] == ["student"]
+    assert stage.discriminator is None and [update.name for update in stage.updates()] == ["student"]
 
 
 # ---- stage 3 --------------------------------------------------------------------------------------------------------
@@ -555,10 +573,10 @@ class Listener:
 
 
 @pytest.mark.parametrize("sampler", ["euler", "multistep"])
-def test_the_students_turn_makes_one_pass_with_gradient_from_a_stored_state(sampler, teacher, pool):
+def test_the_students_update_makes_one_pass_with_gradient_from_a_stored_state(sampler, teacher, pool):
     stage = made("dmdo", teacher, sampler=sampler)
     student, real, fake = (Listener(branch) for branch in (stage.student, stage.real, stage.fake))
-    rollout = stage.play(round_of(teacher, pool, "edit", n=4), seeded_generator(0))
+    rollout = stage.shared_state(stage_batch_of(teacher, pool, "edit", n=4), seeded_generator(0))
     assert len(student.calls) == 6 and not any(kept for *_, kept in student.calls)
     assert len(rollout.states) == 7 and not any(state.requires_grad for state in rollout.states)
     met = set()
@@ -582,7 +600,7 @@ def test_judged_by_its_ends_the_student_walks_on_with_gradient_to_where_the_stor
     sampler, teacher, pool, monkeypatch
 ):
     stage = made("dmdo", teacher, sampler=sampler, judged="end")
-    rollout = stage.play(round_of(teacher, pool, "edit", n=4), seeded_generator(0))
+    rollout = stage.shared_state(stage_batch_of(teacher, pool, "edit", n=4), seeded_generator(0))
     student, ends, met = Listener(stage.student), [], set()
     monkeypatch.setattr("hb.train.distill.dmdo.distribution_matching_loss", lambda x0, *_: ends.append(x0) or x0.sum())
     for draw in range(12):
@@ -597,10 +615,10 @@ def test_judged_by_its_ends_the_student_walks_on_with_gradient_to_where_the_stor
     stage.student_loss(
         rollout, seeded_generator(1, 0)
     )  # gradient reaches the first of several steps, not the last alone
-    stage.walk_on(rollout, 3, seeded_generator(2)).sum().backward()
+    stage.continue_rollout(rollout, 3, seeded_generator(2)).sum().backward()
     longer = [p.grad.clone() for p in stage.student.parameters() if p.grad is not None]
     stage.student.zero_grad()
-    stage.walk_on(rollout, 5, seeded_generator(2)).sum().backward()
+    stage.continue_rollout(rollout, 5, seeded_generator(2)).sum().backward()
     assert not all(
         torch.allclose(a, p.grad) for a, p in zip(longer, (p for p in stage.student.parameters() if p.grad is not None))
     )
@@ -609,14 +627,14 @@ def test_judged_by_its_ends_the_student_walks_on_with_gradient_to_where_the_stor
 @pytest.mark.parametrize("task", ["draw", "edit"])
 def test_the_real_score_can_be_the_guided_teacher_and_the_fake_then_begins_as_the_teacher(task, teacher, pool):
     stage = made("dmdo", teacher, real=None)
-    round_, t = round_of(teacher, pool, task, deployed=1.0), torch.tensor([0.3, 0.9]).repeat(4)
-    t = t[: round_.size]
-    assert torch.equal(stage.real_velocity(round_.latent, t, round_), stage.guided(teacher, round_.latent, t, round_))
+    batch, t = stage_batch_of(teacher, pool, task, deployed=1.0), torch.tensor([0.3, 0.9]).repeat(4)
+    t = t[: batch.size]
+    assert torch.equal(stage.real_velocity(batch.latent, t, batch), stage.guided(teacher, batch.latent, t, batch))
     assert torch.allclose(
-        stage.fake(round_.latent, t, round_.full, **round_.scales), teacher.velocity(round_.latent, t, round_.full)
+        stage.fake(batch.latent, t, batch.full, **batch.scales), teacher.velocity(batch.latent, t, batch.full)
     )
     assert not torch.allclose(
-        stage.real_velocity(round_.latent, t, round_), teacher.velocity(round_.latent, t, round_.full)
+        stage.real_velocity(batch.latent, t, batch), teacher.velocity(batch.latent, t, batch.full)
     )
 
 
@@ -626,7 +644,7 @@ def test_what_is_judged_or_learnt_is_a_guess_or_an_end(teacher):
             made("dmdo", teacher, **wrong)
 
 
-def test_the_fakes_turn_looks_at_the_stored_walk_anew_and_not_at_the_student(teacher, pool, tmp_path):
+def test_the_fakes_update_looks_at_the_stored_walk_anew_and_not_at_the_student(teacher, pool, tmp_path):
     stage = made("dmdo", teacher)
     student, fake = Listener(stage.student), Listener(stage.fake)
     played(stage, pool, tmp_path, steps=1)
@@ -638,23 +656,23 @@ def test_the_fakes_turn_looks_at_the_stored_walk_anew_and_not_at_the_student(tea
 @pytest.mark.parametrize("task", ["draw", "edit"])
 @pytest.mark.parametrize("sampler", ["euler", "multistep"])
 def test_a_student_is_trained_on_the_walk_it_will_be_sampled_with(task, sampler, teacher, pool, monkeypatch):
-    """`play` against `hb.infer.image.sample_student`, state by state, with the same noises."""
+    """`shared_state` against `hb.infer.image.sample_student`, state by state, with the same noises."""
     stage = made("dmdo", teacher, sampler=sampler)
-    round_ = round_of(teacher, pool, task, deployed=1.0)
-    rollout = stage.play(round_, seeded_generator(3))
+    batch = stage_batch_of(teacher, pool, task, deployed=1.0)
+    rollout = stage.shared_state(batch, seeded_generator(3))
     again = seeded_generator(3)
-    noises = [torch.randn(round_.latent.shape, generator=again) for _ in range(6)]
+    noises = [torch.randn(batch.latent.shape, generator=again) for _ in range(6)]
     monkeypatch.setattr("hb.infer.image.noise", lambda *_: noises.pop(0))
     z = noises.pop(0)
     walk = sample_student(
         stage.student.model,
-        round_.full,
+        batch.full,
         z,
         stage.grid,
         GUIDANCE[task],
         picture=task == "edit",
         sampler=sampler,
-        seeds=[0] * round_.size,
+        seeds=[0] * batch.size,
     )
     states = [z, *(x for _, x in walk)]
     assert torch.equal(rollout.z, z) and len(states) == len(rollout.states)
@@ -662,7 +680,7 @@ def test_a_student_is_trained_on_the_walk_it_will_be_sampled_with(task, sampler,
     assert (rollout.x0 - rollout.z).abs().mean() > 0.1
     # a walk ends in its last guess, either way
     assert len(rollout.guesses) == 6 and torch.allclose(rollout.guesses[-1], rollout.x0, atol=1e-5)
-    assert torch.equal(rollout.guess(torch.arange(round_.size) % 6)[1], rollout.guesses[1][1])
+    assert torch.equal(rollout.guess(torch.arange(batch.size) % 6)[1], rollout.guesses[1][1])
     assert not any(guess.requires_grad for guess in rollout.guesses)
 
 
@@ -679,7 +697,7 @@ def test_a_walk_keeps_every_state_and_no_gradient():
 
 
 def test_times_of_stage_three_fill_their_range_after_the_shift():
-    stage = bare(DistributionMatching, times=(0.1, 0.9), shift=3.0)
+    stage = bare(DistributionMatching, settings=MatchingSettings(times=(0.1, 0.9), shift=3.0))
     t = stage.draw_times(4000, seeded_generator(0), torch.zeros(1))
     low, middle, high = (shift_time(torch.tensor(u), 3.0) for u in (0.1, 0.5, 0.9))
     assert low <= t.min() < low + 0.01 and high - 0.01 < t.max() <= high and abs(t.median() - middle) < 0.02
