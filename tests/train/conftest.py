@@ -14,7 +14,7 @@ from hb.train.teacher import TeacherTraining
 from hb.train.trainer import StepData, fit
 from tests.conftest import TOKENIZER, tiny_config
 
-SIZES = BatchSizes(draw=3, edit=2, talk=2)
+SIZES = BatchSizes(draw=3, edit=2, dialogue=2)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def module(text, seed=0) -> TeacherTraining:
 
 
 def examples(pool, text, step=0, rank=0):
-    return pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.talk, 0, step, rank)
+    return pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.dialogue, 0, step, rank)
 
 
 class Trip(Callback):

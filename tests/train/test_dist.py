@@ -104,7 +104,7 @@ def training(name: str, model: Model):
     pool = make_pool(encode, text, side=64, prompts=6, scenes=6, bar=False)
     if name == "teacher":
         batch = lambda step, rank: (
-            pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.talk, 0, step, rank)
+            pick(pool, SIZES, 0, step, rank) | write_dialogues(text, 64, SIZES.dialogue, 0, step, rank)
         )
         return TeacherTraining(bagel, total=8), batch
     bagel.requires_grad_(False)
