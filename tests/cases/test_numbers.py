@@ -1,5 +1,6 @@
 """Numbers: of every type, given or not, finite or not, within what was trained or not, and counted right."""
 
+import copy
 import warnings
 from fractions import Fraction
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from hb.infer.image import noise
+from hb.infer.text import decode
+from hb.models.distribution import TokenDistribution
 from hb.models.hf_generation import AnswerModel
 
 # ---- given? ---------------------------------------------------------------------------------------------------------
@@ -143,7 +146,6 @@ def test_plain_decoding_gives_one_token_a_pass(whole, picture, most, speculate):
 
 @pytest.mark.parametrize("penalty", [1, 1.5, 5.0])
 def test_a_repetition_penalty_means_the_same_in_generate_and_in_ask(tiny, picture, penalty):
-    """Red while `generate()` counted the context, which it holds as end markers: answers did not end."""
     asked = tiny.ask(picture, "describe the picture", max_tokens=30, repetition_penalty=penalty)
     context = tiny.read_for_asking(picture[None] * 2 - 1, ["describe the picture"]).context
     say = AnswerModel(tiny.bagel).say
@@ -151,3 +153,16 @@ def test_a_repetition_penalty_means_the_same_in_generate_and_in_ask(tiny, pictur
     said = say(context, repetition_penalty=penalty, **options)
     assert tiny.text.decode(said) == asked.text
     assert penalty == 1 or said != say(context, **options)
+
+
+def test_the_context_is_not_counted_as_repeated(tiny, picture):
+    """A model whose likeliest first token is its end marker says nothing. Red while `generate()` counted the context,
+    which it holds as end markers: answers did not end."""
+    context = tiny.read_for_asking(picture[None] * 2 - 1, ["describe the picture"]).context
+    first = decode(tiny.bagel, context, max_tokens=1).tokens[0][0]
+    silent = copy.deepcopy(tiny.bagel)
+    silent.markers = (silent.markers[0], first, *silent.markers[2:])
+    distribution = TokenDistribution(repetition_penalty=5.0)
+    wanted = decode(silent, context, max_tokens=6, distribution=distribution).tokens[0]
+    said = AnswerModel(silent).say(context, repetition_penalty=5.0, max_new_tokens=6, do_sample=False)
+    assert said == wanted == []
