@@ -31,8 +31,10 @@ def check(name: str, answer: object) -> None:
         print(f"there is no exercise {name!r}; there are {', '.join(CHECKS)}")
         return
     try:
-        if answer is ... or answer is None:
+        if answer is ...:
             raise NotTried
+        if answer is None:
+            raise Hint("this is None: what does the line before the check give it?")
         CHECKS[name](answer)
     except NotTried:
         print(f"· {name} not tried yet")
@@ -59,8 +61,10 @@ def call(answer: object, *arguments):
     if not callable(answer):
         raise Hint(f"hand over the function itself, check(..., name), not what it returns ({type(answer).__name__})")
     given = answer(*[a.clone() if isinstance(a, Tensor) else a for a in arguments])
-    if given is ... or given is None:
+    if given is ...:
         raise NotTried
+    if given is None:
+        raise Hint("the function returns nothing (None): is its `return` missing?")
     return given
 
 
@@ -91,3 +95,14 @@ def expect_number(answer: object, wanted: float, mistakes: dict[float, str], oth
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def shaped_like_points(answer: object, points: Sequence[Tensor], *times: Tensor) -> None:
+    """Hint if the answer is written for one time where each of the B points [B, ...] has its own, times [B]."""
+    try:
+        call(answer, *points, *times)
+    except RuntimeError as error:
+        call(answer, *points, *(t[:1, None] for t in times))  # what fails here too is another mistake
+        raise Hint(
+            "each point has a time of its own, `t` of shape [B]: write t[:, None] to fit points [B, 2]"
+        ) from error

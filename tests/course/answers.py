@@ -134,6 +134,7 @@ WRONG = {
         lambda x0, eps, t: x0 + t[:, None] * eps,
     ],
     "2.2": [
+        lambda x, v, t: x - t * v,
         lambda x, v, t: x + t[:, None] * v,
         lambda x, v, t: x - v,
         lambda x, v, t: x + (1 - t[:, None]) * v,
@@ -146,6 +147,9 @@ WRONG = {
         lambda x, v, t, s: x + s * v,
     ],
     "2.4": [
+        lambda n, shift: time_grid(6, shift),
+        lambda n, shift: shift * (r := torch.linspace(1, 0, 7)) / (1 + (shift - 1) * r),
+        lambda n, shift: time_grid(n, shift)[:-1],
         lambda n, shift: time_grid(n - 1, shift),
         lambda n, shift: time_grid(n, shift).flip(0),
         lambda n, shift: torch.linspace(1, 0, n + 1),
@@ -159,6 +163,8 @@ WRONG = {
         lambda x, w, e: w * x / (_mean_square(x, 0.0).sqrt() + e),
     ],
     "3.4": [
+        lambda n, k: _look(n, k, vit="causal"),
+        lambda n, k: _look(n, k, vae="causal"),
         lambda n, k: _look(n, k).T,
         lambda n, k: _look(n, k, noise="full"),
         lambda n, k: _look(n, k, text="full"),
@@ -166,6 +172,8 @@ WRONG = {
         lambda n, k: torch.ones(2, 2),
     ],
     "3.2": [
+        lambda n, k: rope_positions(["noise" if i == "vit" else i for i in k], n),
+        lambda n, k: rope_positions(["noise" if i == "vae" else i for i in k], n),
         lambda n, k: list(range(sum(n))),
         lambda n, k: rope_positions(["vae" if i == "noise" else i for i in k], n),
         lambda n, k: [i + 1 for i in rope_positions(k, n)],
@@ -193,7 +201,6 @@ WRONG = {
         lambda p, q: (p * q).sum(),
         lambda p, q: (p / q).clamp(max=1).mean(),
         lambda p, q: (p * (p / q).clamp(max=1)).sum(),
-        lambda p, q: (q * (p / q).clamp(max=1)).sum(),  # right but for 0 / 0
         lambda p, q: (p - q).abs().sum() / 2,
         lambda p, q: torch.minimum(p, q),
         lambda p, q: 1.0,
@@ -260,6 +267,7 @@ WRONG = {
     ],
     "7.3": [3.0, 4.0, 1.0, 3.75, 2.5, 5, "3.5"],
     "8.1": [
+        lambda x_t, x_s, t, s: (x_s - x_t) / (s - t),
         lambda x_t, x_s, t, s: (x_t - x_s) / (s - t)[:, None],
         lambda x_t, x_s, t, s: x_t - x_s,
         lambda x_t, x_s, t, s: (x_s - x_t) * (s - t)[:, None],
@@ -314,6 +322,7 @@ WRONG = {
         lambda s, t: 1 - t,
     ],
     "9.3": [
+        lambda t, grid: (grid >= t[:, None]).sum(1) - 1,
         lambda t, grid: (grid > t[:, None]).sum(1),
         lambda t, grid: (grid <= t[:, None]).sum(1),
         lambda t, grid: (grid - t[:, None]).abs().argmin(1),

@@ -7,8 +7,10 @@ import torch
 
 from hb.course import exercises
 from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09  # noqa: F401  they register
+from hb.course.chapters.ch03 import rope_positions
+from hb.flow import time_grid
 from hb.losses import matching_direction
-from tests.course.answers import RIGHT, WRONG, _above, _kept, _wanted
+from tests.course.answers import RIGHT, WRONG, _above, _kept, _look, _wanted
 
 
 def _stub_like(right):
@@ -54,6 +56,35 @@ def test_a_check_never_raises(name, capsys):
     assert "there is no exercise" in capsys.readouterr().out
 
 
+def test_a_forgotten_return_is_not_a_stub(capsys):
+    for name, right in RIGHT.items():
+        if callable(right):
+            exercises.check(name, lambda *arguments: None)
+            assert "`return`" in capsys.readouterr().out, name
+
+
+@pytest.mark.parametrize(
+    "name, answer", [("2.2", lambda x, v, t: x - t * v), ("8.1", lambda x_t, x_s, t, s: (x_s - x_t) / (s - t))]
+)
+def test_an_answer_for_one_time_is_told_the_shape_of_many(name, answer, capsys):
+    exercises.check(name, answer)
+    assert "t[:, None]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, answer, hint",
+    [
+        ("2.4", lambda n, shift: time_grid(6, shift), "6 steps"),
+        ("3.2", lambda n, k: rope_positions(["noise" if i == "vit" else i for i in k], n), "ViT"),
+        ("3.4", lambda n, k: _look(n, k, vit="causal"), "ViT"),
+        ("9.3", lambda t, grid: (grid >= t[:, None]).sum(1) - 1, "not >="),
+    ],
+)
+def test_answers_that_were_once_accepted_are_refused(name, answer, hint, capsys):
+    exercises.check(name, answer)
+    assert hint in capsys.readouterr().out
+
+
 def test_hints_name_the_mistake(capsys):
     exercises.check("2.3", lambda x, v, t, s: x + (t - s) * v)
     assert "negative" in capsys.readouterr().out
@@ -82,6 +113,11 @@ def test_hints_name_the_mistake(capsys):
 @pytest.mark.parametrize(
     "name, answer",
     [
+        ("2.2", lambda x, v, t: x - t.view(-1, 1) * v),
+        ("2.4", lambda n, shift: [shift * (1 - i / n) / (1 + (shift - 1) * (1 - i / n)) for i in range(n + 1)]),
+        ("5.1", lambda p, q: (q * (p / q).clamp(max=1)).sum()),
+        ("5.1", lambda p, q: sum(min(a, b) for a, b in zip(p.tolist(), q.tolist()))),
+        ("8.1", lambda x_t, x_s, t, s: (x_t - x_s) / (t - s).unsqueeze(-1)),
         ("9.1", matching_direction),
         ("9.2", lambda s, t: _kept(s, t) * t / (1 - _kept(s, t) * (1 - t))),
         ("9.3", lambda t, grid: torch.searchsorted(-grid, -t) - 1),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hb import plots
 from hb.course import plane
-from hb.course.exercises import call, exercise, expect, seeded
+from hb.course.exercises import call, exercise, expect, seeded, shaped_like_points
 from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
@@ -82,9 +82,10 @@ def _interpolate(answer):
 
 @exercise("2.2")
 def _x0_from(answer):
-    """data_behind(x, v, t)."""
+    """data_behind(x, v, t), t of shape [B]."""
     x0, eps, t = _pair()
     x, v = interpolate(x0, eps, t), eps - x0
+    shaped_like_points(answer, (x, v), t)
     expect(
         call(answer, x, v, t),
         x0_from(x, v, t),
@@ -119,14 +120,18 @@ def _euler_step(answer):
 @exercise("2.4")
 def _grid(answer):
     """grid(steps, shift)."""
-    for steps, shift in ((6, 1.0), (6, 3.0)):
+    for steps, shift in ((6, 1.0), (6, 3.0), (1, 3.0), (25, 1.5)):
         right = time_grid(steps, shift)
         raw = torch.linspace(1, 0, steps + 1)
         expect(
             torch.as_tensor(call(answer, steps, shift)).float(),
             right,
             [
-                (time_grid(steps - 1, shift), f"{steps} steps need {steps + 1} boundaries: yours walks {steps - 1}"),
+                (torch.linspace(1, 0, 7), "6 steps, or 7 boundaries, are written into it: use `steps`"),
+                (shift_time(torch.linspace(1, 0, 7), shift), "6 steps are written into it: use `steps`"),
+                (raw[:-1], "the last boundary, 0, is missing"),
+                (torch.linspace(1, 0, steps), f"{steps} steps need {steps + 1} boundaries: yours makes {steps - 1}"),
+                (shift_time(torch.linspace(1, 0, steps), shift), f"{steps} steps need {steps + 1} boundaries"),
                 (right.flip(0), "the sampler starts at noise: from 1 down to 0"),
                 (raw, "the shift is not applied: s t / (1 + (s - 1) t)"),
                 (shift_time(raw, 1 / shift), "the shift goes the wrong way: more steps belong near t = 1"),

@@ -128,22 +128,30 @@ def _rms(answer):
     )
 
 
+# splits of every kind, each with something behind it
+_LENGTHS, _KINDS = (3, 4, 3, 2, 5, 2, 4), ("text", "noise", "vae", "text", "vit", "text", "noise")
+
+
 @exercise("3.2")
 def _positions(answer):
     """places(lengths, kinds) -> RoPE position of every token."""
-    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
-    right = torch.tensor([0, 1, 2, *[3] * 4, *[3] * 3, 4, 5, *[6] * 4])
+    right = torch.tensor(rope_positions(_KINDS, _LENGTHS))
+
+    def instead(**other):
+        return torch.tensor(rope_positions([other.get(kind, kind) for kind in _KINDS], _LENGTHS))
+
+    one_each = torch.repeat_interleave(torch.arange(len(_KINDS)), torch.tensor(_LENGTHS))
     expect(
-        torch.as_tensor(call(answer, lengths, kinds)),
+        torch.as_tensor(call(answer, _LENGTHS, _KINDS)),
         right,
         [
-            (torch.arange(16), "all tokens of a picture share one position"),
-            (
-                torch.tensor([0, 1, 2, *[3] * 4, *[4] * 3, 5, 6, *[7] * 4]),
-                "a noised picture does not move what follows",
-            ),
+            (torch.arange(sum(_LENGTHS)), "all tokens of a picture share one position"),
+            (instead(noise="vae"), "a noised picture does not move what follows"),
+            (instead(vit="noise"), "a picture as ViT patches moves what follows by 1, as a clean latent does"),
+            (instead(vae="noise"), "a clean latent moves what follows by 1, only a noised one does not"),
+            (instead(vit="text"), "the patches of a ViT picture share one position too"),
             (right + 1, "positions begin at 0"),
-            (torch.tensor([*[0] * 3, *[1] * 4, *[1] * 3, *[2] * 2, *[3] * 4]), "text counts up, token by token"),
+            (one_each, "text counts up, token by token"),
         ],
         "text counts up; a picture's tokens share one position and move the next by 1, or by 0 where it is noised",
     )
@@ -171,7 +179,7 @@ def _expert(answer):
 @exercise("3.4")
 def _attention(answer):
     """may_look(lengths, kinds) -> bool mask [L, L]."""
-    lengths, kinds = (3, 4, 3, 2, 4), ("text", "noise", "vae", "text", "noise")
+    lengths, kinds = _LENGTHS, _KINDS
     given = torch.as_tensor(call(answer, lengths, kinds)).bool()
     right = may_attend(lengths, [MODES[k] for k in kinds])
     expect(
@@ -180,10 +188,18 @@ def _attention(answer):
         [
             (right.T, "queries are rows, keys are columns: yours is transposed"),
             (
-                may_attend(lengths, ["full"] * 5),
+                may_attend(lengths, ["full"] * len(kinds)),
                 "text is causal in its split, and noised pictures are hidden from others",
             ),
-            (may_attend(lengths, ["causal"] * 5), "pictures look both ways inside their split"),
+            (may_attend(lengths, ["causal"] * len(kinds)), "pictures look both ways inside their split"),
+            (
+                may_attend(lengths, ["causal" if k == "vit" else MODES[k] for k in kinds]),
+                "ViT patches are a picture: they look both ways inside their split",
+            ),
+            (
+                may_attend(lengths, ["causal" if k == "vae" else MODES[k] for k in kinds]),
+                "a clean latent is a picture: its tokens look both ways inside their split",
+            ),
             (
                 may_attend(lengths, ["full" if k == "noise" else MODES[k] for k in kinds]),
                 "nobody may look at a noised picture from outside, not even what comes later",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hb import plots
 from hb.course import plane
-from hb.course.exercises import Hint, call, exercise, expect, seeded
+from hb.course.exercises import Hint, call, exercise, expect, seeded, shaped_like_points
 from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import jump, time_grid
@@ -137,6 +137,7 @@ def _jump_velocity(answer):
     x_t, x_s = torch.randn(4, 2, generator=seeded()), torch.randn(4, 2, generator=seeded(1))
     t, s = torch.tensor([0.9, 0.8, 0.5, 1.0]), torch.tensor([0.3, 0.6, 0.0, 0.2])
     right = (x_s - x_t) / (s - t)[:, None]
+    shaped_like_points(answer, (x_t, x_s), t, s)
     expect(
         call(answer, x_t, x_s, t, s),
         right,

@@ -196,7 +196,8 @@ def _coupled_stop(answer):
 @exercise("9.3")
 def _stored_state(answer):
     """start_of(t, grid): number j of the stored state from which the student of times t [B] begins."""
-    grid, t = time_grid(6, 3.0), torch.tensor([0.99, 0.9, 0.8, 0.65, 0.5, 0.1, 0.01])
+    grid = time_grid(6, 3.0)
+    t = torch.cat([torch.tensor([0.99, 0.9, 0.8, 0.65, 0.5, 0.1, 0.01]), grid[1:-1]])  # some on the grid itself
     right = (grid > t[:, None]).sum(1) - 1
     even = (6 * (1 - t)).long()
     given = torch.as_tensor(call(answer, t, grid))
@@ -204,6 +205,10 @@ def _stored_state(answer):
         given,
         right,
         [
+            (
+                (grid >= t[:, None]).sum(1) - 1,
+                "where t stands on the grid, the student begins above it too: grid[j] > t, not >=",
+            ),
             (right + 1, "that state lies below t; the student comes from above it: grid[j] > t"),
             (5 - right, "states are stored from noise to data: state 0 is at t = 1"),
             (right - 1, "one too high up: grid[j + 1] <= t < grid[j]"),
