@@ -520,7 +520,8 @@ def test_answers_alone_bring_no_other_eyes_and_no_other_latents(hb, tiny_preset,
     ("mix", "why"),
     [(["counting"], "TASK=SHARE"), (["counting=many"], "TASK=SHARE"), (["dancing=0.5"], "no task 'dancing'"),
      (["two=nan"], "0 or more"), (["two=0.1", "two=0.2"], "a task twice"),
-     (["two=0.5", "--learns", "answers"], "draws none"), (["two=-1"], "0 or more"), (["two=0.7", "counting=0.7"], "1 or less together")],
+     (["two=0.5", "--learns", "answers"], "draws none"), (["two=-1"], "0 or more"),
+     (["two=0.7", "counting=0.7"], "1 or less together")],
 )  # fmt: skip
 def test_shares_that_are_none_are_refused(hb, tiny_preset, tiny_folder, mix, why):
     status, _, said = hb("train", "teacher", "--preset", "tiny", "--start-from", tiny_folder, "--mix", *mix)
