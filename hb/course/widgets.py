@@ -224,7 +224,8 @@ def _score_line(record: dict, score: dict, link: Link) -> str:
 
 
 def _score_of(record: dict, link: Link) -> dict | None:
-    """What a record says about this link: a row of the step-count ablation, or all of a file that is about nothing else."""
+    """What a record says about this link: a row of the step-count ablation, or all of a file that is about nothing
+    else."""
     if record["name"] != LADDER:
         return record["result"]
     mine = (link.student, link.guided, link.steps)
@@ -600,8 +601,8 @@ def two_guesses(
     """A student of N points x0 [N, 2], each with the noise z it was made from: its points at time t [N], and the data
     behind them as the exact real score and the exact fake score guess it.
 
-    Noised afresh, the student's distribution at time t is a mixture of N Gaussians. Coupled, a noised point lies on the
-    line of one pair only, so a perfect fake score gives x0 back.
+    Noised afresh, the student's distribution at time t is a mixture of N Gaussians. Coupled, a noised point lies on
+    the line of one pair only, so a perfect fake score gives x0 back.
     """
     if way not in WAYS:
         raise ValueError(f"no way to re-noise called {way!r}; choose from {', '.join(WAYS)}")
@@ -727,8 +728,8 @@ def guidance_knob_figure(
 
 @dataclass(frozen=True)
 class KnobGrid:
-    """The same prompts from the same noise at several text scales: by the guided teacher in two passes a step, and by a
-    student that is told the scale, in one. scale -> pictures."""
+    """The same prompts from the same noise at several text scales: by the guided teacher in two passes a step, and
+    by a student that is told the scale, in one. scale -> pictures."""
 
     student: str
     teachers: dict[float, Pictures]
@@ -784,7 +785,8 @@ def student_knob_figure(grid: KnobGrid, which: int = -1) -> plots.Chart:
 
 
 def student_knob(grid: KnobGrid) -> w.VBox:
-    """Turn the text scale: every prompt, by teacher and student, and how far either has moved since the least scale."""
+    """Turn the text scale: every prompt, by teacher and student, and how far either has moved since the least
+    scale."""
 
     def draw(scale):
         theirs, ours = grid.moved(scale)
@@ -805,7 +807,8 @@ FINE, FINER = 48, 4  # teacher's steps, and steps of the exact path in each of t
 
 @dataclass(frozen=True)
 class Hops:
-    """Jumps from a start down the edges of segments: where consistent ones land, and where the teacher's arrow does."""
+    """Jumps from a start down the edges of segments: where consistent ones land, and where the teacher's arrow
+    does."""
 
     times: Tensor  # [K]: the start, then every edge below it
     marks: Tensor  # [K, 2], on the path
