@@ -11,6 +11,7 @@ from pathlib import Path
 from hb.cli.evaluate import Number
 from hb.cli.use import is_shipped
 from hb.eval.cache import identity
+from hb.eval.report import STORED, STORED_MEANS, renewed
 from hb.files import write
 from hb.infer.pipeline import load
 
@@ -88,7 +89,7 @@ def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -
 
 def results_table(folder: Path, now: Callable[[str], tuple[str, dict[str, str]]] = shipped) -> str:
     """The headlines of all results, as Markdown. now: `shipped`."""
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=_rank)]
+    records = [renewed(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"), key=_rank)]
     earlier = [of_another(record, now) for record in records]
     rows = [
         _row(number, record, words)
@@ -101,6 +102,7 @@ def results_table(folder: Path, now: Callable[[str], tuple[str, dict[str, str]]]
     head = "| measured | value | interval | target | by |\n|---|---|---|---|---|"
     made = sorted({f"{record['machine']} (commit {record['commit']}, {record['date']})" for record in records})
     notes = [EARLIER] if any(earlier) else []
+    notes += [STORED_MEANS] if any(f"({STORED})" in row for row in rows) else []
     return "\n".join([head, *rows, "", " ".join(["Measured on " + "; ".join(made) + ".", *notes])])
 
 

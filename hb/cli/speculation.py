@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from hb.cli.evaluate import Number, finish
+from hb.cli.evaluate import Number, finish, of_interval
 from hb.cli.output import Table, table
 from hb.cli.use import folder_of, open_model
 from hb.eval import text as evaluate_text
+from hb.eval.stats import t_interval
 from hb.eval.text import CHAIN, TREE
 from hb.infer.artifacts import DRAFT_CONFIG, DraftCheckpoint
 from hb.infer.fused import decode_fast
@@ -281,18 +281,8 @@ def draft_ablation(args) -> None:
     lines = []
     for name in VARIANTS:
         for what in ("tau", "alpha"):
-            values = np.array([r[what] for r in rows if r["variant"] == name])
-            half = 1.96 * values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            lines.append(
-                Number(
-                    f"{name}: {what}, chain of 10",
-                    float(values.mean()),
-                    float(values.mean() - half),
-                    float(values.mean() + half),
-                    len(values),
-                    headline=what == "tau",
-                )
-            )
+            got = t_interval([r[what] for r in rows if r["variant"] == name])
+            lines.append(of_interval(f"{name}: {what}, chain of 10", got, headline=what == "tau"))
     finish(
         args,
         "draft_ablation",

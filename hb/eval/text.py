@@ -7,7 +7,6 @@ guess is its own cost.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -17,6 +16,8 @@ import torch
 from scipy.stats import chi2
 from tqdm import tqdm
 
+from hb.eval import stats
+from hb.eval.speed import clock
 from hb.infer.fused import decode_fast
 from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import Decoded, Prefill, VerifyStep, decode_speculative
@@ -285,7 +286,7 @@ def race(
     task: Task, ways: dict[str, Method], *, rounds: int | None = None, seed: int = 0, bar: bool = True
 ) -> dict[str, dict]:
     """Every way answers every question of the task, as often as it says or `rounds` times, in an order that changes.
-    Per way: tokens a second, ratio to plain with a bootstrap interval over questions, tau, acceptance by depth, share
+    Per way: tokens a second, ratio to plain with a BCa interval over questions, tau, acceptance by depth, share
     of the time drafting."""
     names, order = list(ways), np.random.default_rng(seed)
     seconds = np.zeros((len(names), len(task.reads)))
@@ -296,9 +297,9 @@ def race(
         for turn in range((rounds or task.rounds) + 1):  # the first is to warm up
             for k in order.permutation(len(names)):
                 generator = torch.Generator().manual_seed(seed + 1000 * turn + number)
-                began = time.perf_counter()
+                began = clock()
                 spoken = ways[names[k]](read, task.most, task.distribution, generator)
-                spent = time.perf_counter() - began
+                spent = clock() - began
                 if turn:
                     seconds[k, number] += spent
                     tokens[k, number] += sum(sum(c.kept) for c in spoken.cycles)
@@ -309,11 +310,14 @@ def race(
     }
 
 
-def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens, draws: int = 2000) -> dict:
-    ratio = lambda at: (plain_seconds[at].sum() / plain_tokens[at].sum()) / (seconds[at].sum() / tokens[at].sum())
-    rng = np.random.default_rng([2, 9])
-    low, high = np.quantile([ratio(rng.integers(0, len(seconds), len(seconds))) for _ in range(draws)], (0.025, 0.975))
+def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens) -> dict:
+    def ratio(at) -> np.ndarray:
+        """Seconds a token of plain decoding over ours, on the questions `at`: [..., n]."""
+        mine, plain = (a[at].sum(-1) / b[at].sum(-1) for a, b in ((seconds, tokens), (plain_seconds, plain_tokens)))
+        return plain / mine
+
     whole = np.arange(len(seconds))
+    low, high = stats.bca([len(seconds)], lambda at: ratio(at[0]), seed=9) or (None, None)
     merged = Decoded([], [c for s in said for c in s.cycles])
     parts: dict[str, float] = {}
     for spoken in said:
@@ -323,8 +327,8 @@ def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens, 
     return dict(
         tokens_per_second=round(float(tokens.sum() / seconds.sum()), 2),
         ratio=round(float(ratio(whole)), 4),
-        low=round(float(low), 4),
-        high=round(float(high), 4),
+        low=low and round(low, 4),
+        high=high and round(high, 4),
         tau=round(merged.acceptance_length, 3),
         passes_per_answer=round(sum(s.passes for s in said) / len(said), 2),
         acceptance=[round(a, 3) for a in merged.acceptance()[:10]],

@@ -375,7 +375,7 @@ def kept(name: str) -> Path:
         ("eval understand", "tiny_understand", "answers"),
         ("eval coverage --pictures 3 --nfe 2", "tiny_coverage_nfe2_pictures3", "coverage, 2 NFE"),
         ("eval autoencoder --n 4", "tiny_autoencoder_n4", "autoencoder: read exactly and clean"),
-        ("bench speed --batches 1 --repeats 1", "tiny_speed", "draw, 1 at once, 100 NFE"),
+        ("bench speed --batches 1 --repeats 1", "tiny_speed_batches1_repeats1", "draw, 1 at once, 100 NFE"),
     ],
 )
 def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, argv, file, headline):
@@ -444,6 +444,7 @@ def test_the_report_fills_its_block_and_nothing_else(tmp_path):
     number = dict(what="SceneEval", value=0.96, low=0.95, high=0.97, unit="", target=0.95, met=True, headline=True)
     record = dict(
         numbers=[number, number | dict(headline=False)],
+        key="abc",
         command="hb eval scene",
         machine="2 cores",
         commit="abc",
