@@ -12,9 +12,10 @@ from hb.data.folder import read_folder
 from hb.data.own_pictures import MOST_TOKENS
 from hb.data.records import Caption, Instruction, unpack
 from hb.data.tokens import DIALOGUE_TOKENS
+from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel, initialize
 from hb.models.tokenizer import Text
-from hb.train.teacher import TeacherTraining, seen_by
+from hb.train.teacher import TeacherTraining, pool_for, seen_by
 from tests.conftest import TOKENIZER, tiny_config
 
 SIZE = (64, 64)
@@ -133,9 +134,11 @@ def test_of_many_bad_rows_each_has_its_sentence(trouble):
 def test_a_folder_names_bad_pictures_and_texts_once(trouble):
     (trouble / "pictures" / "alone.txt").write_text("nothing is beside this")
     (trouble / "pictures" / "red.txt").write_text("")
+    with (trouble / "captions.jsonl").open("a") as file:
+        file.write(json.dumps(dict(image="cut.png", text="red")) + "\n")
     own = read_folder(trouble, size=SIZE)
     where = sorted(sentence.split(":")[0] for sentence in own.left_out)
-    assert where == ["cut.png", "pictures/alone.txt", "pictures/red.txt", "strip.bmp"]
+    assert where == ["captions.jsonl, line 3", "pictures/alone.txt", "pictures/red.txt", "strip.bmp"]
     assert len(own.captions) == 3 and len(own.edits) == 2
 
 
@@ -345,6 +348,24 @@ def test_other_pictures_have_another_fingerprint(folder):
     assert read_folder(folder, size=SIZE).fingerprint() == first != read_folder(folder, size=(64, 32)).fingerprint()
     picture(folder / "pictures" / "green.png", "olive")
     assert read_folder(folder, size=SIZE).fingerprint() != first
+
+
+def test_a_folder_that_has_changed_makes_its_pool_anew(folder, text, capsys):
+    autoencoder = Autoencoder(tiny_config(300).autoencoder)
+    made = lambda: pool_for(
+        autoencoder,
+        text,
+        folder / "run" / "pool.safetensors",
+        side=64,
+        prompts=9,
+        scenes=9,
+        own=read_folder(folder / "captions.jsonl", size=SIZE),
+    )
+    first, again = made(), made()
+    assert torch.equal(first.draw_latent, again.draw_latent) and "made anew" not in capsys.readouterr().err
+    picture(folder / "pictures" / "red.png", "pink")
+    assert not torch.equal(made().draw_latent, first.draw_latent)
+    assert "pool.safetensors was made with data " in capsys.readouterr().err
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
