@@ -9,7 +9,8 @@ from textwrap import fill
 
 from hb import plots
 from hb.course.widgets import as_seen
-from hb.eval.pictures import RESULTS, identity
+from hb.eval.cache import identity
+from hb.eval.protocol import RESULTS
 from hb.infer.pipeline import Model, Pictures
 from hb.world.judge.judge import check, read
 from hb.world.language import parse
@@ -53,7 +54,7 @@ CHAIN_PROMPTS = (
 CHAIN_SEED = 7
 
 
-LADDER = "scene_ladder"
+LADDER = "scene_steps_ablation"
 
 
 def chain_until(stage: str) -> tuple[Link, ...]:
@@ -99,7 +100,7 @@ def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
                 else:
                     lines.append(_score_line(record, score, link))
             elif path.stem == LADDER:
-                sentences.append(f"{path.name} is not there: hb eval scene --ladder.")
+                sentences.append(f"{path.name} is not there: hb eval scene --steps-ablation.")
     table = (
         [_SCORE_LINE.format("SceneEval", "right", "95% interval", "pictures", "measured by"), *lines] if lines else []
     )
@@ -122,7 +123,7 @@ def _score_of(record: dict, link: Link) -> dict | None:
     if record["name"] != LADDER:
         return record["result"]
     mine = (link.student, link.guided, link.steps)
-    return next((r for r in record["result"]["rungs"] if (r["student"], r["guided"], r["steps"]) == mine), None)
+    return next((r for r in record["result"]["rows"] if (r["student"], r["guided"], r["steps"]) == mine), None)
 
 
 def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> str | None:

@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
-from hb.eval.pictures import identity
 from matplotlib.colors import to_hex
 
 from hb import plots
 from hb.course import chain
 from hb.course.chapters import ch07
+from hb.eval.cache import identity
 from hb.infer.pipeline import Model
 from tests.cli.test_students import parcel
 
@@ -119,7 +119,7 @@ def _ladder(of, **more):
         rung(0.90, "cfg", True, 50, 50.0),
         rung(0.95, "dmdo", True, 6, 6.0),
     ]
-    return _record(of, "scene_ladder", dict(rungs=rungs), **more)
+    return _record(of, "scene_steps_ablation", dict(rows=rungs), **more)
 
 
 def _write(folder, *records):
@@ -134,12 +134,12 @@ def test_numbers_are_the_files_each_with_its_interval_and_its_command(model, tmp
     assert [line.partition(" NFE")[0] for line in lines] == ["teacher, 100", "teacher, unguided, 6", "cfg, 6", "cfg, 6"]
     assert [line.partition(" NFE")[2].split()[0] for line in lines] == ["0.910", "0.610", "0.710", "0.723"]
     assert "0.703 to 0.733" in lines[3] and lines[3].endswith("hb eval scene_cfg_nfe6") and " 600 " in lines[3]
-    assert all(line.endswith("hb eval scene_ladder") for line in lines[:3])
+    assert all(line.endswith("hb eval scene_steps_ablation") for line in lines[:3])
 
 
 def test_another_models_numbers_are_not_shown(model, tmp_path):
     said = chain.chain_score(model, "dmdo", _write(tmp_path, _ladder(model, model=dict(identity="feed"))))
-    assert said.count("another model (feed") == 1 and identity(model) in said and "hb eval scene_ladder" in said
+    assert said.count("another model (feed") == 1 and identity(model) in said and "hb eval scene_steps_ablation" in said
     assert "0.9" not in said and "interval" not in said
 
 
@@ -153,19 +153,22 @@ def test_another_students_numbers_are_not_shown(model, tmp_path):
 def test_a_rung_of_another_student_is_not_shown(model, tmp_path):
     """cfg is trained anew, and the ladder has not been climbed since."""
     ladder = _ladder(model)
-    ladder["result"]["rungs"][3]["identity"] = "feed"
+    ladder["result"]["rows"][3]["identity"] = "feed"
     said = chain.chain_score(model, "cfg", _write(tmp_path, ladder))
     assert (
-        "scene_ladder.json is about another student 'cfg'; measure again" in said
+        "scene_steps_ablation.json is about another student 'cfg'; measure again" in said
         and "0.710" not in said
         and "0.910" in said
     )
 
 
 def test_what_was_not_measured_is_said(model, tmp_path):
-    assert chain.chain_score(model, "cfg", tmp_path) == "scene_ladder.json is not there: hb eval scene --ladder."
+    assert (
+        chain.chain_score(model, "cfg", tmp_path)
+        == "scene_steps_ablation.json is not there: hb eval scene --steps-ablation."
+    )
     said = chain.chain_score(model, "tscd", _write(tmp_path, _ladder(model)))
-    assert "scene_ladder.json does not know 'tscd'" in said and "0.710" in said
+    assert "scene_steps_ablation.json does not know 'tscd'" in said and "0.710" in said
 
 
 def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, tmp_path):

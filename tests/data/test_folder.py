@@ -12,10 +12,12 @@ from hb.data.folder import read_folder
 from hb.data.own_pictures import MOST_TOKENS
 from hb.data.records import Caption, Instruction, unpack
 from hb.data.tokens import DIALOGUE_TOKENS
+from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.initialize import initialize
 from hb.models.tokenizer import Text
-from hb.train.teacher import TeacherTraining, seen_by
+from hb.train.pools import features_of, pool_for
+from hb.train.teacher import TeacherTraining
 from tests.conftest import TOKENIZER, tiny_config
 
 SIZE = (64, 64)
@@ -134,9 +136,11 @@ def test_of_many_bad_rows_each_has_its_sentence(trouble):
 def test_a_folder_names_bad_pictures_and_texts_once(trouble):
     (trouble / "pictures" / "alone.txt").write_text("nothing is beside this")
     (trouble / "pictures" / "red.txt").write_text("")
+    with (trouble / "captions.jsonl").open("a") as file:
+        file.write(json.dumps(dict(image="cut.png", text="red")) + "\n")
     own = read_folder(trouble, size=SIZE)
     where = sorted(sentence.split(":")[0] for sentence in own.left_out)
-    assert where == ["cut.png", "pictures/alone.txt", "pictures/red.txt", "strip.bmp"]
+    assert where == ["captions.jsonl, line 3", "pictures/alone.txt", "pictures/red.txt", "strip.bmp"]
     assert len(own.captions) == 3 and len(own.edits) == 2
 
 
@@ -348,6 +352,24 @@ def test_other_pictures_have_another_fingerprint(folder):
     assert read_folder(folder, size=SIZE).fingerprint() != first
 
 
+def test_a_folder_that_has_changed_makes_its_pool_anew(folder, text, capsys):
+    autoencoder = Autoencoder(tiny_config(300).autoencoder)
+    made = lambda: pool_for(
+        autoencoder,
+        text,
+        folder / "run" / "pool.safetensors",
+        side=64,
+        prompts=9,
+        scenes=9,
+        own=read_folder(folder / "captions.jsonl", size=SIZE),
+    )
+    first, again = made(), made()
+    assert torch.equal(first.draw_latent, again.draw_latent) and "made anew" not in capsys.readouterr().err
+    picture(folder / "pictures" / "red.png", "pink")
+    assert not torch.equal(made().draw_latent, first.draw_latent)
+    assert "pool.safetensors was made with data " in capsys.readouterr().err
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +423,6 @@ def test_features_of_an_oblong_picture_are_row_by_row(training):
     eyes = training.model.vit_model
     pictures = torch.rand(1, 3, 32, 64) * 2 - 1
     with torch.no_grad():
-        seen, patches = seen_by(eyes, pictures, 16), seen_by(eyes, pictures, 8)[0].view(4, 8, -1)
+        seen, patches = features_of(eyes, pictures, 16), features_of(eyes, pictures, 8)[0].view(4, 8, -1)
     assert seen.shape == (1, 8, 32)
     assert torch.allclose(seen[0, 4 * 1 + 2], patches[2:4, 4:6].flatten(0, 1).mean(0), atol=1e-5)

@@ -10,7 +10,7 @@ from hb.data.batches import BatchSizes, pick
 from hb.data.pool import Budget, Pool, make_pool
 from hb.data.records import unpack
 from hb.models.tokenizer import Text
-from hb.train.distill.batch import pick_round
+from hb.train.distill.batch import pick_batch
 from hb.world.judge.edits import score_edit
 from hb.world.judge.judge import check, read
 from hb.world.language import parse, parse_edit
@@ -62,7 +62,7 @@ def test_each_edit_of_a_batch_says_its_scenes_and_a_judge_finds_its_outcome_righ
 
 @pytest.mark.parametrize("task", ["draw", "edit"])
 def test_a_step_of_distillation_keeps_its_requests_too(pool, task):
-    batch = pick_round(pool, {task: 4}, seed=0, step=0)
+    batch = pick_batch(pool, {task: 4}, seed=0, step=0)
     records = [unpack(row) for row in batch[f"{task}_record"]]
     own = [pool.request(row) for row in range(12)] if task == "draw" else [pool.edit(row) for row in range(10)]
     assert all(record in own for record in records)

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from hb.cli.main import build_parser
+from hb.cli.main import parse
 from hb.eval import cache
 from hb.eval.cache import Progress, digest, identity, key_of, result_key, result_name, source_version
 from hb.eval.scene import scene_eval
@@ -197,8 +197,11 @@ OPTIONS = {
 
 
 def name_of(command: str) -> str:
-    args = build_parser().parse_args(shlex.split(command)[1:])
-    return result_name(args.run.split(":")[1], vars(args))
+    words = shlex.split(command)[1:]
+    return result_name(
+        "_".join(w.replace("-", "_") for w in words[1:3] if not w.startswith("-") and w.isidentifier()),
+        vars(parse(words)),
+    )
 
 
 @pytest.mark.parametrize("command, option", [(c, o) for c, options in OPTIONS.items() for o in options])

@@ -9,8 +9,9 @@ from hb.guidance import RENORMS, Guidance, combine, combine_each
 from hb.infer.image import Contexts, guided_velocity
 from hb.models.conditioning import StudentModel
 from hb.models.names import is_generation, to_released
-from hb.train.distill.stage import Stage, muon
-from tests.train.distill.conftest import GUIDANCE, bare, round_of, shake, weights_of
+from hb.train.distill.stage import Stage
+from hb.train.optim import muon
+from tests.train.distill.conftest import GUIDANCE, bare, shake, stage_batch_of, weights_of
 
 
 def some(*shape, seed=0):
@@ -74,24 +75,24 @@ def test_a_text_scale_of_one_turns_off_picture_guidance_too():
 @pytest.mark.parametrize("task", ["draw", "edit"])
 def test_what_stage_one_wants_is_what_the_sampler_does(teacher, pool, task):
     """`Stage.guided` against `guided_velocity`, a sample at a time, in and out of the interval."""
-    round_ = round_of(teacher, pool, task, deployed=0.0)
-    t = torch.tensor([0.1, 0.39, 0.41, 0.6, 0.8, 0.9, 0.95, 1.0])[-round_.size :]
+    batch = stage_batch_of(teacher, pool, task, deployed=0.0)
+    t = torch.tensor([0.1, 0.39, 0.41, 0.6, 0.8, 0.9, 0.95, 1.0])[-batch.size :]
     t[0] = 0.2
-    x = some(*round_.latent.shape)
+    x = some(*batch.latent.shape)
     with torch.no_grad():
-        wanted = bare(Stage, guidance=GUIDANCE).guided(teacher, x, t, round_)
-        for i in range(round_.size):
+        wanted = bare(Stage, guidance=GUIDANCE).guided(teacher, x, t, batch)
+        for i in range(batch.size):
             pick = lambda context: context and context.select(torch.tensor([i]))  # noqa: B023
             how = Guidance(
-                float(round_.text_scale[i]),
-                1.0 if task == "draw" else float(round_.image_scale[i]),
+                float(batch.text_scale[i]),
+                1.0 if task == "draw" else float(batch.image_scale[i]),
                 GUIDANCE[task].interval,
                 GUIDANCE[task].renorm,
             )
-            contexts = Contexts(pick(round_.full), pick(round_.no_text), pick(round_.no_image))
+            contexts = Contexts(pick(batch.full), pick(batch.no_text), pick(batch.no_image))
             alone = guided_velocity(teacher.velocity, contexts, how)(x[i : i + 1], t[i])
             assert torch.allclose(wanted[i], alone[0], atol=1e-4)
-    plain = teacher.velocity(x, t, round_.full)
+    plain = teacher.velocity(x, t, batch.full)
     off = (wanted - plain).abs().amax((1, 2)) < 1e-4
     assert off.tolist() == [(task == "edit") and bool(t[i] <= 0.4) for i in range(len(t))]
 
@@ -101,29 +102,29 @@ def test_what_stage_one_wants_is_what_the_sampler_does(teacher, pool, task):
 
 @pytest.mark.parametrize("scales", [(None, None), (1.0, None), (4.0, None), (5.0, 2.5), (1.7, 1.0)])
 def test_untrained_it_is_the_teacher_bit_for_bit_at_any_scales(teacher, pool, scales):
-    round_ = round_of(teacher, pool, "edit")
-    x, t = some(*round_.latent.shape), torch.linspace(0.1, 1.0, round_.size)
+    batch = stage_batch_of(teacher, pool, "edit")
+    x, t = some(*batch.latent.shape), torch.linspace(0.1, 1.0, batch.size)
     text, image = (None if s is None else torch.full((len(x),), s) for s in scales)
     with torch.no_grad():
-        said = StudentModel(teacher).velocity(x, t, round_.full, text_scale=text, image_scale=image)
-        assert torch.equal(said, teacher.velocity(x, t, round_.full)) and said.abs().mean() > 0.01
+        said = StudentModel(teacher).velocity(x, t, batch.full, text_scale=text, image_scale=image)
+        assert torch.equal(said, teacher.velocity(x, t, batch.full)) and said.abs().mean() > 0.01
 
 
 def test_each_picture_feels_its_own_scales_once_trained(teacher, pool):
     """A batch with scales of their own against one at a time; a scale that is left out is not a scale of 1."""
-    round_ = round_of(teacher, pool, "edit", deployed=0.0)
+    batch = stage_batch_of(teacher, pool, "edit", deployed=0.0)
     branch = shake(StudentModel(teacher), 0.3)
-    x, t = some(*round_.latent.shape), torch.full((round_.size,), 0.7)
+    x, t = some(*batch.latent.shape), torch.full((batch.size,), 0.7)
     with torch.no_grad():
-        together = branch(x, t, round_.full, **round_.scales)
-        for i in range(round_.size):
+        together = branch(x, t, batch.full, **batch.scales)
+        for i in range(batch.size):
             row = torch.tensor([i])
-            scales = {name: value[row] for name, value in round_.scales.items()}
-            alone = branch(x[row], t[row], round_.full.select(row), **scales)
+            scales = {name: value[row] for name, value in batch.scales.items()}
+            alone = branch(x[row], t[row], batch.full.select(row), **scales)
             assert torch.allclose(together[i], alone[0], atol=1e-4)
         full = lambda value: None if value is None else torch.full((len(x),), value)
         cells = [(full(text), full(image)) for text in (None, 1.0, 4.0) for image in (None, 1.0, 2.0)]
-        said = [branch(x, t, round_.full, text_scale=text, image_scale=image) for text, image in cells]
+        said = [branch(x, t, batch.full, text_scale=text, image_scale=image) for text, image in cells]
     assert all(not torch.allclose(a, b, atol=1e-3) for i, a in enumerate(said) for b in said[:i])
 
 
@@ -132,9 +133,9 @@ def test_scales_go_in_as_a_share_of_their_range(teacher, pool):
     guidance = student.latent.guidance
     guidance.text.register_forward_pre_hook(lambda _, value: heard.update(text=value[0].tolist()))
     guidance.image.register_forward_pre_hook(lambda _, value: heard.update(image=value[0].tolist()))
-    round_ = round_of(teacher, pool, "edit")
-    x, ramp = round_.latent, torch.linspace(0, 1, round_.size)
-    student.velocity(x, torch.ones(len(x)), round_.full, text_scale=1 + 4 * ramp, image_scale=1 + 1.5 * ramp)
+    batch = stage_batch_of(teacher, pool, "edit")
+    x, ramp = batch.latent, torch.linspace(0, 1, batch.size)
+    student.velocity(x, torch.ones(len(x)), batch.full, text_scale=1 + 4 * ramp, image_scale=1 + 1.5 * ramp)
     assert heard["text"] == pytest.approx(ramp.tolist(), abs=1e-6)
     assert heard["image"] == pytest.approx(ramp.tolist(), abs=1e-6)
 
@@ -153,9 +154,9 @@ def test_a_copy_has_its_own_weights_and_the_same_teacher(teacher, pool):
     twin = copy.deepcopy(student)
     assert twin.base is teacher and twin.state_dict().keys() == student.state_dict().keys()
     assert not any(p is q for p, q in zip(student.parameters(), twin.parameters()))
-    round_ = round_of(teacher, pool, "draw", n=1)
+    batch = stage_batch_of(teacher, pool, "draw", n=1)
     with torch.no_grad():
-        velocity = lambda model: model(round_.latent, torch.ones(round_.size), round_.full, **round_.scales)
+        velocity = lambda model: model(batch.latent, torch.ones(batch.size), batch.full, **batch.scales)
         assert torch.equal(velocity(student), velocity(twin))
 
 
@@ -167,10 +168,10 @@ def test_weights_of_version_01_are_accepted(teacher):
 
 
 def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teacher, pool):
-    round_ = round_of(teacher, pool, "draw", n=1)
+    batch = stage_batch_of(teacher, pool, "draw", n=1)
     first = shake(StudentModel(teacher))
     second = StudentModel(first)
-    say = lambda branch: branch(round_.latent, torch.ones(round_.size), round_.full, **round_.scales)
+    say = lambda branch: branch(batch.latent, torch.ones(batch.size), batch.full, **batch.scales)
     with torch.no_grad():
         before = say(first)
         assert torch.equal(before, say(second))
@@ -181,8 +182,8 @@ def test_made_from_a_student_it_is_that_student_and_then_goes_its_own_way(teache
 
 def test_its_parameters_learn_and_its_teachers_do_not(teacher, pool):
     student = StudentModel(teacher)
-    round_ = round_of(teacher, pool, "draw", n=1)
-    student(round_.latent, torch.ones(round_.size), round_.full, **round_.scales).square().sum().backward()
+    batch = stage_batch_of(teacher, pool, "draw", n=1)
+    student(batch.latent, torch.ones(batch.size), batch.full, **batch.scales).square().sum().backward()
     assert all(p.requires_grad for p in student.parameters()) and not any(p.requires_grad for p in teacher.parameters())
     assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
     assert not any(p.requires_grad for p in StudentModel(teacher, trainable=False).parameters())
