@@ -198,10 +198,8 @@ OPTIONS = {
 
 def name_of(command: str) -> str:
     words = shlex.split(command)[1:]
-    return result_name(
-        "_".join(w.replace("-", "_") for w in words[1:3] if not w.startswith("-") and w.isidentifier()),
-        vars(parse(words)),
-    )
+    verb = words[1].replace("-", "_")
+    return result_name(f"tune_{verb}" if words[0] == "tune" else verb, vars(parse(words)))
 
 
 @pytest.mark.parametrize("command, option", [(c, o) for c, options in OPTIONS.items() for o in options])

@@ -12,7 +12,7 @@ from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import load_model, save_model
 from hb.models.names import is_generation
-from hb.train.teacher import TeacherSettings, answer_weights, answering_parameters, begin_from, train_teacher
+from hb.train.teacher import TeacherSettings, answer_weights, answering_modules, begin_from, train_teacher
 from tests.conftest import tiny_config
 from tests.train.conftest import SIZES, examples, module
 
@@ -85,7 +85,7 @@ def test_one_branch_learns_and_the_other_stays_to_the_last_bit(text, pool, tmp_p
     moved = {k for k in ours if not torch.equal(old[k], new[k])}
     wanted = {k for k in ours if is_generation(k) == (learns == "drawing")}
     if learns == "answers":
-        answering = {id(p) for p in answering_parameters(done)}
+        answering = {id(p) for part in answering_modules(done) for p in part.parameters()}
         wanted = {k for k in wanted if id(done.get_parameter(k)) in answering}
     assert not {k for k in ours if k not in wanted} & moved
     assert len(moved) > 0.9 * len(wanted)
@@ -104,7 +104,7 @@ def test_no_picture_reads_what_answering_learns(tiny):
     )  # an untrained model's last layer is zero, and would draw noise whatever it read
     make = lambda: (tiny.draw("two red stars", steps=3).latent, tiny.edit(picture, "remove the star", steps=2).latent)
     say = lambda: bagel.logits(bagel.read_text(bagel.empty(1), [tiny.text.encode("is there a star?")])[0])
-    answering = {id(p) for p in answering_parameters(bagel)}
+    answering = {id(p) for part in answering_modules(bagel) for p in part.parameters()}
     kept = {name: p.detach().clone() for name, p in bagel.named_parameters() if id(p) in answering}
     try:
         torch.nn.init.normal_(bagel.latent.output.weight, 0, 0.2)
