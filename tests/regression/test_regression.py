@@ -111,7 +111,7 @@ def marked(figure: Figure):
     return pytest.param(figure, id=f"{figure.part}-{figure.name}", marks=[pytest.mark.slow] if figure.slow else [])
 
 
-@pytest.mark.parametrize("figure", map(marked, FIGURES))
+@pytest.mark.parametrize("figure", [marked(figure) for figure in FIGURES])
 def test_it_is_what_it_was(figure):
     kept = fixture_of(figure.part)
     now = figure.make()

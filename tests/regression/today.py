@@ -29,55 +29,22 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import hb
 from hb.data import BatchSizes, Pool, write_talks
 from hb.distill.recipe import STAGES, run_stage
-from hb.engine import SHIPPED, Model, Sampling
+from hb.engine import SHIPPED, Model
 from hb.eyes import train_eyes
 from hb.flow import time_grid
 from hb.guidance import DRAWING, EDITING
 from hb.machine import commit, machine
-from hb.model.autoencoder import Autoencoder, AutoencoderConfig
-from hb.model.bagel import Bagel, initialise
-from hb.model.config import BagelConfig, DecoderConfig, VisionConfig
-from hb.model.guided import GuidedBagel, generation_weights
-from hb.model.text import Text
-from hb.model.tiny_decoder import TinyDecoder, TinyDecoderConfig
-from hb.parcels import Student, TinyPainter, fingerprint
 from hb.pretrain import pool_for, train_autoencoder, train_teacher, train_tiny_decoder
 from hb.sampling.fast import FastText, decode_fast
 from hb.sampling.image import Contexts, noise, sample
 from hb.semantic import train_semantic, train_settler
-from hb.speculative.draft import DraftConfig
 from hb.speculative.drafting import Plan
 from hb.speculative.fit import train_draft
-from hb.world.bench import description_set, edit_set, question_set, scene_set
-from hb.world.language import DESCRIBE_REQUEST
-from hb.world.render import render, to_uint8
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = dict(nano=SHIPPED / "nano", tiny=HERE / "tiny", golden=HERE.parent / "golden")
-TOKENIZER = HERE.parents[1] / "data" / "tokenizer"
 
 made_by = dict(commit=commit, machine=machine)  # where a fixture came from
-
-
-# ---- inputs, made once and stored -----------------------------------------------------------------------------------
-
-
-def make_inputs() -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Pictures, uint8 [n, H, W, 3], and words from the evaluation sets, evenly spaced: every task is among them.
-
-    They were made once and are stored: another renderer must not replace what a model is asked about.
-    """
-    spaced = lambda cases, n: cases[:: len(cases) // n][:n]
-    scenes, edits, questions = spaced(scene_set(), 16), spaced(edit_set(), 8), spaced(question_set(), 8)
-    described = spaced(description_set(), 4)
-    shown = [case.scene for case in questions] + described
-    pictures = dict(edit=[case.source for case in edits], ask=shown)
-    words = dict(
-        prompts=[case.prompt for case in scenes],
-        instructions=[case.edit.instruction for case in edits],
-        questions=[case.question.text for case in questions] + [DESCRIBE_REQUEST] * len(described),
-    )
-    return {name: to_uint8(render(list(drawn), 64)) for name, drawn in pictures.items()}, words
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -90,87 +57,6 @@ def load(part: str) -> Model:
     if part == "tiny":  # the second sampler, by the weights of the first
         model.students["renoise"] = replace(model.students["six"], sampler="renoise", default=False)
     return model
-
-
-def make_tiny(folder: Path) -> None:
-    """Write the tiny model. It was done once, from seeds: a change in the order of initialization must not replace it.
-
-    Its geometry differs from nano's where that can matter: fewer key-value heads than heads, four latent positions to
-    a token.
-    """
-    text = Text.load(TOKENIZER)
-    markers = (text.start, text.end, text.vision_start, text.vision_end)
-    config = BagelConfig(
-        llm=DecoderConfig(
-            hidden_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=64,
-            vocab_size=text.vocab_size,
-            rope_theta=1e4,
-        ),
-        vision=VisionConfig(
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            patch_size=8,
-            image_size=64,
-        ),
-        autoencoder=AutoencoderConfig(
-            ch=8,
-            ch_mult=(1, 1, 1, 1),
-            num_res_blocks=1,
-            z_channels=16,
-            scale_factor=1.0,
-            shift_factor=0.0,
-            norm_groups=2,
-        ),
-        latent_patch=2,
-        latent_side=4,
-        picture_side=64,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        bagel = Bagel(config, markers, Autoencoder(config.autoencoder))
-        initialise(bagel, torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            bagel.llm2vae.weight.normal_(std=0.1)  # it begins at zero, and no velocity says nothing
-            for p in (*bagel.language_model.model.layers.parameters(), *bagel.vit_model.parameters()):
-                p.add_(0.02 * torch.randn_like(p))
-            bagel.language_model.lm_head.weight.mul_(4.0)  # sharper: near-ties are rare
-        bagel = _as_stored(bagel)
-        widths = (24, 16, 24, 16)
-        painter = TinyDecoder(TinyDecoderConfig(16, widths, settler=(24, 1)))
-        with torch.no_grad():
-            for p in painter.parameters():
-                p.add_(0.05 * torch.randn_like(p))
-        students = {}
-        teacher = fingerprint(bagel)
-        for name, settings in dict(
-            cfg=dict(stage="cfg", steps=50, any_steps=True), six=dict(stage="dmdo", steps=6, default=True, eyes=False)
-        ).items():
-            weights = {n: p + 0.02 * torch.randn_like(p) for n, p in generation_weights(GuidedBagel(bagel)).items()}
-            students[name] = Student(**settings, shift=3.0, teacher=teacher, weights=weights)
-    with tempfile.TemporaryDirectory() as run:  # trained a little, or no guess of it is ever right
-        drafter = train_draft(Path(run), bagel, text, DraftConfig(layers=1), steps=200, batch=8, pool=128, **TRAINER)
-    tiny = TinyPainter(
-        dict(z_channels=16, widths=list(widths), settler=[24, 1]),
-        fingerprint(bagel.autoencoder.encoder),
-        {},
-        painter.state_dict(),
-    )
-    sampling = Sampling(draw=replace(DRAWING, text_scale=3.0), edit=replace(EDITING, text_scale=2.0, image_scale=1.5))
-    Model(bagel, text, sampling, "tiny", drafter, students, tiny).save_pretrained(folder, torch.float16)
-
-
-def _as_stored(bagel: Bagel) -> Bagel:
-    """The model with weights that float16 holds exactly: what is made beside it knows the one that will be loaded."""
-    with torch.no_grad():
-        for p in (*bagel.parameters(), *bagel.autoencoder.parameters()):
-            p.copy_(p.half().float())
-    return bagel
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
