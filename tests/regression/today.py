@@ -174,9 +174,10 @@ def golden_answers(model: Model, ids: Sequence[Sequence[int]], max_tokens: int) 
 def training_data(model: Model) -> dict[str, Tensor]:
     """The examples that the training steps below read: the pool of drawings and edits, and a step's dialogues."""
     pool = _pool(model)
-    names = ("draw_ids", "draw_length", "draw_latent", "scene_picture", "scene_latent", "edit_ids", "edit_length",
-             "edit_latent")  # fmt: skip
-    return {name: getattr(pool, name) for name in names} | write_talks(model.text, 64, 2, 0, 0)
+    drawn = {f"draw_{name}": getattr(pool, f"draw_{name}") for name in ("ids", "length", "latent")}
+    edited = {f"edit_{name}": getattr(pool, f"edit_{name}") for name in ("ids", "length", "latent")}
+    given = dict(scene_picture=pool.scene_picture, scene_latent=pool.scene_latent)
+    return drawn | edited | given | write_talks(model.text, 64, 2, 0, 0)
 
 
 @cache
