@@ -27,19 +27,23 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import hb
-from hb.data import BatchSizes, Pool, write_talks
-from hb.distill.recipe import STAGES, run_stage
-from hb.engine import SHIPPED, Model
-from hb.eyes import train_eyes
+from hb.data.batches import BatchSizes
+from hb.data.dialogues import write_dialogues
+from hb.data.pool import Pool
 from hb.flow import time_grid
 from hb.guidance import DRAWING, EDITING
+from hb.infer.fused import FastText, decode_fast
+from hb.infer.image import Contexts, noise, sample
+from hb.infer.pipeline import SHIPPED, Model
+from hb.infer.speculative.plan import Plan
 from hb.machine import commit, machine
-from hb.pretrain import pool_for, train_autoencoder, train_teacher, train_tiny_decoder
-from hb.sampling.fast import FastText, decode_fast
-from hb.sampling.image import Contexts, noise, sample
-from hb.semantic import train_semantic, train_settler
-from hb.speculative.drafting import Plan
-from hb.speculative.fit import train_draft
+from hb.train.autoencoder import train_autoencoder, train_pixel_decoder, train_semantic
+from hb.train.distill.recipe import STAGES, run_stage
+from hb.train.draft import train_draft
+from hb.train.pools import pool_for
+from hb.train.refiner import train_refiner
+from hb.train.teacher import TeacherSettings, train_teacher
+from hb.train.vision import train_vision
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = dict(nano=SHIPPED / "nano", tiny=HERE / "tiny", golden=HERE.parent / "golden")
@@ -55,7 +59,7 @@ def load(part: str) -> Model:
     """The model of a part, in float32 on the processor. Not to be changed: it is loaded once."""
     model = hb.load(FOLDERS[part])
     if part == "tiny":  # the second sampler, by the weights of the first
-        model.students["renoise"] = replace(model.students["six"], sampler="renoise", default=False)
+        model.students["renoise"] = replace(model.students["six"], sampler="multistep", default=False)
     return model
 
 
@@ -100,14 +104,14 @@ def decoded(model: Model, latents: Tensor) -> dict[str, Tensor]:
     refined   raw latents after the refiner of the pixel decoder, in float32
     fast      pixels by the pixel decoder, which computes in bfloat16 where the processor multiplies it by itself
     """
-    out = dict(fast=model.paint(latents))
-    decoder = model.tiny.open(model.bagel)
+    out = dict(fast=model.decode_pictures(latents))
+    decoder = model.pixel_decoder.open(model.bagel)
     seen: list[Tensor] = []
     handle = decoder.settle.register_forward_hook(lambda module, given, made: seen.append(made))
     model.bagel.decode(latents, None, decoder)
     handle.remove()
-    whole = Model(model.bagel, model.text, model.sampling, tiny=None)
-    return out | dict(refined=seen[0], own=whole.paint(latents))
+    whole = Model(model.bagel, model.text, model.sampling, pixel_decoder=None)
+    return out | dict(refined=seen[0], own=whole.decode_pictures(latents))
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------
@@ -177,7 +181,12 @@ def training_data(model: Model) -> dict[str, Tensor]:
     drawn = {f"draw_{name}": getattr(pool, f"draw_{name}") for name in ("ids", "length", "latent")}
     edited = {f"edit_{name}": getattr(pool, f"edit_{name}") for name in ("ids", "length", "latent")}
     given = dict(scene_picture=pool.scene_picture, scene_latent=pool.scene_latent)
-    return drawn | edited | given | write_talks(model.text, 64, 2, 0, 0)
+    return (
+        drawn
+        | edited
+        | given
+        | {name.replace("dialogue", "talk"): part for name, part in write_dialogues(model.text, 64, 2, 0, 0).items()}
+    )
 
 
 @cache
@@ -190,7 +199,7 @@ def _pool(model: Model) -> Pool:
 def _teacher(learns: str, align: bool = False):
     def train(part: str, model: Model, folder: Path) -> None:
         draws, talks = learns in ("all", "drawing"), learns in ("all", "understanding", "answers")
-        sizes = BatchSizes(draw=2 * draws, edit=2 * draws, talk=2 * talks)
+        sizes = BatchSizes(draw=2 * draws, edit=2 * draws, dialogue=2 * talks)
         train_teacher(
             folder,
             model.bagel.config,
@@ -202,8 +211,8 @@ def _teacher(learns: str, align: bool = False):
             sizes=sizes,
             precision="f32",
             start_from=FOLDERS[part],
-            eyes=model.bagel.vit_model if align else None,
-            settings=dict(learns=learns),
+            vision_encoder=model.bagel.vit_model if align else None,
+            settings=TeacherSettings(learns=learns),
             **TRAINER,
         )
 
@@ -244,7 +253,7 @@ def _draft(part: str, model: Model, folder: Path) -> None:
         batch=4,
         pool=8,
         depth=5,
-        start_from=model.drafter,
+        start_from=model.draft,
         precision="32-true",
         **TRAINER,
     )
@@ -264,16 +273,23 @@ def _semantic(part: str, model: Model, folder: Path) -> None:
 
 def _eyes(part: str, model: Model, folder: Path) -> None:
     tower = model.bagel.vit_model
-    train_eyes(folder, tower.config, steps=1, batch=4, start_from=tower, precision="32-true", **TRAINER)
+    train_vision(folder, tower.config, steps=1, batch=4, start_from=tower, precision="32-true", **TRAINER)
 
 
 def _settler(part: str, model: Model, folder: Path) -> None:
-    train_settler(folder, model.tiny, rows=8, steps=1, batch=8, precision="32-true", **TRAINER)
+    train_refiner(folder, model.pixel_decoder, rows=8, steps=1, batch=8, precision="32-true", **TRAINER)
 
 
 def _decoder(part: str, model: Model, folder: Path) -> None:
-    train_tiny_decoder(
-        folder, model.bagel.autoencoder, side=64, steps=1, batch=4, start_from=model.tiny, precision="f32", **TRAINER
+    train_pixel_decoder(
+        folder,
+        model.bagel.autoencoder,
+        side=64,
+        steps=1,
+        batch=4,
+        start_from=model.pixel_decoder,
+        precision="f32",
+        **TRAINER,
     )
 
 
@@ -306,6 +322,8 @@ def training_step(part: str, stage: str) -> list[tuple[float, float, float]]:
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), recorded() as rows:
         warnings.simplefilter("ignore")
+        # as a run begun before 0.2: its rule gave other parameters to Muon, so that weights moved by another length
+        (Path(folder) / "run.json").write_text('{"optimizer_rule": "name"}')
         with suppress(Done):
             TRAINING[stage](part, load(part), Path(folder))
     return rows
