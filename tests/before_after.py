@@ -109,9 +109,10 @@ def train(stage):
 
     # >>> names of the library: the new ones first, then the ones before the move. Only this block follows a move.
     try:
-        from hb.data.pool import BatchSizes
+        from hb.data.batches import BatchSizes
         from hb.train.distill.recipe import STAGES, run_stage
-        from hb.train.teacher import pool_for, train_teacher
+        from hb.train.pools import pool_for
+        from hb.train.teacher import train_teacher
     except ImportError:
         from hb.data import BatchSizes
         from hb.distill.recipe import STAGES, run_stage
@@ -146,7 +147,7 @@ def train(stage):
     trainer = dict(bar=False, accelerator="cpu", steps=400)
     bagel = model.bagel
     if stage == "teacher":
-        sizes = BatchSizes(draw=8, edit=4, talk=4)
+        sizes = BatchSizes(8, 4, 4)
         train_teacher(run, bagel.config, bagel.autoencoder, model.text, prompts=16, scenes=16, sizes=sizes,
                       precision="f32", start_from=Path(folder), **trainer)
     else:
