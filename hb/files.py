@@ -87,7 +87,8 @@ def check_finite(where: str, tensors: Mapping) -> None:
 
 
 def write_tensors(path: str | Path, tensors: Mapping, metadata: Mapping[str, str] | None = None) -> Path:
-    """Write a safetensors file aside, then rename. Raises NotFinite instead of replacing good weights by broken ones."""
+    """Write a safetensors file aside, then rename. Raises NotFinite instead of replacing good weights by broken
+    ones."""
     from safetensors.torch import save_file  # with torch it takes a second to import, and few who write files need it
 
     check_finite(Path(path).name, tensors)

@@ -62,7 +62,7 @@ def matching_direction(x0: Tensor, real: Tensor, fake: Tensor, weighted: bool = 
     scale = (x0 - real).abs().flatten(1).mean(1)
     if not bool((scale > 0).all()):
         raise ValueError(
-            "a sample is exactly where the real score wants it, so the direction has no scale; is the student untrained "
+            "a sample is exactly at the real score's estimate, so the direction has no scale; is the student untrained "
             "and the real score the student itself?"
         )
     return (fake - real) / scale.reshape(-1, *[1] * (x0.ndim - 1))

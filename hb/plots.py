@@ -157,8 +157,8 @@ def strip(
 def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share right") -> Chart:
     """Quality against cost: the teacher's two lines, and a mark for each student.
 
-    rows as `hb.eval.scene.steps_ablation` makes them: guided, nfe, overall {value, low, high}, and student, None or left out
-    for the teacher.
+    rows as `hb.eval.scene.steps_ablation` makes them: guided, nfe, overall {value, low, high}, and student, None or
+    left out for the teacher.
     """
     figure, axes = new_chart(6.4, 3.4)
     ax = axes[0, 0]

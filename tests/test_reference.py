@@ -1,7 +1,7 @@
 """Every document, section and equation that code, tests and notebooks cite exists.
 
-A citation is a document's name, and after it, if need be, where in the document: `method.md 5.2.1`, `bagel.md sections 2 to 4, 7`,
-`method.md, equation 4.1`. It may be wrapped over two lines.
+A citation is a document's name, and after it, if need be, where in the document: `method.md 5.2.1`, `bagel.md sections
+2 to 4, 7`, `method.md, equation 4.1`. It may be wrapped over two lines.
 """
 
 import json
@@ -191,7 +191,8 @@ def formulas(text: str) -> list[str]:
 
 
 def unsafe(formula: str) -> bool:
-    """Does Markdown change this formula before it is typeset? Escapes lose their backslash, * and _ can begin emphasis."""
+    """Does Markdown change this formula before it is typeset? Escapes lose their backslash, * and _ can begin
+    emphasis."""
     escaped, starred, bracket = r"\\[!-/:-@\[-`{-~]", r"\*", r"[<>|]"
     emphasis = r"(?:^|[^\w\s]|\s)_(?=\w)"
     return bool(re.search("|".join((escaped, starred, bracket, emphasis)), formula))

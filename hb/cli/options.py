@@ -55,8 +55,8 @@ Against = Annotated[
 Data = Annotated[
     str | None,
     Folder(
-        help="Pictures of your own instead of the tiny world's: a folder of pictures, each with a .txt beside it or with "
-        "captions.jsonl and edits.jsonl, or one file of JSON lines (hb/data/folder.py says more)."
+        help="Pictures of your own instead of the tiny world's: a folder of pictures, each with a .txt beside it or "
+        "with captions.jsonl and edits.jsonl, or one file of JSON lines (hb/data/folder.py says more)."
     ),
 ]
 Mix = Annotated[

@@ -3,7 +3,8 @@
 A latent learned from pixels alone is sharp: a thing that moves by four pixels has a new code, and a network that draws
 must learn all of those codes before one shape comes out whole. Real systems have the same trouble and the same remedy:
 they give a part of the latent a meaning (VA-VAE: Yao & Wang 2025, arXiv 2501.01423; ReDi: Kouzelis et al. 2025, arXiv
-2504.16064). They take it from a large vision encoder; in the tiny world the scene is known and can be all of the latent.
+2504.16064). They take it from a large vision encoder; in the tiny world the scene is known and can be all of the
+latent.
 
 With half of the channels taught and half left to pixels, a teacher had the right shapes in its field (95 of 96 pictures
 from t = 0.65) and wrong ones in its pictures (66): what it could not draw was the sharp half (data/results/DIARY.md).
@@ -31,13 +32,13 @@ LOOKS = ("shape", "color", "size", "texture", "turn", "shade")  # of a thing: al
 
 
 def thing_field(scenes: Scenes, rows: int) -> Float[Tensor, "N 16 rows rows"]:
-    """The field of a scene: the card of each thing, on the squares around it, with soft weights, so that the field moves
-    when the thing does.
+    """The field of a scene: the card of each thing, on the squares around it, with soft weights, so that the field
+    moves when the thing does.
 
-    A card holds the thing's color (red, green, blue in [-1, 1], shade included); 1 if striped, -1 if plain; its turn in [-1, 1], 0
-    where a turn cannot be seen; 1; the offset to the thing's center in radii, (dx, dy); its size, -1 or 1; its shape as
-    one of eight corners of a cross-polytope, plus or minus one of four axes. Weight 1 up to NEAR radii from the center
-    and 0 from FAR, smooth between. The color behind, in [-1, 1], is the same everywhere.
+    A card holds the thing's color (red, green, blue in [-1, 1], shade included); 1 if striped, -1 if plain; its turn in
+    [-1, 1], 0 where a turn cannot be seen; 1; the offset to the thing's center in radii, (dx, dy); its size, -1 or 1;
+    its shape as one of eight corners of a cross-polytope, plus or minus one of four axes. Weight 1 up to NEAR radii
+    from the center and 0 from FAR, smooth between. The color behind, in [-1, 1], is the same everywhere.
     """
     center = (np.arange(rows) + 0.5) / rows
     py, px = np.meshgrid(center, center, indexing="ij")

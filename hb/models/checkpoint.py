@@ -34,8 +34,8 @@ class CheckpointError(ValueError):
 
 
 class WeightFiles:
-    """The tensors of a safetensors file, or of its shards, one at a time. Nothing is read before it is asked for: tensors
-    are views of the file, mapped into memory.
+    """The tensors of a safetensors file, or of its shards, one at a time. Nothing is read before it is asked for:
+    tensors are views of the file, mapped into memory.
 
     Raises CheckpointError for a missing, truncated or foreign file.
     """

@@ -1,8 +1,8 @@
-"""A student: a generation branch of its own that has the guidance scales as inputs. One pass where the teacher needs two
-or three.
+"""A student: a generation branch of its own that has the guidance scales as inputs. One pass where the teacher needs
+two or three.
 
-The understanding branch is the teacher's, shared and not a part of the student: nothing that trains a student can change
-how a prompt or a picture is read.
+The understanding branch is the teacher's, shared and not a part of the student: nothing that trains a student can
+change how a prompt or a picture is read.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class _Shared:
 
 
 class StudentModel(nn.Module):
-    """A generation branch: an expert and its latent interface with a guidance embedding. What a stage optimizes, averages
-    and saves; a fake score and a critic's backbone are such branches too.
+    """A generation branch: an expert and its latent interface with a guidance embedding. What a stage optimizes,
+    averages and saves; a fake score and a critic's backbone are such branches too.
 
     An ordinary module: registered, copied by `copy.deepcopy`, compiled, wrapped by DDP. base is the teacher, whose
     understanding branch reads prompts and pictures.

@@ -128,7 +128,8 @@ def run_experts(
 ) -> tuple[tuple[Tensor, ...], list[KeysValues]]:
     """All layers of some experts over their tokens [B, n, D]. An expert without tokens costs nothing.
 
-    mask           None: every token attends to all; else bool, True where a query may attend to a key, cached keys first
+    mask           None: every token attends to all; else bool, True where a query may attend to a key, cached keys
+                   first
     hidden_states  for each expert a list or None. A list collects its tokens' input and their state after every layer,
                    before the final norm: num_hidden_layers + 1 tensors, as `transformers` counts them
     compiled       run layers as one compiled graph (see `compiled_layer`)
@@ -158,8 +159,8 @@ _COMPILED = []
 
 
 def compiled_layer():
-    """`joint_layer` as a compiled graph, made once. One graph serves all layers of all networks of a size, since weights
-    are its inputs; shapes must be few, each is compiled anew."""
+    """`joint_layer` as a compiled graph, made once. One graph serves all layers of all networks of a size, since
+    weights are its inputs; shapes must be few, each is compiled anew."""
     if not _COMPILED:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         _COMPILED.append(torch.compile(joint_layer, dynamic=False))

@@ -1,4 +1,5 @@
-"""The released file's names of weights, and ours. The one place that knows both; elsewhere a part of a model is a module.
+"""The released file's names of weights, and ours. The one place that knows both; elsewhere a part of a model is a
+module.
 
 The released BAGEL file keeps the two experts of a layer in one module and marks the generation expert by a suffix.
 """
@@ -70,7 +71,8 @@ def accept_released(module: nn.Module, state_dict: dict[str, Tensor], prefix: st
 
 
 def expert_name(name: str) -> str:
-    """Our name of a weight of one expert's layer that version 0.1 named as the released file does: drafts have these."""
+    """Our name of a weight of one expert's layer that version 0.1 named as the released file does: drafts have
+    these."""
     name = name.replace("self_attn.", "").replace("post_attention_layernorm.", "mlp_norm.")
     return name.replace("input_layernorm.", "attention_norm.")
 
@@ -106,7 +108,8 @@ def diffusers_name(name: str, levels: int = 0) -> str:
 
 
 def accept_diffusers(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, levels: int) -> None:
-    """Rename what a state dict holds of an autoencoder under diffusers' names; linear layers become 1x1 convolutions."""
+    """Rename what a state dict holds of an autoencoder under diffusers' names; linear layers become 1x1
+    convolutions."""
     for name, value in module.state_dict().items():
         old = prefix + diffusers_name(name, levels)
         if old in state_dict:

@@ -1,4 +1,5 @@
-"""The vision encoder: patches to tokens through a SigLIP tower, and the connector into the decoder (bagel.md section 4).
+"""The vision encoder: patches to tokens through a SigLIP tower, and the connector into the decoder (bagel.md section
+4).
 
 The blocks are SigLIP's (Zhai et al. 2023, arXiv 2303.15343), written out: `transformers`' module takes longer to import
 than PyTorch itself. A test holds them to that module. The patch embedding is BAGEL's linear one. Modules have the

@@ -278,7 +278,7 @@ SABOTAGES = {
         bonus=lambda world, prefix: world.p(prefix[:-1]),
     ),
     "argmax treated as drawn": Decoder(
-        "min(1, p / q) tries the draft's argmax, which no die chose; at temperature 0 with softmax distributions, as in litgpt",
+        "min(1, p / q) tries the draft's argmax, which was not drawn; at temperature 0 with softmax, as in litgpt",
         propose=propose_top, decide=_as_drawn,
     ),
     "bonus from raw logits": Decoder(
