@@ -61,7 +61,7 @@ def test_the_direction_does_not_care_how_large_a_picture_is():
 
 def test_a_sample_where_the_real_score_wants_it_is_refused_in_words():
     x0, fake = some(2, 3, 1), some(2, 3, 1, seed=1)
-    with pytest.raises(ValueError, match="exactly where the real score wants it"):
+    with pytest.raises(ValueError, match="exactly at the real score"):
         matching_direction(x0, torch.cat([x0[:1], fake[1:]]), fake)
 
 
