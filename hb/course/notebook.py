@@ -79,8 +79,9 @@ def _short(output):
     data = output.get("data", {})
     if "image/png" in data and not str(data.get("text/plain", "")).startswith("figure"):
         data.pop("text/plain", None)
-    if "metadata" in output:
-        output["metadata"] = {}
+    if "metadata" in output:  # what a figure says to readers who do not see it, and no more
+        alt = output["metadata"].get("image/png", {}).get("alt")
+        output["metadata"] = {"image/png": {"alt": alt}} if alt else {}
     return output
 
 

@@ -180,7 +180,7 @@ def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, 
 
 @pytest.fixture(scope="module")
 def grid(model):
-    return ch07.knob_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
+    return ch07.scale_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
 
 
 def test_teacher_and_student_of_the_knob_share_their_noise(grid):
@@ -197,14 +197,14 @@ def test_the_knob_tells_who_hears_it(grid):
 
 def test_turning_the_knob_draws_nothing_anew(grid, monkeypatch):
     monkeypatch.setattr(Model, "draw", lambda *a, **k: pytest.fail("drawn while a slider moved"))
-    box = ch07.student_knob(grid)
-    before = box.picture.value
+    box = ch07.student_scale(grid)
+    before = box.picture.png
     box.controls["scale"].value = 5.0
-    assert box.picture.value != before and box.note.value.endswith("cfg 0.000")
+    assert box.picture.png != before and box.note.value.endswith("cfg 0.000")
 
 
 def test_the_knobs_figure_has_every_scale_and_the_metered_costs(grid):
-    chart = ch07.student_knob_figure(grid)
+    chart = ch07.student_scale_figure(grid)
     assert _rows(chart) == ["teacher, 3 or 6 NFE", "cfg, 3 NFE"]
     assert [ax.get_title() for ax in chart.axes[:3]] == ["scale 1", "scale 2", "scale 5"]
     assert torch.equal(_pictures(chart)[0, 0], _pictures(chart)[1, 2])

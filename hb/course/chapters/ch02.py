@@ -11,7 +11,6 @@ from torch import Tensor
 from hb import plots
 from hb.course import plane
 from hb.course.exercises import call, exercise, expect, seeded, shaped_like_points
-from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 
@@ -30,20 +29,20 @@ def field(
     return figure
 
 
-def walk_figure(
+def paths_figure(
     teacher, data: Tensor, steps: Sequence[int] = (50, 6, 2, 1), shift: float = 1.0, seed: int = 0
 ) -> plots.Chart:
     """The same noise, walked in fewer and fewer steps."""
-    panels = {f"{n} steps" if n > 1 else "1 step": walk(teacher, n, shift=shift, seed=seed) for n in steps}
+    panels = {f"{n} steps" if n > 1 else "1 step": plane.paths(teacher, n, shift=shift, seed=seed) for n in steps}
     bent = plane.most_bent(next(iter(panels.values())))
     return plane.trajectories(panels, data=data, marked=bent, title="The same noise, fewer steps")
 
 
-def path_walker(teacher, data: Tensor) -> w.VBox:
+def path_viewer(teacher, data: Tensor) -> w.VBox:
     """Turn steps, shift and seed; one path is drawn thick."""
 
     def draw(steps, shift, seed):
-        paths = walk(teacher, steps, shift=shift, seed=seed)
+        paths = plane.paths(teacher, steps, shift=shift, seed=seed)
         near = torch.cdist(paths[-1], data).min(1).values
         chart = plane.trajectories({f"{steps} steps": paths}, data=data, marked=plane.most_bent(paths), size=3.4)
         return chart, f"mean distance from the nearest data point: {near.mean():.3f}"

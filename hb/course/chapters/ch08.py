@@ -11,7 +11,6 @@ from torch import Tensor
 from hb import plots
 from hb.course import plane
 from hb.course.exercises import Hint, call, exercise, expect, seeded, shaped_like_points
-from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import jump, time_grid
 from hb.train.distill.segments import Segments
@@ -20,15 +19,15 @@ FINE, FINER = 48, 4  # teacher's steps, and steps of the exact path in each of t
 
 
 @dataclass(frozen=True)
-class Hops:
+class Jumps:
     """Jumps from a start down the edges of segments: where consistent ones land, and where the teacher's arrow does."""
 
     times: Tensor  # [K]: the start, then every edge below it
     marks: Tensor  # [K, 2], on the path
-    walked: Tensor  # [K, 2], by Euler from the first mark
+    by_teacher: Tensor  # [K, 2], by Euler from the first mark
 
 
-def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
+def jumps_of(teacher, path: Tensor, segments: Segments, start: int) -> Jumps:
     """path [fine + 1, 2] on the segments' fine grid, from its point number `start`."""
     size = segments.fine // segments.count
     at = torch.tensor([start, *range((start // size + 1) * size, segments.fine + 1, size)])
@@ -37,13 +36,13 @@ def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
     for t, s in zip(times, times[1:]):
         x = walked[-1][None]
         walked.append(jump(x, teacher.velocity(x, t), t, s)[0])
-    return Hops(times, path[at], torch.stack(walked))
+    return Jumps(times, path[at], torch.stack(walked))
 
 
 def segments_chart(
     path: Tensor,
     times: Tensor,
-    jumps: Hops,
+    jumps: Jumps,
     boundaries: Tensor,
     *,
     others: Tensor | None = None,
@@ -69,7 +68,7 @@ def segments_chart(
     consistent = dict(color=plots.RIGHT, linewidth=1.8, marker="o", markersize=4.5, zorder=5)
     for at, points, how, label in (
         (times, path, dict(color=plots.INK, linewidth=1.7, zorder=3), "the trajectory, many steps"),
-        (jumps.times, jumps.walked, teacher, "the same jumps along the teacher's velocity"),
+        (jumps.times, jumps.by_teacher, teacher, "the same jumps along the teacher's velocity"),
         (jumps.times, jumps.marks, consistent, "consistent jumps"),
     ):
         left.plot(points[:, 0], points[:, 1], label=label, **how)
@@ -95,10 +94,10 @@ def _segment_axis(ax, boundaries: list[float], coordinate: str) -> None:
 
 
 def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tuple[plots.Chart, str]:
-    paths = walk(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
+    paths = plane.paths(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
     chosen, segments = plane.most_arched(paths), Segments(count, FINE)
-    way = hops(teacher, paths[::FINER, chosen], segments, start)
-    off, jumps = (way.marks[-1] - way.walked[-1]).norm(), len(way.times) - 1
+    way = jumps_of(teacher, paths[::FINER, chosen], segments, start)
+    off, jumps = (way.marks[-1] - way.by_teacher[-1]).norm(), len(way.times) - 1
     title = f"{count} segment{'s' * (count > 1)}, from t = {way.times[0]:.2f}: {jumps} jump{'s' * (jumps > 1)}"
     chart = segments_chart(
         paths[:, chosen],
