@@ -142,7 +142,7 @@ def _score_line(record: dict, score: dict, link: Link) -> str:
 
 
 def _score_of(record: dict, link: Link) -> dict | None:
-    """What a record says about this link: a rung of the ladder, or all of a file that is about nothing else."""
+    """What a record says about this link: a row of the ablation, or all of a file that is about nothing else."""
     if record["name"] != LADDER:
         return record["result"]
     mine = (link.student, link.guided, link.steps)
@@ -154,7 +154,7 @@ def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> 
     if record["model"]["identity"] != identity(model):
         return f"is about another model ({record['model']['identity']}, and this one is {identity(model)})"
     if score is None:
-        return f"does not know {link.name!r}"
+        return f"has no row for {link.name!r}"
     who = record.get("student") or score  # of a file, or of a rung
     if link.student and who.get("identity") != model.students[link.student].fingerprint():
         return f"is about another student {link.student!r}"

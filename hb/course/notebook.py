@@ -75,7 +75,7 @@ def _unwanted(output) -> bool:
 
 
 def _short(output):
-    """A picture needs no text beside it, unless that says what the picture shows."""
+    """A picture needs no text beside it, unless that is its description."""
     data = output.get("data", {})
     if "image/png" in data and not str(data.get("text/plain", "")).startswith("figure"):
         data.pop("text/plain", None)

@@ -96,7 +96,7 @@ def test_frames_of_the_strip_are_the_judges():
 
 def _score(value, **more):
     overall = dict(value=value, low=value - 0.02, high=value + 0.01, n=600)
-    return dict(overall=overall, tasks={name: dict(n=300) for name in ("single", "two")}, **more)
+    return dict(overall=overall, tasks={name: dict(n=300, value=value) for name in ("single", "two")}, **more)
 
 
 def _record(of, name, result, student=None, **more):
@@ -126,6 +126,21 @@ def _write(folder, *records):
     for record in records:
         (folder / f"{record['name']}.json").write_text(json.dumps(record))
     return folder
+
+
+def test_a_table_by_task_has_a_line_for_each_link_that_the_file_is_about(model, tmp_path):
+    said = chain.by_task(model, chain.chain_until("tscd"), _write(tmp_path, _ladder(model)))
+    head, *lines = said.splitlines()
+    assert head.split() == list(_ladder(model)["result"]["rungs"][0]["tasks"])
+    assert [line.split(",")[0] for line in lines] == ["teacher", "teacher", "cfg"]
+    assert "another model" in chain.by_task(
+        model, chain.CHAIN, _write(tmp_path, _ladder(model, model=dict(identity="feed")))
+    )
+
+
+def test_fifty_steps_of_a_student_are_measured_like_any_link(model, tmp_path):
+    link = chain.Link("cfg", 50, "", student="cfg")
+    assert "0.900" in chain.measured(model, [link], _write(tmp_path, _ladder(model)))
 
 
 def test_numbers_are_the_files_each_with_its_interval_and_its_command(model, tmp_path):
@@ -165,7 +180,7 @@ def test_a_rung_of_another_student_is_not_shown(model, tmp_path):
 def test_what_was_not_measured_is_said(model, tmp_path):
     assert chain.chain_score(model, "cfg", tmp_path) == "scene_ladder.json is not there: hb eval scene --ladder."
     said = chain.chain_score(model, "tscd", _write(tmp_path, _ladder(model)))
-    assert "scene_ladder.json does not know 'tscd'" in said and "0.710" in said
+    assert "scene_ladder.json has no row for 'tscd'" in said and "0.710" in said
 
 
 def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, tmp_path):

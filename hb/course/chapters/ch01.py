@@ -155,10 +155,10 @@ def _discrete_scenes(answer):
         answer,
         160,
         {
-            80: "does the prompt say the texture?",
-            32: "does the prompt say the background?",
-            1280: "the shape is said: a circle",
-            20: "does the prompt say the color?",
+            80: "does the prompt give the texture?",
+            32: "does the prompt give the background?",
+            1280: "the shape is given: a circle",
+            20: "does the prompt give the color?",
             17: "choices multiply",
             1: "look again at what the prompt leaves unsaid",
         },
@@ -168,16 +168,16 @@ def _discrete_scenes(answer):
 
 @exercise("1.2")
 def _fits(answer):
-    """fits(thing, wish): does the thing have everything the wish says?"""
+    """fits(thing, wish): does the thing have everything the wish asks?"""
     thing = Thing("circle", "red", "small", 0.5, 0.5)
     if call(answer, thing, Wish()) is False:
-        raise Hint("a wish that says nothing is met by everything: None means 'left to chance'")
+        raise Hint("an empty wish is met by every thing: None means 'left to chance'")
     if not call(answer, thing, Wish("circle", "red")):
         raise Hint("a red circle was asked and is there; what a wish leaves None must not count against the thing")
     for wish in (Wish("star"), Wish("circle", "blue"), Wish(size="large"), Wish("circle", texture="striped")):
         if call(answer, thing, wish):
             said = " ".join(v for v in (wish.size, wish.texture, wish.color, wish.shape) if v)
-            raise Hint(f"a small plain red circle is not '{said}'; every attribute that is said must agree")
+            raise Hint(f"a small plain red circle is not '{said}'; every attribute of the wish must agree")
 
 
 @exercise("1.3")

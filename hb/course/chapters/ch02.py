@@ -1,4 +1,4 @@
-"""Notebook 02, rectified flow: velocity fields and walks in the plane."""
+"""Notebook 02, rectified flow: velocity fields and trajectories in the plane."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 def field(
     velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.6, size: float = 2.3, title: str | None = None
 ) -> plots.Chart:
-    """Arrows of -v, the way the sampler walks, at places [N, 2]; a panel for each time. velocity(x, t)."""
+    """Arrows of -v, the direction of sampling, at positions [N, 2]; a panel for each time. velocity(x, t)."""
     figure, axes = plots.new_chart(len(times) * size, size + (0.5 if title else 0.3), 1, len(times))
     for ax, t in zip(axes[0], times):
         v = -velocity(points, t)
@@ -32,7 +32,7 @@ def field(
 def paths_figure(
     teacher, data: Tensor, steps: Sequence[int] = (50, 6, 2, 1), shift: float = 1.0, seed: int = 0
 ) -> plots.Chart:
-    """The same noise, walked in fewer and fewer steps."""
+    """The same noise, in fewer and fewer steps."""
     panels = {f"{n} steps" if n > 1 else "1 step": plane.paths(teacher, n, shift=shift, seed=seed) for n in steps}
     bent = plane.most_bent(next(iter(panels.values())))
     return plane.trajectories(panels, data=data, marked=bent, title="The same noise, fewer steps")
@@ -89,8 +89,8 @@ def _x0_from(answer):
         call(answer, x, v, t),
         x0_from(x, v, t),
         [
-            (x + t[:, None] * v, "v points from data to noise: to get back to the data, walk against it"),
-            (eps, "that is the noise: you walked (1 - t) forward; the data lie t backward"),
+            (x + t[:, None] * v, "v points from data to noise: to get back to the data, go against it"),
+            (eps, "that is the noise: (1 - t) forward leads there; the data lie t backward"),
             (x - v, "a whole v is the whole way from noise to data; from x_t only the share t is left"),
             (x - (1 - t[:, None]) * v, "the way left to the data is t, not 1 - t"),
         ],

@@ -308,10 +308,7 @@ def _ancestors(answer):
             (right & ~eye, "a node sees itself too, or its row may be empty"),
             (_seen(parents, 1), "not only the parent: its parent too, up to the root"),
             (_seen(parents, 1) & ~eye, "not only the parent: its parent too, up to the root; and the node itself"),
-            (
-                torch.ones(n, n, dtype=torch.bool).tril(),
-                "that is a chain's mask: brothers and cousins must not be seen",
-            ),
+            (torch.ones(n, n, dtype=torch.bool).tril(), "that is a chain's mask: other branches must not be seen"),
             (wrapped, "parents[0] = -1 is no node: in Python, index -1 is the last one"),
         ],
         "parents come first: row i is its parent's row, and i itself",

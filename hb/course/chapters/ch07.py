@@ -159,8 +159,8 @@ def student_scale(grid: ScaleGrid) -> w.VBox:
 
 
 @exercise("7.1")
-def _wanted(answer):
-    """wanted(v, no_text, scale, t, low): [B, tokens, values], a scale and a time of its own for each picture."""
+def _guided_target(answer):
+    """guided_target(v, no_text, scale, t, low): [B, tokens, values], a scale and a time of its own for each picture."""
     v, no_text = torch.randn(4, 3, 5, generator=seeded()), torch.randn(4, 3, 5, generator=seeded(1))
     scale, t, low = torch.tensor([1.0, 2.5, 4.0, 5.0]), torch.tensor([0.9, 0.4, 0.7, 0.2]), 0.4
     wide = scale[:, None, None]
@@ -170,20 +170,20 @@ def _wanted(answer):
         call(answer, v, no_text, scale, t, low),
         right,
         [
-            (g, "outside the interval the deployed sampler does not guide: there the student must say v"),
+            (g, "outside the interval the deployed sampler does not guide: there the target is v"),
             (torch.where(inside, v, g), "the other way round: guided where t is above low"),
             (torch.where((t >= low)[:, None, None], g, v), "t = low is outside: low < t"),
             (torch.where(inside, v + wide * (v - no_text), v), "the scale is 1 + w: start from no_text, not from v"),
             (torch.where(inside, g, no_text), "outside the interval the prompt is still read: v, not no_text"),
-            (torch.where(inside, g, torch.zeros(())), "outside the interval the student must say v, not nothing"),
+            (torch.where(inside, g, torch.zeros(())), "outside the interval the target is v, not zero"),
         ],
         "no_text + scale * (v - no_text) where t > low, else v; scale and t as [:, None, None]",
     )
 
 
 @exercise("7.2")
-def _spoken_scale(answer):
-    """spoken_scale(said, v, no_text): the scale at which no_text + a (v - no_text) comes closest to what was said."""
+def _effective_scale(answer):
+    """effective_scale(output, v, no_text): the scale at which no_text + a (v - no_text) comes closest to an output."""
     v, no_text = torch.randn(64, 2, generator=seeded()), torch.randn(64, 2, generator=seeded(1))
     push = v - no_text
     for a in (1.0, 3.0):
@@ -202,18 +202,18 @@ def _spoken_scale(answer):
                 (dot(said - no_text, push) / push.norm(), "divide by the square of the length of v - no_text"),
                 (dot(said - no_text, push), "divide by the square of the length of v - no_text"),
                 (-right, "the sign: v - no_text is where guidance pushes"),
-                (dot(said, push) / dot(push, push), "take no_text off what was said first"),
+                (dot(said, push) / dot(push, push), "subtract no_text from the output first"),
                 (((said - no_text) / push).mean(), "a mean of ratios is ruled by its smallest divisors; sum first"),
                 (((said - no_text) * push).sum(1) / (push * push).sum(1), "one number for all of them together"),
             ],
-            "dot(said - no_text, push) / dot(push, push) with push = v - no_text, over all points",
+            "dot(output - no_text, push) / dot(push, push) with push = v - no_text, over all points",
             atol=1e-4,
         )
 
 
 @exercise("7.3")
 def _untold(answer):
-    """The scale with which an untold student speaks, if half of the pictures are at 4, the others uniform in [1, 5]."""
+    """The effective scale without the scale as an input: half of the pictures at 4, the others uniform in [1, 5]."""
     expect_number(
         answer,
         3.5,
