@@ -1,12 +1,13 @@
 """Data in, Figure out. No networks, no state, no pyplot: a figure is an object, shown inline where a kernel runs.
 
 Colors carry meaning everywhere: blue is the understanding expert, orange the generation expert; green is right, red is
-wrong.
+wrong, and a sign says so too.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
@@ -22,6 +23,7 @@ RIGHT, WRONG = "#2c8f5b", "#cc3d3d"
 SERIES = (UNDERSTANDING, GENERATION, "#7a4fb0", RIGHT, WRONG, FAINT)
 EXPERT = {"text": UNDERSTANDING, "vit": UNDERSTANDING, "vae": GENERATION, "noise": GENERATION}
 DPI = 90
+SIGN = "sign"  # what marks right and wrong beside the color
 PICTURE_COLORS, LINE_COLORS = 160, 40  # a palette makes a committed notebook four times smaller
 
 
@@ -38,8 +40,17 @@ class Chart(Figure):
         image.save(out, "png", optimize=True)
         return out.getvalue()
 
-    def _repr_png_(self) -> bytes:
-        return self.png()
+    @property
+    def alt(self) -> str:
+        """What the figure shows, for readers who do not see it: its title, and what stands at its panels and axes."""
+        words = [self.get_suptitle() or "figure"]
+        for ax in self.axes:
+            words += [ax.get_title(loc="left"), ax.get_title(), ax.get_ylabel(), ax.get_xlabel()]
+            words += [text.get_text() for text in ax.texts if text.get_gid() == SIGN]
+        return "; ".join(re.sub(r"\s+", " ", word) for word in dict.fromkeys(words) if word)
+
+    def _repr_png_(self) -> tuple[bytes, dict]:
+        return self.png(), {"alt": self.alt}
 
     def __repr__(self) -> str:
         return f"figure: {self.get_suptitle() or 'untitled'}"
@@ -94,7 +105,13 @@ def band(ax, x, shares: Sequence[Mapping], color: str, name: str) -> None:
     ax.plot(x, [s["value"] for s in shares], color=color, linewidth=1.8, marker="o", markersize=4, label=name)
 
 
-def _show(ax, picture: Tensor, frame: str | None = None) -> None:
+def _show(ax, picture: Tensor, right: bool | None = None) -> None:
+    """A picture; where it was judged, a frame and a sign: color is not the only mark."""
+    frame = None if right is None else (RIGHT if right else WRONG)
+    if frame:
+        box = dict(boxstyle="square,pad=0.12", facecolor="white", edgecolor="none", alpha=0.85)
+        sign = dict(fontsize=8, color=frame, fontweight="bold", ha="left", va="top", gid=SIGN, bbox=box)
+        ax.text(0.03, 0.97, "✓" if right else "✗", transform=ax.transAxes, **sign)
     ax.imshow(picture.clamp(0, 1).movedim(0, -1).numpy(), interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -112,7 +129,7 @@ def sheet(
     size: float = 1.2,
     title: str | None = None,
 ) -> Chart:
-    """Pictures [N, 3, H, W] in [0, 1], each with a caption; framed green where right, red where wrong."""
+    """Pictures [N, 3, H, W] in [0, 1], each with a caption; marked where judged: ✓ and green, ✗ and red."""
     n = len(pictures)
     columns = min(columns, n)
     rows = -(-n // columns)
@@ -124,8 +141,7 @@ def sheet(
         if i >= n:
             ax.axis("off")
             continue
-        verdict = right[i] if right is not None else None
-        _show(ax, pictures[i], None if verdict is None else (RIGHT if verdict else WRONG))
+        _show(ax, pictures[i], right[i] if right is not None else None)
         ax.set_xlabel(said[i], fontsize=7.5, color=INK, labelpad=3)
     titled(figure, title)
     return figure
@@ -146,8 +162,7 @@ def strip(
     for line, (name, pictures) in zip(axes, rows.items()):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8.5, color=INK, labelpad=6)
         for i, ax in enumerate(line):
-            verdict = right[name][i] if right and name in right else None
-            _show(ax, pictures[i], None if verdict is None else (RIGHT if verdict else WRONG))
+            _show(ax, pictures[i], right[name][i] if right and name in right else None)
     for ax, name in zip(axes[0], columns):
         ax.set_title(name, fontsize=8.5, color=FAINT, pad=4)
     titled(figure, title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -82,12 +83,17 @@ def chain_strip(model: Model, stage: str, *, steps: int = 50) -> plots.Chart:
 
 
 def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
-    """SceneEval of every link up to `stage`, read from what `hb eval scene` wrote: a line a number, and its command.
+    """SceneEval of every link up to `stage`."""
+    return measured(model, chain_until(stage), folder)
+
+
+def measured(model: Model, links: Sequence[Link], folder: Path = RESULTS) -> str:
+    """SceneEval of these links, read from what `hb eval scene` wrote: a line a number, and its command.
 
     Numbers of another model or another student are not shown; a sentence in their place says so.
     """
     lines, sentences = [], []
-    for link in chain_until(stage):
+    for link in links:
         if link.student not in (None, *model.students):
             sentences.append(f"This model has no student {link.student!r} yet: hb distill six-nfe.")
             continue
@@ -107,6 +113,24 @@ def chain_score(model: Model, stage: str, folder: Path = RESULTS) -> str:
     return "\n".join(table + list(dict.fromkeys(sentences)))
 
 
+def by_task(model: Model, links: Sequence[Link], folder: Path = RESULTS) -> str:
+    """The share right in each task of SceneEval, a line for each link, from the step-count ablation."""
+    path = Path(folder) / f"{LADDER}.json"
+    if not path.exists():
+        return f"{path.name} is not there."
+    record = json.loads(path.read_text())
+    scores = {link: _score_of(record, link) for link in links}
+    scores = {link: score for link, score in scores.items() if not _wrong_about(record, score, model, link)}
+    if not scores:
+        return f"{path.name} is about another model or other students; measure again: {record['command']}."
+    tasks = list(next(iter(scores.values()))["tasks"])
+    lines = [" " * 25 + "".join(f"{task:>13}" for task in tasks)]
+    for link, score in scores.items():
+        shares = "".join(f"{score['tasks'][task]['value']:13.2f}" for task in tasks)
+        lines.append(f"{link.name + f', {link.steps} steps':25}{shares}")
+    return "\n".join(lines)
+
+
 _SCORE_LINE = "{:25} {:>5}  {:14}  {:>8}  {}"
 
 
@@ -119,7 +143,7 @@ def _score_line(record: dict, score: dict, link: Link) -> str:
 
 
 def _score_of(record: dict, link: Link) -> dict | None:
-    """What a record says about this link: a rung of the ladder, or all of a file that is about nothing else."""
+    """What a record says about this link: a row of the ablation, or all of a file that is about nothing else."""
     if record["name"] != LADDER:
         return record["result"]
     mine = (link.student, link.guided, link.steps)
@@ -131,7 +155,7 @@ def _wrong_about(record: dict, score: dict | None, model: Model, link: Link) -> 
     if record["model"]["identity"] != identity(model):
         return f"is about another model ({record['model']['identity']}, and this one is {identity(model)})"
     if score is None:
-        return f"does not know {link.name!r}"
+        return f"has no row for {link.name!r}"
     who = record.get("student") or score  # of a file, or of a rung
     if link.student and who.get("identity") != model.students[link.student].fingerprint():
         return f"is about another student {link.student!r}"

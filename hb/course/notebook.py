@@ -75,12 +75,13 @@ def _unwanted(output) -> bool:
 
 
 def _short(output):
-    """A picture needs no text beside it, unless that says what the picture shows."""
+    """A picture needs no text beside it, unless that is its description."""
     data = output.get("data", {})
     if "image/png" in data and not str(data.get("text/plain", "")).startswith("figure"):
         data.pop("text/plain", None)
-    if "metadata" in output:
-        output["metadata"] = {}
+    if "metadata" in output:  # what a figure says to readers who do not see it, and no more
+        alt = output["metadata"].get("image/png", {}).get("alt")
+        output["metadata"] = {"image/png": {"alt": alt}} if alt else {}
     return output
 
 

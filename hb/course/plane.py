@@ -11,7 +11,7 @@ from hb import plots
 from hb.flow import euler, time_grid
 
 
-def walk(teacher, steps: int, *, shift: float = 1.0, count: int = 70, seed: int = 0) -> Tensor:
+def paths(teacher, steps: int, *, shift: float = 1.0, count: int = 70, seed: int = 0) -> Tensor:
     """Paths [steps + 1, count, 2] from fixed noise down a velocity field of the plane."""
     x = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
     return torch.stack([x, *(x for _, x in euler(teacher.velocity, x, time_grid(steps, shift)))])

@@ -6,7 +6,9 @@ Nothing trains here, and nothing is drawn while a slider is still moving. A widg
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING
 
 import ipywidgets as w
@@ -20,21 +22,34 @@ if TYPE_CHECKING:  # heavy, and not every widget is handed a model
     from hb.infer.pipeline import Pictures
 
 
+class Picture(w.HTML):
+    """A chart at its own size, rendered with twice as many pixels, with a text for readers who do not see it."""
+
+    png = b""
+
+    def show(self, chart: plots.Chart) -> None:
+        self.png = chart.png(2 * plots.DPI)
+        data, width = b64encode(self.png).decode(), round(chart.get_figwidth() * plots.DPI)
+        self.value = f'<img alt="{escape(chart.alt)}" width="{width}" src="data:image/png;base64,{data}">'
+
+
 def live(draw: Callable[..., plots.Chart | tuple[plots.Chart, str]], **controls: w.Widget) -> w.VBox:
     """Controls above a picture that `draw(**values)` makes; a second result is a line of text below it.
 
-    What goes wrong in `draw` because of what was typed is said in that line; the last good picture stays.
+    While `draw` runs the line says so. A ValueError of `draw` is shown there, and the last good picture stays.
     """
-    picture, note = w.Image(format="png"), w.HTML()
+    picture, note = Picture(), w.HTML()
 
     def redraw(_=None):
+        note.value = "drawing …"
         try:
             made = draw(**{name: control.value for name, control in controls.items()})
         except ValueError as error:
-            note.value = f"<span style='color:{plots.WRONG}'>{error}</span>"
+            note.value = f"<span style='color:{plots.WRONG}'>✗ {error}</span>"
             return
-        chart, note.value = made if isinstance(made, tuple) else (made, "")
-        picture.value = chart.png()
+        chart, text = made if isinstance(made, tuple) else (made, "")
+        picture.show(chart)
+        note.value = text
 
     for control in controls.values():
         control.observe(redraw, names="value")

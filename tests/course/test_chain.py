@@ -96,7 +96,7 @@ def test_frames_of_the_strip_are_the_judges():
 
 def _score(value, **more):
     overall = dict(value=value, low=value - 0.02, high=value + 0.01, n=600)
-    return dict(overall=overall, tasks={name: dict(n=300) for name in ("single", "two")}, **more)
+    return dict(overall=overall, tasks={name: dict(n=300, value=value) for name in ("single", "two")}, **more)
 
 
 def _record(of, name, result, student=None, **more):
@@ -126,6 +126,21 @@ def _write(folder, *records):
     for record in records:
         (folder / f"{record['name']}.json").write_text(json.dumps(record))
     return folder
+
+
+def test_a_table_by_task_has_a_line_for_each_link_that_the_file_is_about(model, tmp_path):
+    said = chain.by_task(model, chain.chain_until("tscd"), _write(tmp_path, _ladder(model)))
+    head, *lines = said.splitlines()
+    assert head.split() == list(_ladder(model)["result"]["rows"][0]["tasks"])
+    assert [line.split(",")[0] for line in lines] == ["teacher", "teacher", "cfg"]
+    assert "another model" in chain.by_task(
+        model, chain.CHAIN, _write(tmp_path, _ladder(model, model=dict(identity="feed")))
+    )
+
+
+def test_fifty_steps_of_a_student_are_measured_like_any_link(model, tmp_path):
+    link = chain.Link("cfg", 50, "", student="cfg")
+    assert "0.900" in chain.measured(model, [link], _write(tmp_path, _ladder(model)))
 
 
 def test_numbers_are_the_files_each_with_its_interval_and_its_command(model, tmp_path):
@@ -168,7 +183,7 @@ def test_what_was_not_measured_is_said(model, tmp_path):
         == "scene_steps_ablation.json is not there: hb eval scene --steps-ablation."
     )
     said = chain.chain_score(model, "tscd", _write(tmp_path, _ladder(model)))
-    assert "scene_steps_ablation.json does not know 'tscd'" in said and "0.710" in said
+    assert "scene_steps_ablation.json has no row for 'tscd'" in said and "0.710" in said
 
 
 def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, tmp_path):
@@ -183,7 +198,7 @@ def test_a_stage_that_the_model_has_no_student_of_is_said_and_has_no_row(model, 
 
 @pytest.fixture(scope="module")
 def grid(model):
-    return ch07.knob_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
+    return ch07.scale_grid(model, steps=3, scales=(1.0, 2.0, 5.0))
 
 
 def test_teacher_and_student_of_the_knob_share_their_noise(grid):
@@ -200,14 +215,14 @@ def test_the_knob_tells_who_hears_it(grid):
 
 def test_turning_the_knob_draws_nothing_anew(grid, monkeypatch):
     monkeypatch.setattr(Model, "draw", lambda *a, **k: pytest.fail("drawn while a slider moved"))
-    box = ch07.student_knob(grid)
-    before = box.picture.value
+    box = ch07.student_scale(grid)
+    before = box.picture.png
     box.controls["scale"].value = 5.0
-    assert box.picture.value != before and box.note.value.endswith("cfg 0.000")
+    assert box.picture.png != before and box.note.value.endswith("cfg 0.000")
 
 
 def test_the_knobs_figure_has_every_scale_and_the_metered_costs(grid):
-    chart = ch07.student_knob_figure(grid)
+    chart = ch07.student_scale_figure(grid)
     assert _rows(chart) == ["teacher, 3 or 6 NFE", "cfg, 3 NFE"]
     assert [ax.get_title() for ax in chart.axes[:3]] == ["scale 1", "scale 2", "scale 5"]
     assert torch.equal(_pictures(chart)[0, 0], _pictures(chart)[1, 2])

@@ -36,31 +36,31 @@ def test_hops_start_where_they_are_told_and_stop_at_every_lower_edge():
     grid = time_grid(48, 3.0)
     path = torch.stack([grid, 1 - grid], 1)
     for start, lands in ((0, [0, 16, 32, 48]), (16, [16, 32, 48]), (17, [17, 32, 48]), (47, [47, 48])):
-        way = ch08.hops(BLOBS, path, Segments(3), start)
+        way = ch08.jumps_of(BLOBS, path, Segments(3), start)
         assert torch.equal(way.times, grid[lands]) and torch.equal(way.marks, path[lands])
 
 
 def test_hops_along_the_arrow_of_a_straight_path_stay_on_it():
     """One point of data: every path is straight, so the teacher's own jumps are consistent."""
     teacher = FiniteData(torch.tensor([[1.0, -0.5]]))
-    paths = plane.walk(teacher, 48, shift=3.0, count=3)
+    paths = plane.paths(teacher, 48, shift=3.0, count=3)
     for chosen in range(3):
-        way = ch08.hops(teacher, paths[:, chosen], Segments(3), 5)
-        assert torch.allclose(way.walked, way.marks, atol=1e-4)
+        way = ch08.jumps_of(teacher, paths[:, chosen], Segments(3), 5)
+        assert torch.allclose(way.by_teacher, way.marks, atol=1e-4)
 
 
 def test_segment_viewer_turns_and_more_segments_miss_by_less():
     box = ch08.segment_viewer(BLOBS, BLOBS.means)
     missed = lambda: float(box.note.value.split()[-3])
-    before, three = box.picture.value, missed()
+    before, three = box.picture.png, missed()
     box.controls["count"].value = 1
-    assert box.picture.value != before and missed() > three
+    assert box.picture.png != before and missed() > three
     box.controls["count"].value = 48
     assert missed() < three
 
 
 def test_guidance_knob_counts_two_passes_for_the_teacher_and_one_for_the_student():
-    axes = ch07.guidance_knob_figure(lambda x, t, a: x, lambda x, t, a: x, BLOBS.means, steps=20).axes
+    axes = ch07.guidance_scale_figure(lambda x, t, a: x, lambda x, t, a: x, BLOBS.means, steps=20).axes
     assert [ax.get_title() for ax in axes] == ["teacher: 40 evaluations", "student: 20 evaluations"]
 
 
@@ -101,10 +101,10 @@ def test_a_narrow_student_is_sent_outwards(way):
 
 def test_two_scores_turns():
     box = ch09.two_scores(BLOBS, count=100)
-    for control, value in (("t", 0.8), ("spread", 0.6), ("moves", 40), ("way", "fresh")):
-        before = box.picture.value
+    for control, value in (("t", 0.8), ("spread", 0.6), ("updates", 40), ("way", "fresh")):
+        before = box.picture.png
         box.controls[control].value = value
-        assert box.picture.value != before
+        assert box.picture.png != before
 
 
 def _spread_after(way, moves):
@@ -124,17 +124,15 @@ def test_the_collapse_is_seen_while_moves_are_turned_and_is_computed_once(monkey
     box = ch09.two_scores(BLOBS, count=200)
     spreads = []
     for moves in (0, 20, 60):
-        box.controls["moves"].value = moves
+        box.controls["updates"].value = moves
         spreads.append(float(box.note.value.split()[-1]))
     assert spreads[0] == 1 and spreads[0] > spreads[1] > spreads[2] and len(asked) == 1
 
 
 def test_the_figure_of_two_scores_is_the_widgets_after_as_many_moves():
     box = ch09.two_scores(BLOBS, count=100)
-    box.controls["moves"].value = 20
-    assert (
-        bytes(box.picture.value) == ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", moves=20, count=100).png()
-    )
+    box.controls["updates"].value = 20
+    assert box.picture.png == ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", updates=20, count=100).png()
 
 
 def test_two_scores_names_the_ways_it_knows():

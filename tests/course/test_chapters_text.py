@@ -31,9 +31,9 @@ def test_the_microscope_is_flat_and_green_where_nothing_is_wrong():
 
 def test_the_microscope_turns_and_says_what_is_wrong():
     box = ch05.microscope()
-    first = box.picture.value
+    first = box.picture.png
     box.controls["sabotage"].value = "bonus one place early"
-    assert box.picture.value != first and box.note.value == SABOTAGES["bonus one place early"].why
+    assert box.picture.png != first and box.note.value == SABOTAGES["bonus one place early"].why
     with pytest.raises(ValueError, match="no sabotage called 'rain'"):
         ch05.microscope_figure(sabotage="rain")
 
@@ -131,9 +131,11 @@ def test_draft_theatre_turns_and_decodes_only_when_it_must(drafted, monkeypatch)
     model, context = drafted
     asked, real = [], ch06.tree_cycles
     monkeypatch.setattr(ch06, "tree_cycles", lambda *a, **k: asked.append(1) or real(*a, max_tokens=12, **k))
-    box = ch06.draft_theatre(model, context)
-    before = box.picture.value
+    box = ch06.draft_viewer(model, context)
+    before = box.picture.png
+    cycles = box.controls["cycle"].max
+    assert cycles > 1 and f" in {cycles} passes" in box.note.value
     box.controls["cycle"].value = 2
-    assert box.picture.value != before and len(asked) == 1
+    assert box.picture.png != before and len(asked) == 1
     box.controls["budget"].value = 4
     assert "acceptance length" in box.note.value and len(asked) == 2

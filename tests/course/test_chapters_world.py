@@ -1,9 +1,12 @@
 """Chapters 00 to 04: the figures say what is true, and setting a value is turning a knob."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from hb import plots
 from hb.course import plane, widgets
@@ -28,9 +31,9 @@ def test_attention_colours_a_key_by_its_expert_and_hides_what_may_not_be_seen():
 
 def test_attention_viewer_turns():
     box = ch03.attention_viewer()
-    before = box.picture.value
+    before = box.picture.png
     box.controls["plan"].value = "asking"
-    assert bytes(box.picture.value).startswith(b"\x89PNG") and box.picture.value != before
+    assert box.picture.png.startswith(b"\x89PNG") and box.picture.png != before
 
 
 def test_attention_figure_names_the_plans_it_knows():
@@ -58,9 +61,9 @@ def test_scene_maker_draws_reads_and_refuses_politely():
     box.controls["damaged_by"].value = "blur"
     box.controls["strength"].value = 2.0
     assert "blurred" in box.note.value
-    drawn = box.picture.value
+    drawn = box.picture.png
     box.controls["place"].value = "bottom right"
-    assert box.picture.value != drawn
+    assert box.picture.png != drawn
 
 
 def test_what_was_typed_wrong_is_said_and_the_picture_stays():
@@ -70,9 +73,9 @@ def test_what_was_typed_wrong_is_said_and_the_picture_stays():
         return plane.clouds({"p": torch.zeros(1, 2)})
 
     box = widgets.live(draw, n=widgets.w.IntSlider(1))
-    before = box.picture.value
+    before = box.picture.png
     box.controls["n"].value = 2
-    assert "too many" in box.note.value and box.picture.value == before
+    assert "too many" in box.note.value and box.picture.png == before
 
 
 def test_scene_figure_says_what_is_wrong():
@@ -83,7 +86,7 @@ def test_scene_figure_says_what_is_wrong():
 
 def test_path_walker_walks_further_with_more_steps():
     data = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    box = ch02.path_walker(FiniteData(data), data)
+    box = ch02.path_viewer(FiniteData(data), data)
     distance = lambda: float(box.note.value.split()[-1])
     box.controls["steps"].value = 1
     far = distance()
@@ -94,15 +97,21 @@ def test_path_walker_walks_further_with_more_steps():
 def test_ledger_dial_counts():
     assert (sum(ch04.bill(low=0.0, picture=False)), sum(ch04.bill())) == (100, 132)
     box = ch04.ledger_dial()
-    before = box.picture.value
+    before = box.picture.png
     box.controls["shift"].value = 1.0
-    assert box.picture.value != before
+    assert box.picture.png != before
 
 
 class _Painter:
-    """Draws a red circle, whatever is asked, and counts what it would have cost."""
+    """Draws a red circle, whatever is asked, and keeps what it was asked for."""
 
-    def draw(self, prompt, steps=50, text_scale=4.0, seed=0):
+    students = {"dmdo": None}
+
+    def __init__(self):
+        self.asked = []
+
+    def draw(self, prompt, steps=50, text_scale=4.0, seed=0, student="teacher"):
+        self.asked.append((prompt, steps, seed, student))
         from hb.infer.pipeline import Pictures
         from hb.world.render import render
 
@@ -117,6 +126,32 @@ def test_compare_judges_what_is_drawn():
     assert "right." not in box.note.value
     box.controls["prompt"].value = "a blue sircle"
     assert "did you mean" in box.note.value
+
+
+def test_compare_draws_the_reference_of_a_prompt_and_seed_once():
+    painter = _Painter()
+    box = ch00.compare(painter, "a red circle", steps=4)
+    for steps in (5, 6, 7):
+        box.controls["steps"].value = steps
+    box.controls["student"].value = "dmdo"
+    assert [asked[1] for asked in painter.asked].count(50) == 1 and painter.asked[-1] == ("a red circle", 7, 0, "dmdo")
+    box.controls["seed"].value = 3
+    assert [asked[1] for asked in painter.asked].count(50) == 2
+
+
+def test_a_widget_says_that_it_draws_and_its_picture_has_a_size_and_a_text():
+    said = []
+
+    def draw(n):
+        said.append(box.note.value if n else None)
+        return plane.clouds({"p": torch.zeros(1, 2)}, title="One point")
+
+    box = widgets.live(draw, n=widgets.w.IntSlider(0))
+    box.controls["n"].value = 1
+    assert said == [None, "drawing …"] and box.note.value == ""
+    width = round(draw(0).get_figwidth() * plots.DPI)
+    assert f'width="{width}"' in box.picture.value and 'alt="One point; p"' in box.picture.value
+    assert Image.open(io.BytesIO(box.picture.png)).width == pytest.approx(2 * width, abs=2)
 
 
 def test_compare_figure_frames_right_and_wrong():

@@ -103,7 +103,7 @@ def test_hints_name_the_mistake(capsys):
     exercises.check("7.1", lambda v, n, s, t, low: _wanted(v, n, s, t > -1))
     assert "interval" in capsys.readouterr().out
     exercises.check("8.2", lambda n, fine, k: n // (fine // k) * (fine // k))
-    assert "upper edge" in capsys.readouterr().out
+    assert "upper boundary" in capsys.readouterr().out
     exercises.check("9.1", WRONG["9.1"][0])
     assert "against" in capsys.readouterr().out
     exercises.check("9.2", lambda s, t: s)

@@ -19,9 +19,9 @@ OPENING = (
     r"> Where from: ",
 )
 TWIN = dict(
-    compare="compare", attention_viewer="attention", scene_maker="scene", path_walker="walk", ledger_dial="bill",
-    microscope="microscope", draft_theatre="draft_theatre", two_scores="two_scores",
-    student_knob="student_knob", segment_viewer="segment",
+    compare="compare", attention_viewer="attention", scene_maker="scene", path_viewer="paths", ledger_dial="bill",
+    microscope="microscope", draft_viewer="draft_viewer", two_scores="two_scores",
+    student_scale="student_scale", segment_viewer="segment",
 )  # fmt: skip
 
 

@@ -49,8 +49,8 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_is_a_small_png(name):
-    png = FIGURES[name]()._repr_png_()
-    assert png.startswith(b"\x89PNG") and len(png) < 60_000
+    png, about = FIGURES[name]()._repr_png_()
+    assert png.startswith(b"\x89PNG") and len(png) < 60_000 and about["alt"]
 
 
 def test_students_stand_beside_the_teachers_lines_and_not_on_them():
@@ -65,6 +65,19 @@ def test_students_stand_beside_the_teachers_lines_and_not_on_them():
     assert lines == {"guided": [12, 100], "unguided": [1, 50]}
     marks = {bars.get_label(): [*bars.lines[0].get_xdata()] for bars in ax.containers}
     assert marks["student cfg"] == [50, 6] and 6 < marks["student dmdo"][0] < 7
+
+
+def test_a_sign_says_what_a_color_says():
+    sheet = plots.sheet(_pictures(3), None, [True, False, None], title="t")
+    assert [[t.get_text() for t in ax.texts] for ax in sheet.axes] == [["✓"], ["✗"], []]
+    strip = plots.strip({"a": _pictures(2), "b": _pictures(2)}, ["50", "6"], right={"a": [True, False]})
+    assert [[t.get_text() for t in ax.texts] for ax in strip.axes] == [["✓"], ["✗"], [], []]
+    assert "✓" in sheet.alt and "✗" in sheet.alt
+
+
+def test_a_figure_says_what_it_shows_to_readers_who_do_not_see_it():
+    alt = plots.strip({"teacher": _pictures(1)}, ["6 steps"], title="The same noise").alt
+    assert alt == "The same noise; 6 steps; teacher"
 
 
 def test_figures_are_the_same_each_time():

@@ -10,9 +10,11 @@ import torch
 from hb import plots
 from hb.course.exercises import call, exercise, expect, expect_number
 from hb.course.widgets import as_seen, live, slider
-from hb.infer.pipeline import Model
+from hb.infer.pipeline import Model, Pictures
 from hb.world.judge.judge import check, read
 from hb.world.language import parse
+
+TEACHER = "teacher"
 
 
 def compare_figure(
@@ -36,18 +38,25 @@ def compare_figure(
 
 
 def compare(model: Model, prompt: str = "a red circle left of a blue star", steps: int = 12) -> w.VBox:
-    """Turn steps, guidance and seed: the picture asked for, beside what 50 steps make of the same noise."""
+    """Steps, guidance, seed and student: the picture asked for, beside what 50 steps make of the same noise.
 
-    def draw(prompt, steps, text_scale, seed):
+    The reference costs most of the time, so each prompt and seed is drawn once.
+    """
+    references: dict[tuple[str, int], Pictures] = {}
+
+    def draw(prompt, steps, text_scale, seed, student):
         request = parse(prompt)
-        reference = model.draw(prompt, seed=seed)
-        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed)
+        if (prompt, seed) not in references:
+            references[prompt, seed] = model.draw(prompt, seed=seed)
+        reference = references[prompt, seed]
+        who = {} if student == TEACHER else dict(student=student)
+        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed, **who)
         seen = torch.cat([as_seen(reference), as_seen(drawn)])
         verdicts = [check(r, request) for r in read(seen)]
         captions = [f"the preset: {reference.nfe:g} NFE", f"yours: {drawn.nfe:g} NFE"]
         chart = plots.sheet(seen, captions, [v.right for v in verdicts], columns=2, size=2.0)
         why = verdicts[1].reasons
-        return chart, "The judge: " + ("right." if not why else "; ".join(why[:3]) + ".")
+        return chart, "The judge: " + ("✓ right." if not why else "✗ " + "; ".join(why[:3]) + ".")
 
     return live(
         draw,
@@ -55,6 +64,7 @@ def compare(model: Model, prompt: str = "a red circle left of a blue star", step
         steps=slider(w.IntSlider, steps, 1, 50, 1, "steps"),
         text_scale=slider(w.FloatSlider, 4.0, 1.0, 10.0, 0.5, "text scale"),
         seed=slider(w.IntSlider, 0, 0, 99, 1, "seed"),
+        student=w.Dropdown(options=[TEACHER, *model.students], description="drawn by"),
     )
 
 

@@ -19,6 +19,8 @@ from hb.world.language import LanguageError, describe, say
 from hb.world.render import render
 from hb.world.scene import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, TEXTURES, Request, Scene, Thing, Wish
 
+_SIGN = {True: "✓ ", False: "✗ ", None: ""}  # what the judge should do
+
 
 def confusion(rows: Sequence, *, title: str | None = None) -> plots.Chart:
     """How the judge fares under damage: rows of `hb.world.judge.judge.confusion`. A cell is the share called clean; its
@@ -35,7 +37,9 @@ def confusion(rows: Sequence, *, title: str | None = None) -> plots.Chart:
             if row.accept is not None:
                 frame = plots.RIGHT if row.accept else plots.WRONG
                 ax.add_patch(Rectangle((x + 0.025, y + 0.03), 0.91, 0.86, fill=False, edgecolor=frame, linewidth=1.3))
-            ax.text(x + 0.07, y + 0.46, f"{row.strength:g}", fontsize=7, color=plots.FAINT, va="center")
+            ax.text(
+                x + 0.07, y + 0.46, f"{_SIGN[row.accept]}{row.strength:g}", fontsize=7, color=plots.FAINT, va="center"
+            )
             ax.text(x + 0.90, y + 0.46, f"{row.accepted:.0%}", fontsize=8.5, color=plots.INK, va="center", ha="right")
             if row.misread:
                 ax.text(x + 0.07, y + 0.80, f"misread {row.misread:.1%}", fontsize=5.5, color=plots.WRONG, va="center")
@@ -47,7 +51,7 @@ def confusion(rows: Sequence, *, title: str | None = None) -> plots.Chart:
     for spine in ax.spines.values():
         spine.set_visible(False)
     plots.labels(
-        ax, "gray: how strong; black: share the judge calls clean\ngreen frame: should be accepted; red: refused"
+        ax, "gray: how strong; black: share the judge calls clean\n✓ green frame: should be accepted; ✗ red: refused"
     )
     plots.titled(figure, title)
     return figure
@@ -151,10 +155,10 @@ def _discrete_scenes(answer):
         answer,
         160,
         {
-            80: "does the prompt say the texture?",
-            32: "does the prompt say the background?",
-            1280: "the shape is said: a circle",
-            20: "does the prompt say the color?",
+            80: "does the prompt give the texture?",
+            32: "does the prompt give the background?",
+            1280: "the shape is given: a circle",
+            20: "does the prompt give the color?",
             17: "choices multiply",
             1: "look again at what the prompt leaves unsaid",
         },
@@ -164,16 +168,16 @@ def _discrete_scenes(answer):
 
 @exercise("1.2")
 def _fits(answer):
-    """fits(thing, wish): does the thing have everything the wish says?"""
+    """fits(thing, wish): does the thing have everything the wish asks?"""
     thing = Thing("circle", "red", "small", 0.5, 0.5)
     if call(answer, thing, Wish()) is False:
-        raise Hint("a wish that says nothing is met by everything: None means 'left to chance'")
+        raise Hint("an empty wish is met by every thing: None means 'left to chance'")
     if not call(answer, thing, Wish("circle", "red")):
         raise Hint("a red circle was asked and is there; what a wish leaves None must not count against the thing")
     for wish in (Wish("star"), Wish("circle", "blue"), Wish(size="large"), Wish("circle", texture="striped")):
         if call(answer, thing, wish):
             said = " ".join(v for v in (wish.size, wish.texture, wish.color, wish.shape) if v)
-            raise Hint(f"a small plain red circle is not '{said}'; every attribute that is said must agree")
+            raise Hint(f"a small plain red circle is not '{said}'; every attribute of the wish must agree")
 
 
 @exercise("1.3")

@@ -1,4 +1,4 @@
-"""Notebook 02, rectified flow: velocity fields and walks in the plane."""
+"""Notebook 02, rectified flow: velocity fields and trajectories in the plane."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 from hb import plots
 from hb.course import plane
 from hb.course.exercises import call, exercise, expect, seeded, shaped_like_points
-from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 
@@ -19,7 +18,7 @@ from hb.flow import interpolate, jump, shift_time, time_grid, x0_from
 def field(
     velocity, times: Sequence[float], *, points: Tensor, limit: float = 2.6, size: float = 2.3, title: str | None = None
 ) -> plots.Chart:
-    """Arrows of -v, the way the sampler walks, at places [N, 2]; a panel for each time. velocity(x, t)."""
+    """Arrows of -v, the direction of sampling, at positions [N, 2]; a panel for each time. velocity(x, t)."""
     figure, axes = plots.new_chart(len(times) * size, size + (0.5 if title else 0.3), 1, len(times))
     for ax, t in zip(axes[0], times):
         v = -velocity(points, t)
@@ -30,20 +29,20 @@ def field(
     return figure
 
 
-def walk_figure(
+def paths_figure(
     teacher, data: Tensor, steps: Sequence[int] = (50, 6, 2, 1), shift: float = 1.0, seed: int = 0
 ) -> plots.Chart:
-    """The same noise, walked in fewer and fewer steps."""
-    panels = {f"{n} steps" if n > 1 else "1 step": walk(teacher, n, shift=shift, seed=seed) for n in steps}
+    """The same noise, in fewer and fewer steps."""
+    panels = {f"{n} steps" if n > 1 else "1 step": plane.paths(teacher, n, shift=shift, seed=seed) for n in steps}
     bent = plane.most_bent(next(iter(panels.values())))
     return plane.trajectories(panels, data=data, marked=bent, title="The same noise, fewer steps")
 
 
-def path_walker(teacher, data: Tensor) -> w.VBox:
+def path_viewer(teacher, data: Tensor) -> w.VBox:
     """Turn steps, shift and seed; one path is drawn thick."""
 
     def draw(steps, shift, seed):
-        paths = walk(teacher, steps, shift=shift, seed=seed)
+        paths = plane.paths(teacher, steps, shift=shift, seed=seed)
         near = torch.cdist(paths[-1], data).min(1).values
         chart = plane.trajectories({f"{steps} steps": paths}, data=data, marked=plane.most_bent(paths), size=3.4)
         return chart, f"mean distance from the nearest data point: {near.mean():.3f}"
@@ -90,8 +89,8 @@ def _x0_from(answer):
         call(answer, x, v, t),
         x0_from(x, v, t),
         [
-            (x + t[:, None] * v, "v points from data to noise: to get back to the data, walk against it"),
-            (eps, "that is the noise: you walked (1 - t) forward; the data lie t backward"),
+            (x + t[:, None] * v, "v points from data to noise: to get back to the data, go against it"),
+            (eps, "that is the noise: (1 - t) forward leads there; the data lie t backward"),
             (x - v, "a whole v is the whole way from noise to data; from x_t only the share t is left"),
             (x - (1 - t[:, None]) * v, "the way left to the data is t, not 1 - t"),
         ],

@@ -17,7 +17,7 @@ from hb.course.widgets import live
 from hb.models.layers import RMSNorm
 from hb.models.sequence import MODES, may_attend
 
-KINDS = {"text": "text", "vit": "eyes (ViT)", "vae": "clean latent", "noise": "noised latent"}
+KINDS = {"text": "text", "vit": "ViT patches", "vae": "clean latent", "noise": "noised latent"}
 
 
 def attention_rule(
@@ -134,7 +134,7 @@ _LENGTHS, _KINDS = (3, 4, 3, 2, 5, 2, 4), ("text", "noise", "vae", "text", "vit"
 
 @exercise("3.2")
 def _positions(answer):
-    """places(lengths, kinds) -> RoPE position of every token."""
+    """positions(lengths, kinds) -> RoPE position of every token."""
     right = torch.tensor(rope_positions(_KINDS, _LENGTHS))
 
     def instead(**other):
@@ -165,7 +165,7 @@ def _expert(answer):
     if given == right:
         return
     known = {
-        ("understanding", "generation", "generation", "generation"): "what the eyes (ViT) see is for understanding",
+        ("understanding", "generation", "generation", "generation"): "ViT patches go through the understanding expert",
         (
             "understanding",
             "understanding",
@@ -202,7 +202,7 @@ def _attention(answer):
             ),
             (
                 may_attend(lengths, ["full" if k == "noise" else MODES[k] for k in kinds]),
-                "nobody may look at a noised picture from outside, not even what comes later",
+                "no token outside may attend to a noised picture, not even what comes later",
             ),
         ],
         _first_difference(given, right, lengths, kinds),

@@ -98,8 +98,8 @@ def _combine(answer):
         right,
         [
             (v + 4 * (v - no_text), "that is Ho & Salimans' w: here the scale is 1 + w, so start from no_text"),
-            (v + 4 * (no_text - v), "the sign: walk away from what the model does without the prompt"),
-            (no_text + 4 * (no_text - v), "the sign: walk away from what the model does without the prompt"),
+            (v + 4 * (no_text - v), "the sign: away from the velocity without the prompt"),
+            (no_text + 4 * (no_text - v), "the sign: away from the velocity without the prompt"),
             (4 * v, "the branch without the text is missing"),
         ],
         "no_text + scale * (v - no_text): at scale 1 it must give v back",
@@ -139,7 +139,7 @@ def _evaluations(answer):
             call(answer, grid, low, high, extra),
             right,
             [
-                (right + 1, "the last boundary is where the walk ends: nothing is evaluated there"),
+                (right + 1, "the trajectory ends at the last boundary: nothing is evaluated there"),
                 (right - extra, "t = high is inside: low < t <= high"),
                 (inside * extra, "outside the interval a step still costs one evaluation"),
                 (50 * (1 + extra), "only the steps inside the interval pay for the extra branches"),

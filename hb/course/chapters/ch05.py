@@ -28,7 +28,7 @@ def overlap(p: Values, q: Values, names: Sequence[str], *, title: str | None = N
     ax, at, shared = axes[0, 0], np.arange(len(p)), np.minimum(p, q)
     style = dict(width=0.62, linewidth=0)
     ax.bar(at, shared, color=plots.RIGHT, label="min(p, q): kept from the draft", **style)
-    ax.bar(at, p - shared, bottom=shared, color=plots.UNDERSTANDING, label="p - q: said by the target instead", **style)
+    ax.bar(at, p - shared, bottom=shared, color=plots.UNDERSTANDING, label="p - q: from the residual instead", **style)
     ax.bar(at, q - shared, bottom=shared, color=plots.WRONG, alpha=0.25, label="q - p: drafted, refused", **style)
     ax.hlines(p, at - 0.36, at + 0.36, color=plots.INK, linewidth=2, label="p, the target's distribution")
     ax.hlines(
@@ -177,21 +177,21 @@ def _chance_of_acceptance(answer):
         call(answer, p, q),
         torch.minimum(p, q).sum(),
         [
-            ((p * q).sum(), "that is the chance that two independent draws agree; the target does not draw, it judges"),
+            ((p * q).sum(), "the chance that two independent draws agree; here the target verifies, it does not draw"),
             (ratio.mean(), "not every token is drafted equally often: weigh min(1, p / q) by the chance of x, q(x)"),
             ((p * ratio).sum(), "x is drawn from the draft, so weigh by q(x), not p(x)"),
-            (ratio, "one number: the chance over all x that the draft may say"),
+            (ratio, "one number: the chance over all x that the draft may sample"),
             (torch.minimum(p, q), "sum it over the tokens"),
             ((p - q).abs().sum() / 2, "that is the chance of a rejection, the total variation"),
             (1.0, "no probability exceeds 1: accept with min(1, p / q), not p / q"),
         ],
-        "the draft says x with q(x), and x stays with min(1, p(x) / q(x)): sum the product over x",
+        "the draft samples x with q(x), and x is accepted with min(1, p(x) / q(x)): sum the product over x",
     )
 
 
 @exercise("5.2")
-def _leftover(answer):
-    """leftover(p, q): the distribution of what the target says after a rejection."""
+def _residual(answer):
+    """residual(p, q): the distribution from which the target draws after a rejection."""
     p, q = _two_laws()
     left = (p - q).clamp_min(0)
     norm = lambda weights: weights / weights.sum()
@@ -201,11 +201,11 @@ def _leftover(answer):
         [
             (left, "a distribution adds up to 1: divide by the sum"),
             (p, "from p itself, tokens that the draft proposes often would come too often: they have had their chance"),
-            (norm((q - p).clamp_min(0)), "the other way round: where the target wants more than the draft gives"),
+            (norm((q - p).clamp_min(0)), "the other way round: where p exceeds q"),
             (norm((p - q).abs()), "not the size of the difference: where q exceeds p nothing is owed"),
             (p - q, "a probability is not negative: where q exceeds p nothing is owed"),
             ((p - q).softmax(-1), "no softmax: these are probabilities already, cut at 0 and divided by their sum"),
-            (norm(torch.minimum(p, q)), "that is what was kept; the leftover is what p has beyond it"),
+            (norm(torch.minimum(p, q)), "that is what was kept; the residual is what p has beyond it"),
         ],
         "max(0, p - q), divided by its sum",
     )

@@ -16,8 +16,7 @@ from hb.course.exercises import Hint, call, exercise, expect
 from hb.course.widgets import live, slider
 from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import Prefill, speculate
-from hb.infer.speculative.plan import Plan
-from hb.infer.speculative.runner import DraftModel, DraftRunner
+from hb.infer.speculative.runner import DraftModel, DraftRunner, Plan
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import children_of
 from hb.models.distribution import TokenDistribution
@@ -232,7 +231,7 @@ def tree_figure(model: Model, cycle: TreeCycle, title: str | None = None) -> plo
     return draft_tree(words, parents, values, cycle.path, added=word(cycle.added), text=text, title=title)
 
 
-def draft_theatre_figure(
+def draft_viewer_figure(
     model: Model,
     read: Prefill,
     *,
@@ -249,9 +248,10 @@ def draft_theatre_figure(
     return tree_figure(model, cycles[at - 1], f"Cycle {at} of {len(cycles)}")
 
 
-def draft_theatre(model: Model, read: Prefill) -> w.VBox:
+def draft_viewer(model: Model, read: Prefill) -> w.VBox:
     """Walk through the cycles of an answer; turn the tree's shape, the temperature, and the draft's quality."""
     last: dict[tuple, list[TreeCycle]] = {}
+    which = slider(w.IntSlider, 4, 1, 4, 1, "cycle")
 
     def draw(cycle, depth, width, budget, temperature, noise):
         asked = (depth, width, budget, round(temperature, 2), round(noise, 2))
@@ -259,6 +259,7 @@ def draft_theatre(model: Model, read: Prefill) -> w.VBox:
             last.clear()
             last[asked] = tree_cycles(model, read, Plan(*asked[:3], pauses=False), temperature=asked[3], noise=asked[4])
         cycles = last[asked]
+        which.max = len(cycles)  # a slider ends at the last cycle that exists
         at = min(cycle, len(cycles))
         tokens = sum(len(c.path) for c in cycles)
         note = f"{tokens} tokens in {len(cycles)} passes: acceptance length {tokens / len(cycles):.2f}"
@@ -266,7 +267,7 @@ def draft_theatre(model: Model, read: Prefill) -> w.VBox:
 
     return live(
         draw,
-        cycle=slider(w.IntSlider, 4, 1, 60, 1, "cycle"),
+        cycle=which,
         depth=slider(w.IntSlider, 5, 1, 8, 1, "depth"),
         width=slider(w.IntSlider, 3, 1, 6, 1, "width"),
         budget=slider(w.IntSlider, 16, 1, 32, 1, "budget"),
@@ -307,10 +308,7 @@ def _ancestors(answer):
             (right & ~eye, "a node sees itself too, or its row may be empty"),
             (_seen(parents, 1), "not only the parent: its parent too, up to the root"),
             (_seen(parents, 1) & ~eye, "not only the parent: its parent too, up to the root; and the node itself"),
-            (
-                torch.ones(n, n, dtype=torch.bool).tril(),
-                "that is a chain's mask: brothers and cousins must not be seen",
-            ),
+            (torch.ones(n, n, dtype=torch.bool).tril(), "that is a chain's mask: other branches must not be seen"),
             (wrapped, "parents[0] = -1 is no node: in Python, index -1 is the last one"),
         ],
         "parents come first: row i is its parent's row, and i itself",

@@ -17,7 +17,6 @@ from hb import plots
 from hb.course import plane
 from hb.course.chain import CHAIN_PROMPTS, CHAIN_SEED
 from hb.course.exercises import call, exercise, expect, expect_number, seeded
-from hb.course.plane import walk
 from hb.course.widgets import as_seen, live
 from hb.guidance import combine_each
 from hb.infer.pipeline import Model, Pictures
@@ -67,24 +66,24 @@ Guided = Callable[[Tensor, Tensor, float], Tensor]  # velocity(x, t, scale)
 
 
 @torch.no_grad()
-def knob_walks(distributions: Sequence[Guided], scale: float, steps: int, seed: int = 0) -> list[Tensor]:
+def scale_paths(distributions: Sequence[Guided], scale: float, steps: int, seed: int = 0) -> list[Tensor]:
     """Paths [steps + 1, 120, 2] of guided velocities at this scale, all from the same noise."""
     at = lambda distribution: SimpleNamespace(velocity=lambda x, t: distribution(x, t, scale))
-    return [walk(at(distribution), steps, shift=3.0, count=120, seed=seed) for distribution in distributions]
+    return [plane.paths(at(distribution), steps, shift=3.0, count=120, seed=seed) for distribution in distributions]
 
 
-def guidance_knob_figure(
+def guidance_scale_figure(
     teacher: Guided, student: Guided, data: Tensor, *, scale: float = 4.0, steps: int = 50, seed: int = 0
 ) -> plots.Chart:
     """In the plane: the guided teacher beside a student that is told the scale, from the same noise."""
-    theirs, ours = knob_walks((teacher, student), scale, steps, seed)
+    theirs, ours = scale_paths((teacher, student), scale, steps, seed)
     panels = {f"teacher: {2 * steps} evaluations": theirs, f"student: {steps} evaluations": ours}
     title = f"The same noise, text scale {scale:g}"
     return plane.trajectories(panels, data=data, size=2.9, limit=3.2, marked=plane.most_bent(theirs), title=title)
 
 
 @dataclass(frozen=True)
-class KnobGrid:
+class ScaleGrid:
     """The same prompts from the same noise at several text scales: by the guided teacher in two passes a step, and by a
     student that is told the scale, in one. scale -> pictures."""
 
@@ -120,7 +119,7 @@ class KnobGrid:
         return tuple(float((of[scale].pixels - of[least].pixels).abs().mean()) for of in (self.teachers, self.students))
 
 
-def knob_grid(
+def scale_grid(
     model: Model,
     student: str = "cfg",
     *,
@@ -128,20 +127,20 @@ def knob_grid(
     steps: int = 12,
     scales: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 5.0),
     seed: int = CHAIN_SEED,
-) -> KnobGrid:
+) -> ScaleGrid:
     """Draw them all, once: a slider then only looks them up."""
     at = lambda who: {a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who) for a in scales}
-    return KnobGrid(student, at("teacher"), at(student))
+    return ScaleGrid(student, at("teacher"), at(student))
 
 
-def student_knob_figure(grid: KnobGrid, which: int = -1) -> plots.Chart:
+def student_scale_figure(grid: ScaleGrid, which: int = -1) -> plots.Chart:
     """One prompt at every scale: the teacher above, the student below."""
     which %= len(grid.prompts)
     columns = [f"scale {a:g}" for a in grid.teachers]
     return grid.strip(list(grid.teachers), columns, f"{grid.prompts[which].capitalize()}, one noise", which)
 
 
-def student_knob(grid: KnobGrid) -> w.VBox:
+def student_scale(grid: ScaleGrid) -> w.VBox:
     """Turn the text scale: every prompt, by teacher and student, and how far either has moved since the least scale."""
 
     def draw(scale):
@@ -160,8 +159,8 @@ def student_knob(grid: KnobGrid) -> w.VBox:
 
 
 @exercise("7.1")
-def _wanted(answer):
-    """wanted(v, no_text, scale, t, low): [B, tokens, values], a scale and a time of its own for each picture."""
+def _guided_target(answer):
+    """guided_target(v, no_text, scale, t, low): [B, tokens, values], a scale and a time of its own for each picture."""
     v, no_text = torch.randn(4, 3, 5, generator=seeded()), torch.randn(4, 3, 5, generator=seeded(1))
     scale, t, low = torch.tensor([1.0, 2.5, 4.0, 5.0]), torch.tensor([0.9, 0.4, 0.7, 0.2]), 0.4
     wide = scale[:, None, None]
@@ -171,20 +170,20 @@ def _wanted(answer):
         call(answer, v, no_text, scale, t, low),
         right,
         [
-            (g, "outside the interval the deployed sampler does not guide: there the student must say v"),
+            (g, "outside the interval the deployed sampler does not guide: there the target is v"),
             (torch.where(inside, v, g), "the other way round: guided where t is above low"),
             (torch.where((t >= low)[:, None, None], g, v), "t = low is outside: low < t"),
             (torch.where(inside, v + wide * (v - no_text), v), "the scale is 1 + w: start from no_text, not from v"),
             (torch.where(inside, g, no_text), "outside the interval the prompt is still read: v, not no_text"),
-            (torch.where(inside, g, torch.zeros(())), "outside the interval the student must say v, not nothing"),
+            (torch.where(inside, g, torch.zeros(())), "outside the interval the target is v, not zero"),
         ],
         "no_text + scale * (v - no_text) where t > low, else v; scale and t as [:, None, None]",
     )
 
 
 @exercise("7.2")
-def _spoken_scale(answer):
-    """spoken_scale(said, v, no_text): the scale at which no_text + a (v - no_text) comes closest to what was said."""
+def _effective_scale(answer):
+    """effective_scale(output, v, no_text): the scale at which no_text + a (v - no_text) comes closest to an output."""
     v, no_text = torch.randn(64, 2, generator=seeded()), torch.randn(64, 2, generator=seeded(1))
     push = v - no_text
     for a in (1.0, 3.0):
@@ -203,18 +202,18 @@ def _spoken_scale(answer):
                 (dot(said - no_text, push) / push.norm(), "divide by the square of the length of v - no_text"),
                 (dot(said - no_text, push), "divide by the square of the length of v - no_text"),
                 (-right, "the sign: v - no_text is where guidance pushes"),
-                (dot(said, push) / dot(push, push), "take no_text off what was said first"),
+                (dot(said, push) / dot(push, push), "subtract no_text from the output first"),
                 (((said - no_text) / push).mean(), "a mean of ratios is ruled by its smallest divisors; sum first"),
                 (((said - no_text) * push).sum(1) / (push * push).sum(1), "one number for all of them together"),
             ],
-            "dot(said - no_text, push) / dot(push, push) with push = v - no_text, over all points",
+            "dot(output - no_text, push) / dot(push, push) with push = v - no_text, over all points",
             atol=1e-4,
         )
 
 
 @exercise("7.3")
 def _untold(answer):
-    """The scale with which an untold student speaks, if half of the pictures are at 4, the others uniform in [1, 5]."""
+    """The effective scale without the scale as an input: half of the pictures at 4, the others uniform in [1, 5]."""
     expect_number(
         answer,
         3.5,

@@ -11,7 +11,6 @@ from torch import Tensor
 from hb import plots
 from hb.course import plane
 from hb.course.exercises import Hint, call, exercise, expect, seeded, shaped_like_points
-from hb.course.plane import walk
 from hb.course.widgets import live, slider
 from hb.flow import jump, time_grid
 from hb.train.distill.segments import Segments
@@ -20,15 +19,15 @@ FINE, FINER = 48, 4  # teacher's steps, and steps of the exact path in each of t
 
 
 @dataclass(frozen=True)
-class Hops:
-    """Jumps from a start down the edges of segments: where consistent ones land, and where the teacher's arrow does."""
+class Jumps:
+    """Jumps down the segment boundaries: where consistent ones end, and those along the teacher's velocity."""
 
-    times: Tensor  # [K]: the start, then every edge below it
+    times: Tensor  # [K]: the start, then every boundary below it
     marks: Tensor  # [K, 2], on the path
-    walked: Tensor  # [K, 2], by Euler from the first mark
+    by_teacher: Tensor  # [K, 2], by Euler from the first mark
 
 
-def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
+def jumps_of(teacher, path: Tensor, segments: Segments, start: int) -> Jumps:
     """path [fine + 1, 2] on the segments' fine grid, from its point number `start`."""
     size = segments.fine // segments.count
     at = torch.tensor([start, *range((start // size + 1) * size, segments.fine + 1, size)])
@@ -37,13 +36,13 @@ def hops(teacher, path: Tensor, segments: Segments, start: int) -> Hops:
     for t, s in zip(times, times[1:]):
         x = walked[-1][None]
         walked.append(jump(x, teacher.velocity(x, t), t, s)[0])
-    return Hops(times, path[at], torch.stack(walked))
+    return Jumps(times, path[at], torch.stack(walked))
 
 
 def segments_chart(
     path: Tensor,
     times: Tensor,
-    jumps: Hops,
+    jumps: Jumps,
     boundaries: Tensor,
     *,
     others: Tensor | None = None,
@@ -69,7 +68,7 @@ def segments_chart(
     consistent = dict(color=plots.RIGHT, linewidth=1.8, marker="o", markersize=4.5, zorder=5)
     for at, points, how, label in (
         (times, path, dict(color=plots.INK, linewidth=1.7, zorder=3), "the trajectory, many steps"),
-        (jumps.times, jumps.walked, teacher, "the same jumps along the teacher's velocity"),
+        (jumps.times, jumps.by_teacher, teacher, "the same jumps along the teacher's velocity"),
         (jumps.times, jumps.marks, consistent, "consistent jumps"),
     ):
         left.plot(points[:, 0], points[:, 1], label=label, **how)
@@ -95,10 +94,10 @@ def _segment_axis(ax, boundaries: list[float], coordinate: str) -> None:
 
 
 def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tuple[plots.Chart, str]:
-    paths = walk(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
+    paths = plane.paths(teacher, FINE * FINER, shift=3.0, count=60, seed=seed)
     chosen, segments = plane.most_arched(paths), Segments(count, FINE)
-    way = hops(teacher, paths[::FINER, chosen], segments, start)
-    off, jumps = (way.marks[-1] - way.walked[-1]).norm(), len(way.times) - 1
+    way = jumps_of(teacher, paths[::FINER, chosen], segments, start)
+    off, jumps = (way.marks[-1] - way.by_teacher[-1]).norm(), len(way.times) - 1
     title = f"{count} segment{'s' * (count > 1)}, from t = {way.times[0]:.2f}: {jumps} jump{'s' * (jumps > 1)}"
     chart = segments_chart(
         paths[:, chosen],
@@ -109,7 +108,7 @@ def _segmented(teacher, data: Tensor, count: int, start: int, seed: int) -> tupl
         data=data,
         title=title,
     )
-    return chart, f"consistent jumps end on the path; the same jumps along the teacher's arrow end {off:.2f} from it"
+    return chart, f"consistent jumps end on the trajectory; along the teacher's velocity they end {off:.2f} from it"
 
 
 def segment_figure(teacher, data: Tensor, *, count: int = 3, start: int = 0, seed: int = 0) -> plots.Chart:
@@ -118,7 +117,7 @@ def segment_figure(teacher, data: Tensor, *, count: int = 3, start: int = 0, see
 
 
 def segment_viewer(teacher, data: Tensor) -> w.VBox:
-    """Turn the number of segments and the start: path, jumps, edges."""
+    """Turn the number of segments and the start: trajectory, jumps, boundaries."""
     counts = [n for n in range(1, FINE + 1) if FINE % n == 0]
     return live(
         lambda count, start, seed: _segmented(teacher, data, count, start, seed),
@@ -153,8 +152,8 @@ def _jump_velocity(answer):
 
 
 @exercise("8.2")
-def _lower_edge(answer):
-    """lower_edge(n, fine, segments): place of the edge ahead of a jump from place n of the fine grid."""
+def _lower_boundary(answer):
+    """lower_boundary(n, fine, segments): number of the boundary below a jump from point n of the fine grid."""
     for fine, count in ((48, 3), (12, 4), (6, 1)):
         n = torch.arange(fine)
         size = fine // count
@@ -163,18 +162,18 @@ def _lower_edge(answer):
             torch.stack([torch.as_tensor(call(answer, int(i), fine, count)) for i in n]),
             right,
             [
-                (n // size * size, "places count down in time: that is the upper edge, where the segment begins"),
+                (n // size * size, "numbers rise as time falls: that is the upper boundary, where the segment begins"),
                 (
                     -(-n // size) * size,
-                    "a start on an edge jumps down the segment below it: place 0 would jump to itself",
+                    "a start on a boundary jumps down the segment below it: point 0 would jump to itself",
                 ),
-                (right - 1, "the edge is the first place of the next segment"),
-                (n // size + 1, "that is the number of the edge; its place is so many times the size of a segment"),
+                (right - 1, "the boundary is the first point of the next segment"),
+                (n // size + 1, "that counts boundaries; a boundary's point is so many times the size of a segment"),
                 (
                     (n // count + 1) * count,
                     f"{fine} steps in {count} segments: a segment has {size} steps, not {count}",
                 ),
-                (torch.full_like(n, fine), "that is the end of the path: jumps stop at the edge of their segment"),
+                (torch.full_like(n, fine), "the end of the trajectory: jumps stop at the boundary of their segment"),
             ],
             "size = fine // segments; the segment of n begins at n // size * size and ends one size later",
         )
@@ -182,7 +181,7 @@ def _lower_edge(answer):
 
 @exercise("8.3")
 def _end(answer):
-    """end_of(n, edge, share): where jumps end, uniform over the places n + 1 ... edge; share is uniform in [0, 1)."""
+    """end_of(n, boundary, share): uniform over the points n + 1 ... boundary, from a share in [0, 1)."""
     n, edge = 17, 32
     shares = (torch.arange(150) + 0.5) / 150
     at = lambda low, high: [low + int(float(s) * (high - low)) for s in shares]
@@ -191,35 +190,35 @@ def _end(answer):
     for wrong, hint in (
         (at(n, edge), "place n itself is no end: the teacher's small step already ends at n + 1"),
         (at(n, edge + 1), "place n itself is no end: the teacher's small step already ends at n + 1"),
-        (at(n + 1, edge), "the edge itself is never reached: there are edge - n places to choose from"),
-        ([edge] * len(shares), "that is PCM: always to the edge. TSCD draws the end"),
-        ([n + 1 + float(s) * (edge - n) for s in shares], "places are whole numbers: cut the product off"),
+        (at(n + 1, edge), "the boundary itself is never reached: there are boundary - n points to choose from"),
+        ([edge] * len(shares), "that is PCM: always to the boundary. TSCD draws the end"),
+        ([n + 1 + float(s) * (edge - n) for s in shares], "points are whole numbers: cut the product off"),
         ([n + 1 + round(float(s) * (edge - n - 1)) for s in shares], "cut off; rounding halves the chance of the ends"),
     ):
         if given == wrong:
             raise Hint(hint)
     if given != right:
-        raise Hint("n + 1 + int(share * (edge - n)): edge - n places, the first n + 1")
+        raise Hint("n + 1 + int(share * (boundary - n)): boundary - n points, the first n + 1")
 
 
 @exercise("8.4")
 def _target(answer):
-    """target(x, t, m, e, teacher, slow): the teacher's small step from t to m, then the slow student's jump to e."""
+    """target(x, t, m, e, teacher, ema): the teacher's small step from t to m, then the EMA network's jump to e."""
     x, t, m, e = torch.randn(5, 2, generator=seeded()), torch.tensor(0.9), torch.tensor(0.8), torch.tensor(0.5)
-    teacher, slow = lambda x, t: torch.sin(x) + t, lambda x, t: torch.cos(2 * x) * t
+    teacher, ema = lambda x, t: torch.sin(x) + t, lambda x, t: torch.cos(2 * x) * t
     lower = jump(x, teacher(x, t), t, m)
     expect(
-        call(answer, x, t, m, e, teacher, slow),
-        jump(lower, slow(lower, m), m, e),
+        call(answer, x, t, m, e, teacher, ema),
+        jump(lower, ema(lower, m), m, e),
         [
-            (jump(lower, slow(lower, t), m, e), "the slow student jumps from the lower point, at the lower time m"),
-            (jump(lower, slow(x, t), m, e), "ask the slow student at the lower point, not at x"),
-            (jump(x, slow(lower, m), m, e), "the jump starts from the lower point"),
-            (jump(x, slow(lower, m), t, e), "the jump starts from the lower point, at time m"),
-            (jump(x, slow(x, t), t, e), "the teacher's small step is missing: nothing would be learnt"),
-            (jump(lower, teacher(lower, m), m, e), "the long jump is the slow student's, not the teacher's"),
-            (jump(lower, slow(lower, m), t, e), "from m to e: the small step has used up t - m"),
+            (jump(lower, ema(lower, t), m, e), "the EMA network jumps from the lower point, at the lower time m"),
+            (jump(lower, ema(x, t), m, e), "ask the EMA network at the lower point, not at x"),
+            (jump(x, ema(lower, m), m, e), "the jump starts from the lower point"),
+            (jump(x, ema(lower, m), t, e), "the jump starts from the lower point, at time m"),
+            (jump(x, ema(x, t), t, e), "the teacher's small step is missing: nothing would be learned"),
+            (jump(lower, teacher(lower, m), m, e), "the long jump is the EMA network's, not the teacher's"),
+            (jump(lower, ema(lower, m), t, e), "from m to e: the small step has used up t - m"),
             (lower, "that is the small step; the jump to e is missing"),
         ],
-        "lower = x + (m - t) teacher(x, t); then lower + (e - m) slow(lower, m)",
+        "lower = x + (m - t) teacher(x, t); then lower + (e - m) ema(lower, m)",
     )

@@ -44,16 +44,16 @@ def two_guesses(
     return y, real, fake
 
 
-MOVES = 100  # as many as the slider has
+UPDATES = 100  # as many as the slider has
 
 
-def contracting(distribution: GaussianMixture, x0: Tensor, z: Tensor, way: str, moves: int, seed: int = 0) -> Tensor:
-    """A student of free points while two exact scores push it: its states [moves + 1, N, 2].
+def contracting(distribution: GaussianMixture, x0: Tensor, z: Tensor, way: str, updates: int, seed: int = 0) -> Tensor:
+    """A student of free points while two exact scores push it: its states [updates + 1, N, 2].
 
     Each move is a tenth of the way from the fake guess to the real one, without DMD's scale.
     """
     generator, states = torch.Generator().manual_seed(seed), [x0]
-    for _ in range(moves):
+    for _ in range(updates):
         t = 0.02 + 0.96 * torch.rand(len(z), generator=generator)
         _, real, fake = two_guesses(distribution, states[-1], z, t, way, generator)
         states.append(states[-1] + 0.1 * (real - fake))
@@ -88,8 +88,8 @@ def _two_scores(
     return plane.arrows(panels, data=distribution.sample(200, generator), limit=3.0, title=title)
 
 
-def _two_scores_title(t: float, spread: float, way: str, moves: int) -> str:
-    return f"Noised to t' = {t:g} ({way}), spread {spread:g}" + (f", after {moves} moves" if moves else "")
+def _two_scores_title(t: float, spread: float, way: str, updates: int) -> str:
+    return f"Noised to t' = {t:g} ({way}), spread {spread:g}" + (f", after {updates} updates" if updates else "")
 
 
 def two_scores_figure(
@@ -98,7 +98,7 @@ def two_scores_figure(
     t: float = 0.5,
     spread: float = 0.6,
     way: str = "fresh",
-    moves: int = 0,
+    updates: int = 0,
     count: int = 400,
 ) -> plots.Chart:
     """Both guesses behind the same noised points; and where the student is sent: their difference, over twelve noises.
@@ -108,27 +108,27 @@ def two_scores_figure(
     """
     generator = torch.Generator().manual_seed(0)
     z, right = _right_student(distribution, count, generator)
-    x0 = contracting(distribution, spread * right, z, way, moves)[-1]
-    return _two_scores(distribution, x0, z, t, way, _two_scores_title(t, spread, way, moves), generator)
+    x0 = contracting(distribution, spread * right, z, way, updates)[-1]
+    return _two_scores(distribution, x0, z, t, way, _two_scores_title(t, spread, way, updates), generator)
 
 
 def two_scores(distribution: GaussianMixture, count: int = 400) -> w.VBox:
     """Let the student move, and turn the noise time, its spread at the start and the way of re-noising."""
     last: dict[tuple, Tensor] = {}
 
-    def draw(moves, way, spread, t):
+    def draw(updates, way, spread, t):
         t, spread, generator = round(t, 2), round(spread, 2), torch.Generator().manual_seed(0)
         z, right = _right_student(distribution, count, generator)
-        if (spread, way) not in last:  # all states at once: the slider of moves only looks them up
+        if (spread, way) not in last:  # all states at once: the slider of updates only looks them up
             last.clear()
-            last[spread, way] = contracting(distribution, spread * right, z, way, MOVES)
-        x0 = last[spread, way][moves]
-        chart = _two_scores(distribution, x0, z, t, way, _two_scores_title(t, spread, way, moves), generator)
+            last[spread, way] = contracting(distribution, spread * right, z, way, UPDATES)
+        x0 = last[spread, way][updates]
+        chart = _two_scores(distribution, x0, z, t, way, _two_scores_title(t, spread, way, updates), generator)
         return chart, f"the student's spread, over the data's: {x0.std() / right.std():.2f}"
 
     return live(
         draw,
-        moves=slider(w.IntSlider, 0, 0, MOVES, 5, "moves"),
+        updates=slider(w.IntSlider, 0, 0, UPDATES, 5, "updates"),
         way=w.Dropdown(options=list(WAYS), value="coupled", description="way"),
         spread=slider(w.FloatSlider, 1.0, 0.2, 1.6, 0.1, "spread"),
         t=slider(w.FloatSlider, 0.5, 0.05, 0.95, 0.05, "t'"),
