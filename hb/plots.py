@@ -279,6 +279,40 @@ def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share
     return figure
 
 
+def complexity(seen: Mapping[str, Mapping], *, title: str | None = None) -> Chart:
+    """Where much is asked: the share of right pictures by the number of things, and how many pictures have each kind of
+    mistake.
+
+    seen   who drew, and what `hb.eval.pictures.complex_summary` gives of it: cells {"4 full": {right: {value, low,
+           high}, ...}}, kinds
+    """
+    figure, axes = _chart(8.4, 3.4, 1, 2)
+    left, right = axes[0]
+    for (who, got), color in zip(seen.items(), SERIES):
+        for level, style in (("half", (0, (4, 2))), ("full", "-")):
+            line = [
+                (int(cell.split()[0]), values["right"]) for cell, values in got["cells"].items() if cell.endswith(level)
+            ]
+            _band(left, [n for n, _ in line], [share for _, share in line], color, f"{who}, {level}")
+            left.lines[-1].set_linestyle(style)
+    left.set_xticks(range(1, 5))
+    left.set_ylim(0, 1.02)
+    _plain(left)
+    _labels(left, "things in the prompt", "share right")
+    _legend(left, loc="lower left")
+    height = 0.8 / len(seen)
+    for i, ((who, got), color) in enumerate(zip(seen.items(), SERIES)):
+        y = np.arange(len(got["kinds"])) + height * (i - (len(seen) - 1) / 2)
+        right.barh(y, list(got["kinds"].values()), height=0.9 * height, color=color, label=who)
+    right.set_yticks(range(len(got["kinds"])), list(got["kinds"]))
+    right.invert_yaxis()
+    _plain(right, "x")
+    _labels(right, "pictures with this mistake")
+    _legend(right, loc="lower right")
+    _titled(figure, title)
+    return figure
+
+
 def _band(ax, x, shares: Sequence[Mapping], color: str, name: str) -> None:
     """A line through values with their 95% interval as a band."""
     ax.fill_between(x, [s["low"] for s in shares], [s["high"] for s in shares], color=color, alpha=0.18, linewidth=0)

@@ -13,7 +13,7 @@ FLOORS = (
     {"world", "flow", "guidance", "preprocess", "optim", "plots"},  # facts and tools: no networks of ours
     {"model", "exact"},
     {"sampling", "parcels", "data", "training"},  # training: what every run shares, not a run
-    {"sheets"},  # what runs show of themselves
+    {"sheets", "limits"},  # what runs show of themselves; what is known of a model's limits
     {"pretrain", "eyes", "semantic", "speculative", "distill", "reward"},  # what trains
     {"engine"},
     {"evaluate", "evaluate_text"},

@@ -23,7 +23,7 @@ from hb.world.judge.damage import confusion
 
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")
-USUAL_COST = dict(scene=100, edit=132, coverage=100)  # the teacher's
+USUAL_COST = dict(scene=100, complex=100, edit=132, coverage=100)  # the teacher's
 PICTURES, PICTURES_AGAINST = 4, 16  # of each SceneEval prompt; a difference of 0.01 drowns in the generator of four
 SHORTENED = (
     "limit",
@@ -131,6 +131,60 @@ def scene(args) -> None:
     finish(args, name, model, lines, got, began)
 
 
+def complex_prompts(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    spent, name = _cost(args, "complex")
+    cases = _first(bench.complex_set(), args.limit, lambda case: case.task)
+    pictures, against = args.pictures or PICTURES, _against(args)
+    measured = lambda how: evaluate.complex_eval(
+        model, pictures=pictures, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
+    )
+    score = measured(spent)
+    got = evaluate.complex_summary(score)
+    who, seen = f"{_by(args)}{got['nfe']:g} NFE", {f"{_by(args)}{got['nfe']:g} NFE": got}
+    lines = [of_interval(_cell(cell), values["right"]) for cell, values in got["cells"].items()]
+    lines.append(of_interval(f"complex prompts, {who}", got["overall"], headline=True))
+    lines.append(of_interval(f"prompts with at least one of {pictures} right, {who}", got["best"]))
+    if against is not None:
+        other = measured(against)
+        theirs, difference = evaluate.complex_summary(other), evaluate.complex_difference(score, other)
+        seen[f"{args.against}, {theirs['nfe']:g} NFE"] = theirs
+        what = f"{who} minus {args.against} at {theirs['nfe']:g}"
+        lines.append(
+            of_interval(
+                f"complex prompts, {args.against} at {theirs['nfe']:g} NFE, same prompts and noise", theirs["overall"]
+            )
+        )
+        lines += [of_interval(f"{_cell(cell)}: {what}", d) for cell, d in difference["cells"].items()]
+        d = difference["overall"]
+        lines.append(
+            Number(
+                f"complex prompts, {what}: lower end of the interval",
+                d["low"],
+                d["low"],
+                d["high"],
+                d["n"],
+                target=-0.03,
+                headline=True,
+            )
+        )
+        got |= dict(against=theirs, difference=difference)
+    counts = [
+        [kind, *(values["kinds"][kind] for values in got["cells"].values()), total]
+        for kind, total in got["kinds"].items()
+    ]
+    notes = f"Pictures with each kind of mistake, of {got['overall']['n'] // len(got['cells'])} in each cell; one may have several.\n\n"
+    folder = finish(args, name, model, lines, got, began, notes=notes + table(["", *got["cells"], "all"], counts))
+    figure = plots.complexity(seen, title="Right pictures where much is asked, and what is wrong in the others")
+    write_figure(folder / f"{_full_name(args, model, name)}.png", figure, dpi=120)
+
+
+def _cell(cell: str) -> str:
+    """ "4 full" in words."""
+    count, level = cell.split()
+    return f"{count} thing{'s' * (count != '1')}, {level}"
+
+
 def _by(args) -> str:
     return f"{args.student}, " if getattr(args, "student", None) else ""
 
@@ -174,6 +228,8 @@ def _rung(r: dict) -> str:
 
 
 def edit(args) -> None:
+    if args.chains and args.complex:
+        raise ValueError("--chains and --complex are two different sets of edits; choose one")
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "edit")
     if args.chains:
@@ -184,15 +240,33 @@ def edit(args) -> None:
         lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
         finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
         return
-    cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
-    measured = lambda how: evaluate.edit_eval(model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how)
+    cases = _first(
+        bench.edit_complex_set() if args.complex else bench.edit_set(), args.limit, lambda case: case.edit.group
+    )
+    measured = lambda how: evaluate.edit_eval(
+        model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, choices=args.complex, **how
+    )
     mine, against = measured(spent), _against(args)
     got = _without_rows(mine)
-    full = name == "edit_nfe132" and _in_full(args)
+    full = name == "edit_nfe132" and _in_full(args) and not args.complex
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
+    if args.complex:
+        name = name.replace("edit", "edit_complex", 1)
+        lines += [
+            of_interval(f"{group}: the right one of several was edited", share)
+            for group, share in got["picked_right"].items()
+        ]
+        lines += [of_interval(f"edited instead: {which}", got["picked"][which]) for which in ("other", "both", "none")]
+        lines.append(
+            of_interval(
+                f"the right one of several was edited, {_by(args)}{got['nfe']:g} NFE",
+                got["picked"]["right"],
+                headline=True,
+            )
+        )
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"])]
     lines.append(of_interval("drift", got["drift"], at_most=0.02 if full else None))
-    what = f"EditEval O (0 to 10), {_by(args)}{got['nfe']:g} NFE"
+    what = f"EditEval O (0 to 10){', one of several alike things' * args.complex}, {_by(args)}{got['nfe']:g} NFE"
     lines.append(of_interval(what, got["O"], target=9.0 if full else None, headline=True))
     if against is not None:
         theirs = measured(against)
@@ -200,28 +274,36 @@ def edit(args) -> None:
         got |= dict(against=_without_rows(theirs), ratios=ratios)
         o, drift, who = ratios["O"], ratios["drift"], f"{args.against} at {theirs['nfe']:g} NFE"
         lines.append(of_interval(f"O, {who}, same edits and noise", theirs["O"]))
-        lines.append(
-            Number(
-                f"O, share of {who}: upper end of the interval",
-                o["high"],
-                o["low"],
-                o["high"],
-                o["n"],
-                target=1.0,
-                headline=True,
+        if args.complex:
+            lines.append(
+                of_interval(
+                    f"the right one of several was edited, {who}, same edits and noise", theirs["picked"]["right"]
+                )
             )
-        )
-        lines.append(
-            Number(
-                f"drift, share of {who}",
-                drift["value"],
-                drift["low"],
-                drift["high"],
-                drift["n"],
-                at_most=1.1,
-                headline=True,
+            lines.append(of_interval(f"O, share of {who}, one of several alike things", o, headline=True))
+        else:
+            lines.append(
+                Number(
+                    f"O, share of {who}: upper end of the interval",
+                    o["high"],
+                    o["low"],
+                    o["high"],
+                    o["n"],
+                    target=1.0,
+                    headline=True,
+                )
             )
-        )
+            lines.append(
+                Number(
+                    f"drift, share of {who}",
+                    drift["value"],
+                    drift["low"],
+                    drift["high"],
+                    drift["n"],
+                    at_most=1.1,
+                    headline=True,
+                )
+            )
     finish(args, name, model, lines, got, began)
 
 

@@ -233,6 +233,9 @@ def _draw(verbs):
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="what to draw; quote each prompt")
     parser.add_argument("--n", type=_at_least_one, default=4, help="pictures of each prompt (default: %(default)s)")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no warning of prompts that the model was measured to draw wrong mostly"
+    )
 
 
 def _edit(verbs):
@@ -763,9 +766,12 @@ def _eval(verbs):
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
 
     def add(name, short, about, examples, *parents):
-        stopped = GOES_ON + "the last batch" if name in ("scene", "edit", "understand", "coverage") else STOPPED
+        stopped = (
+            GOES_ON + "the last batch" if name in ("scene", "complex", "edit", "understand", "coverage") else STOPPED
+        )
+        verb = "complex_prompts" if name == "complex" else name
         return _verb(
-            what, name, f"measure:{name}", short, about, examples, *parents, _results(), _json(), stopped=stopped
+            what, name, f"measure:{verb}", short, about, examples, *parents, _results(), _json(), stopped=stopped
         )
 
     scene = add(
@@ -790,6 +796,20 @@ def _eval(verbs):
     scene.add_argument(
         "--ladder", action="store_true", help="50, 25, 12, 6, 3 and 1 steps, guided and not, and a figure"
     )
+    hard = add(
+        "complex",
+        "prompts that say much: one to four things, half or all said",
+        "Eight cells of 40 prompts: one to four things, and half or all of what can be said about them. Shares right, what drawing\n"
+        "again would bring, and what is wrong in the others, by kind and as a figure.",
+        "hb eval complex\nhb eval complex --student dmdo --nfe 6 --against teacher\nhb eval complex --limit 5 --pictures 1",
+        _cost("function evaluations a picture may cost (default: 100, or what the student was made for)"),
+        _scale(),
+        _seed(),
+        _student(against=True),
+        _limit("prompts of each cell"),
+        _model(),
+    )
+    hard.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 4)")
     edit = add(
         "edit",
         "EditEval: are edits done, and is all else kept?",
@@ -804,6 +824,11 @@ def _eval(verbs):
     )
     edit.add_argument(
         "--chains", action="store_true", help="instead, five edits one after another: how far does the rest drift?"
+    )
+    edit.add_argument(
+        "--complex",
+        action="store_true",
+        help="instead, edits of one of several alike things (the small red circle): was the right one edited?",
     )
     add(
         "understand",

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "scene_nfe",
     "scene_ladder",
+    "complex",
     "edit_nfe",
     "edit_chains",
     "coverage",

@@ -93,7 +93,7 @@ def compare_figure(
     request = parse(prompt)
     rows, right = {}, {}
     for scale in text_scales:
-        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed) for n in steps]
+        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed, warn=False) for n in steps]
         seen = torch.cat([_seen(d) for d in drawn])
         name = f"text scale {scale:g}" if scale > 1 else "unguided"
         rows[name], right[name] = seen, [check(r, request).right for r in read(seen)]
@@ -105,8 +105,8 @@ def compare(model: Model, prompt: str = "a red circle left of a blue star", step
 
     def draw(prompt, steps, text_scale, seed):
         request = parse(prompt)
-        reference = model.draw(prompt, seed=seed)
-        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed)
+        reference = model.draw(prompt, seed=seed, warn=False)
+        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed, warn=False)
         seen = torch.cat([_seen(reference), _seen(drawn)])
         verdicts = [check(r, request) for r in read(seen)]
         captions = [f"the preset: {reference.nfe:g} NFE", f"yours: {drawn.nfe:g} NFE"]
@@ -141,7 +141,7 @@ class Link:
         """The strip's prompts, always from the same noise."""
         off = {} if self.guided else dict(text_scale=1.0)
         who = self.student or "teacher"
-        return model.draw(CHAIN_PROMPTS, steps=steps or self.steps, seed=CHAIN_SEED, student=who, **off)
+        return model.draw(CHAIN_PROMPTS, steps=steps or self.steps, seed=CHAIN_SEED, student=who, **off, warn=False)
 
 
 CHAIN = (  # in the order of the course: each stage begins with what the one before it made
@@ -771,7 +771,9 @@ def knob_grid(
     seed: int = CHAIN_SEED,
 ) -> KnobGrid:
     """Draw them all, once: a slider then only looks them up."""
-    at = lambda who: {a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who) for a in scales}
+    at = lambda who: {
+        a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who, warn=False) for a in scales
+    }
     return KnobGrid(student, at("teacher"), at(student))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -21,19 +21,20 @@ from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
+from hb import limits
 from hb.files import append_rows, read_rows
 from hb.infer.artifacts import fingerprint
 from hb.infer.pipeline import Model, Pictures
 from hb.models.vision import patchify
 from hb.pictures import to_image, to_tensor
 from hb.world import benchmark as bench
-from hb.world.judge.edits import edit_region, score_edit
-from hb.world.judge.judge import Reading, check, read
-from hb.world.language import DESCRIBE_REQUEST, described_right, parse_description, parse_edit
+from hb.world.judge.edits import edit_region, picked, score_edit
+from hb.world.judge.judge import FAULTS, Reading, check, faults, read
+from hb.world.language import DESCRIBE_REQUEST, described_right, others_instead, parse_description, parse_edit
 from hb.world.render import render
 from hb.world.scene import Request, Scene, Scenes, Thing, sample_scenes
 
-RESULTS = Path(__file__).resolve().parent.parent / "data" / "results"
+RESULTS = limits.RESULTS
 BATCH = 50
 CHAINS = 10  # of 40, each of five edits: as long as a batch of pictures, and as much to lose
 
@@ -79,6 +80,38 @@ def bootstrap(groups: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) ->
 def _interval(groups) -> dict:
     value, low, high = bootstrap(groups)
     return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=int(sum(map(len, groups))))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95% Wilson interval of a share of n, which need not be a whole number of them: of means of clusters, n counts
+    clusters."""
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def clustered(matrix: np.ndarray) -> dict:
+    """The share of ones in a matrix [prompts, pictures], with its interval over prompts: bootstrap, or Wilson of as
+    many as there are prompts where all prompts have the same share, since a bootstrap of equal values has no width. n
+    counts pictures."""
+    share = matrix.mean(1)
+    value, low, high = bootstrap([share])
+    if np.ptp(share) == 0:
+        low, high = wilson(value, len(share))
+    return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=matrix.size)
+
+
+def clustered_difference(ours: np.ndarray, theirs: np.ndarray) -> dict:
+    """The mean of ours - theirs, [prompts, pictures] each, with its interval over prompts. Where all prompts have the
+    same difference the share of prompts that have another one is at most Wilson's upper end for none of them, and that
+    is the interval's half width."""
+    apart = (ours - theirs).mean(1)
+    value, low, high = bootstrap([apart])
+    if np.ptp(apart) == 0:
+        half = wilson(0.0, len(apart))[1]
+        low, high = max(-1.0, value - half), min(1.0, value + half)
+    return dict(value=round(value, 4), low=round(low, 4), high=round(high, 4), n=ours.size)
 
 
 def ratio(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], draws: int = 4000, seed: int = 0) -> dict:
@@ -205,7 +238,7 @@ def scene_eval(
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i // pictures] for i in numbers]
-        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **draw)
+        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], warn=False, **draw)
         readings = read(as_seen(drawn))
         spent = sum(drawn.seconds.values()) / len(numbers)
         verdicts = [check(r, c.request) for r, c in zip(readings, chosen)]
@@ -214,12 +247,13 @@ def scene_eval(
                 task=c.task,
                 case=i // pictures,
                 right=int(v.right),
+                kinds=faults(r, c.request),
                 reasons=v.reasons[:2],
                 nfe=drawn.nfe,
                 steps=drawn.steps,
                 seconds=spent,
             )
-            for i, c, v in zip(numbers, chosen, verdicts)
+            for i, c, r, v in zip(numbers, chosen, readings, verdicts)
         ]
 
     rows = Progress(keep, key).run(len(cases) * pictures, BATCH, work, "drawing", bar)
@@ -256,6 +290,65 @@ def scene_difference(ours: SceneScore, theirs: SceneScore) -> dict:
 
 def _noise_seed(seed: int, i: int) -> int:
     return (seed + 1) * 10_000_000 + i
+
+
+# ---- prompts that say much ------------------------------------------------------------------------------------------
+
+
+def complex_eval(
+    model: Model,
+    *,
+    pictures: int = 4,
+    seed: int = 0,
+    cases: Sequence[bench.SceneCase] | None = None,
+    keep: Path | None = None,
+    bar: bool = True,
+    **draw,
+) -> SceneScore:
+    """SceneEval's way of drawing and judging on the prompts that say much: the tasks of the score are their cells, "4
+    full"."""
+    cases = bench.complex_set() if cases is None else cases
+    return scene_eval(model, pictures=pictures, seed=seed, cases=cases, keep=keep, bar=bar, **draw)
+
+
+def complex_summary(score: SceneScore) -> dict:
+    """Of each cell and overall, the unweighted mean of the cells: the share right, the share of prompts with at least
+    one picture right (`best`: what drawing again until the judge is content would bring), counts of pictures with each
+    kind of mistake; and each picture's verdict: "" if right, else kinds and reasons."""
+    of = score.matrix()
+    kinds = {cell: Counter(kind for row in score.rows if row["task"] == cell for kind in row["kinds"]) for cell in of}
+    cells = {
+        cell: dict(right=clustered(right), best=clustered(right.max(1, keepdims=True)), kinds=_ordered(kinds[cell]))
+        for cell, right in of.items()
+    }
+    verdicts = defaultdict(list)
+    for row in score.rows:
+        verdicts[row["task"]].append("" if row["right"] else f"{','.join(row['kinds'])}: {'; '.join(row['reasons'])}")
+    return dict(
+        overall=_interval([right.mean(1) for right in of.values()]) | dict(n=len(score.rows)),
+        best=_interval([right.max(1) for right in of.values()]),
+        kinds=_ordered(sum(kinds.values(), Counter())),
+        cells=cells,
+        pictures=next(iter(of.values())).shape[1],
+        nfe=score.nfe,
+        steps=score.steps,
+        seconds_per_picture=round(score.seconds, 5),
+        verdicts=dict(verdicts),
+    )
+
+
+def complex_difference(ours: SceneScore, theirs: SceneScore) -> dict:
+    """Ours minus theirs on the same prompts and noise, paired by prompt: per cell and overall, with intervals."""
+    a, b = ours.matrix(), theirs.matrix()
+    difference = scene_difference(ours, theirs)
+    return dict(
+        overall=difference["overall"] | dict(n=sum(m.size for m in a.values())),
+        cells={cell: clustered_difference(a[cell], b[cell]) for cell in a},
+    )
+
+
+def _ordered(counts: Counter) -> dict[str, int]:
+    return {kind: counts[kind] for kind in FAULTS}
 
 
 LADDER_STEPS = (50, 25, 12, 6, 3, 1)
@@ -299,10 +392,15 @@ def edit_eval(
     cases: Sequence[bench.EditCase] | None = None,
     keep: Path | None = None,
     bar: bool = True,
+    choices: bool = False,
     **edit,
 ) -> dict:
     """EditEval: SC = 10 min(success, kept), PQ = 10 min(clean shapes, clean background), O = mean sqrt(SC PQ) per
-    group, then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""
+    group, then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1].
+
+    choices   the cases pick one of several alike things: `picked` counts which one was edited, and `verdicts` tells it
+              of each edit
+    """
     cases = bench.edit_set() if cases is None else cases
     side = model.bagel.config.picture_side
     asked = [f"{c.edit.instruction}: {c.source} {c.edit.target}" for c in cases]
@@ -317,7 +415,9 @@ def edit_eval(
         after = as_seen(done)
         spent = sum(done.seconds.values()) / len(numbers)
         return [
-            _score(c, reading, b, a) | dict(nfe=done.nfe, steps=done.steps, seconds=spent)
+            _score(c, reading, b, a)
+            | (_choice(c, reading) if choices else {})
+            | dict(nfe=done.nfe, steps=done.steps, seconds=spent)
             for c, reading, b, a in zip(chosen, read(after), before, after)
         ]
 
@@ -326,7 +426,8 @@ def edit_eval(
     of = {g: [r for r in rows if r["group"] == g] for g in groups}
     overall = _interval([np.array([r["O"] for r in of[g]]) for g in groups])
     mean = lambda rows, name: round(float(np.mean([r[name] for r in rows])), 4)
-    return dict(
+    chosen = _chosen(rows, of) if choices else {}
+    return chosen | dict(
         O=overall,
         SC=mean(rows, "SC"),
         PQ=mean(rows, "PQ"),
@@ -350,6 +451,25 @@ def _score(case: bench.EditCase, reading: Reading, before: Tensor, after: Tensor
     outside = ~touched(case.source, edit.target, reading, before.shape[-1])
     drift = float((after - before).abs()[:, outside].mean()) if outside.any() else 0.0
     return dict(group=edit.group, SC=sc, PQ=pq, O=float(np.sqrt(sc * pq)), drift=drift, reasons=score.reasons[:2])
+
+
+def _choice(case: bench.EditCase, reading: Reading) -> dict:
+    free, place = what_is_free(case.edit)
+    instead = others_instead(parse_edit(case.edit.instruction), case.source)
+    return dict(picked=picked(reading, case.source, case.edit.target, instead, free, place))
+
+
+def _chosen(rows: list[dict], groups: dict[str, list[dict]]) -> dict:
+    share = lambda rows, which: Share(sum(r["picked"] == which for r in rows), len(rows)).to_dict()
+    verdicts = {
+        g: [f"{r['picked']}, O {r['O']:.1f}{': ' * bool(r['reasons'])}{'; '.join(r['reasons'])}" for r in of]
+        for g, of in groups.items()
+    }
+    return dict(
+        picked={which: share(rows, which) for which in ("right", "other", "both", "none")},
+        picked_right={g: share(of, "right") for g, of in groups.items()},
+        verdicts=verdicts,
+    )
 
 
 def what_is_free(edit) -> tuple[frozenset[str], str | None]:
@@ -503,7 +623,7 @@ def coverage_eval(
 
     def work(numbers):
         chosen = [cases[i // pictures] for i in numbers]
-        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], **draw)
+        drawn = model.draw([c.prompt for c in chosen], seed=[_noise_seed(seed, i) for i in numbers], warn=False, **draw)
         seen, out = as_seen(drawn), []
         for case, reading, features in zip(chosen, read(seen), features_of(model, seen)):
             things = _in_order(case.request, [t.thing for t in reading.things])
@@ -646,7 +766,7 @@ def speed(model: Model, *, batches: Sequence[int] = (1, 16), repeats: int = 5) -
     """Pictures and tokens per second, and seconds by part, after one warm-up call; median and range over repeats."""
     scenes = render(bench.description_set()[: max(batches)], model.bagel.config.picture_side)
     jobs = {
-        "draw": lambda b: model.draw(["a red circle left of a blue star"] * b),
+        "draw": lambda b: model.draw(["a red circle left of a blue star"] * b, warn=False),
         "edit": lambda b: model.edit(scenes[:b], "change the background to black"),
         "ask": lambda b: model.ask(scenes[:b], DESCRIBE_REQUEST),
     }
@@ -686,7 +806,7 @@ def student_speed(model: Model, student: str, *, batch: int = 16, repeats: int =
     """
     scenes = render(bench.description_set()[:batch], model.bagel.config.picture_side)
     jobs = {
-        "draw": lambda who: model.draw(["a red circle left of a blue star"] * batch, student=who),
+        "draw": lambda who: model.draw(["a red circle left of a blue star"] * batch, student=who, warn=False),
         "edit": lambda who: model.edit(scenes, "change the background to black", student=who),
     }
     rows = []

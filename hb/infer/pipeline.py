@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hb import limits
 from hb.files import write
 from hb.flow import released_grid, time_grid
 from hb.guidance import DRAWING, EDITING, Guidance
@@ -24,6 +26,7 @@ from hb.infer.artifacts import (
     DraftCheckpoint,
     PixelDecoderCheckpoint,
     Student,
+    fingerprint,
 )
 from hb.infer.fused import FastText, decode_fast
 from hb.infer.image import Contexts, Meter, noise, sample, sample_student
@@ -42,6 +45,9 @@ from hb.pictures import resized, to_image, to_rgb, to_tensor
 FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
 STUDENTS, DECODER = "students", "decoder"  # folders of a model folder
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+_WARNED: set[tuple[str, str | None, str]] = (
+    set()
+)  # weights, student and cell of which a warning was given in this process
 ALIASES = {
     "bagel-7b": "the released BAGEL-7B-MoT files are 29 GB and do not ship with hb: load(folder) with their folder"
 }
@@ -194,6 +200,7 @@ class Model:
         self._opened: dict[str, tuple[Student, GuidedBagel]] = {}
         self._fused: tuple[object, FastText] | None = None
         self._drafting: tuple[DraftCheckpoint, DraftModel] | None = None
+        self._identity: tuple[object, str] | None = None
 
     def __repr__(self) -> str:
         millions = sum(p.numel() for p in self.bagel.parameters()) / 1e6
@@ -214,6 +221,7 @@ class Model:
         released_steps: bool = False,
         sampling: Sampling | None = None,
         student: str | None = None,
+        warn: bool = True,
     ) -> Pictures:
         """Draw one picture for each prompt.
 
@@ -226,6 +234,8 @@ class Model:
         seed         of the first picture, the next ones count on; or one for each picture
         size         (height, width) in pixels; default: the preset's
         released_steps   the published code's grid: one step fewer than it says (98 evaluations for 100)
+        warn         warn once, by `warnings`, of a kind of prompt that these weights were measured to draw wrong more
+                     often than right
         """
         prompts = _listed(prompts, "prompt")
         student, grid, guidance = self.settle(
@@ -237,6 +247,8 @@ class Model:
             sampling=sampling,
             student=student,
         )
+        if warn:
+            self._warn_of_limits(prompts, student, _due(student, grid, guidance))
         height, width = size or (self._side(),) * 2
         shape = self.bagel.latent_grid(height, width)
         clock, meter = _Clock(self.bagel.device), Meter()
@@ -322,10 +334,34 @@ class Model:
             *_, (_, x) = walk
         with clock("decode picture"):
             pixels = self.paint(x, shape)
-        nfe, due = meter.rows / len(prompts), guidance.evaluations(grid) if student is None else len(grid) - 1
+        nfe, due = meter.rows / len(prompts), _due(student, grid, guidance)
         if nfe != due:
             raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {due}")
         return Pictures(pixels, tuple(prompts), nfe, len(grid) - 1, clock.seconds, tuple(seeds), x.cpu(), student)
+
+    def _warn_of_limits(self, prompts: Sequence[str], student: str | None, nfe: float) -> None:
+        """Say once of each cell of `hb eval complex` what it is known to come to, if that is less than half."""
+        if self.bagel.config.picture_side is None:
+            return
+        who = self.students[student].fingerprint() if student else None
+        weak = limits.weak_cells(
+            limits.cells_of(prompts),
+            weights=self.identity,
+            student=who,
+            nfe=nfe,
+            parameters=sum(p.numel() for p in self.bagel.parameters()),
+        )
+        for cell, (right, at) in weak.items():
+            if (self.identity(), who, cell) not in _WARNED:
+                _WARNED.add((self.identity(), who, cell))
+                warnings.warn(limits.in_words(cell, right, at), limits.DrawingWarning, stacklevel=4)
+
+    def identity(self) -> str:
+        """The fingerprint of the weights, made again when they have changed since."""
+        version = _version(self.bagel)
+        if self._identity is None or self._identity[0] != version:
+            self._identity = (version, fingerprint(self.bagel))
+        return self._identity[1]
 
     def paint(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Latent tokens [B, n, values] to pictures [B, 3, H, W] in [0, 1], by the tiny decoder if the model has one."""
@@ -498,8 +534,7 @@ class Model:
 
     def fast_text(self) -> FastText:
         """The text path, fused; made again when weights have changed since."""
-        count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
-        version = [(id(p), count(p), p.device, p.dtype) for p in self.bagel.language_model.parameters()]
+        version = _version(self.bagel.language_model)
         if self._fused is None or self._fused[0] != version:
             self._fused = (version, FastText(self.bagel))
         return self._fused[1]
@@ -616,6 +651,17 @@ def load(name: str | Path = "nano", *, device: str = "cpu", dtype: torch.dtype =
         f"no model called {str(name)!r}: shipped are {', '.join(shipped) or 'none (train one: hb train teacher)'}; "
         "or give a model folder"
     )
+
+
+def _due(student: str | None, grid: Tensor, guidance: Guidance) -> int:
+    """Function evaluations that a picture costs."""
+    return guidance.evaluations(grid) if student is None else len(grid) - 1
+
+
+def _version(module: torch.nn.Module) -> list[tuple]:
+    """What changes when weights do."""
+    count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
+    return [(id(p), count(p), p.device, p.dtype) for p in module.parameters()]
 
 
 def _device(name: str) -> torch.device:

@@ -329,7 +329,17 @@ def few(monkeypatch):
     [
         ("eval scene --limit 1 --pictures 2 --steps 1", "tiny_scene_steps1_limit1_pictures2", "SceneEval, 2 NFE"),
         ("eval scene --ladder", "tiny_scene_ladder", "lost from 50 guided to 6 unguided steps"),
+        (
+            "eval complex --limit 1 --pictures 2 --steps 1",
+            "tiny_complex_steps1_limit1_pictures2",
+            "complex prompts, 2 NFE",
+        ),
         ("eval edit --limit 1 --steps 1 --seed 3", "tiny_edit_steps1_limit1_seed3", "EditEval O (0 to 10), 3 NFE"),
+        (
+            "eval edit --complex --limit 1 --steps 1",
+            "tiny_edit_complex_steps1_limit1",
+            "EditEval O (0 to 10), one of several alike things, 3 NFE",
+        ),
         ("eval edit --chains --steps 1", "tiny_edit_chains_steps1", "turn 5: drift"),
         ("eval understand", "tiny_understand", "answers"),
         ("eval coverage --pictures 3 --nfe 2", "tiny_coverage_nfe2_pictures3", "coverage, 2 NFE"),
@@ -347,7 +357,7 @@ def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, a
     assert record["model"]["identity"] == evaluate.identity(load(tiny_folder))
     assert headline in [number["what"] for number in record["numbers"] if number["headline"]]
     assert "rows" not in record["result"] or "bench" in argv
-    if "--ladder" in argv:
+    if "--ladder" in argv or "eval complex" in argv:
         assert Image.open(f"out/results/{file}.png").width > 600
 
 

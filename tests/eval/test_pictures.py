@@ -1,6 +1,7 @@
 """The evaluations know a perfect model from a useless one, and their intervals cover."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from hb.flow import time_grid
 from hb.infer.pipeline import Answers, Pictures
 from hb.models.vision import patchify, table_rows
 from hb.world import benchmark as bench
-from hb.world.language import describe, parse
+from hb.world.language import CHOOSING, describe, others_instead, parse, parse_edit
 from hb.world.render import render
 from hb.world.scene import Scene, sample_scenes
 
@@ -96,6 +97,23 @@ def test_a_perfect_edit_scores_ten_and_a_lazy_one_fails(tiny):
     assert perfect["O"]["value"] >= 9.8 and perfect["drift"]["value"] < 1e-3
     unchanged = evaluate.edit_eval(lazy, cases=cases, bar=False)
     assert unchanged["O"]["value"] < 6 and unchanged["drift"]["value"] < 1e-6
+
+
+def test_an_edit_of_the_right_thing_is_told_from_that_of_another(tiny):
+    cases = few(bench.edit_complex_set(), 4)
+    right, other = Oracle(tiny), Oracle(tiny)
+    right.edits = {c.edit.instruction: c for c in cases}
+    cases = list(right.edits.values())
+    instead = {c.edit.instruction: others_instead(parse_edit(c.edit.instruction), c.source)[0] for c in cases}
+    other.edits = {k: replace(c, edit=replace(c.edit, target=instead[k])) for k, c in right.edits.items()}
+    perfect = evaluate.edit_eval(right, cases=cases, choices=True, bar=False)
+    assert perfect["picked"]["right"]["value"] == 1.0 and perfect["O"]["value"] > 9.8
+    assert {g: share["value"] for g, share in perfect["picked_right"].items()} == dict.fromkeys(CHOOSING, 1.0)
+    mistaken = evaluate.edit_eval(other, cases=cases, choices=True, bar=False)
+    assert mistaken["picked"]["other"]["value"] > 0.95 and mistaken["O"]["value"] < 3
+    assert [words.split(",")[0] for g in mistaken["groups"] for words in mistaken["verdicts"][g]].count(
+        "other"
+    ) > 0.95 * len(cases)
 
 
 def test_understanding_counts_right_answers(tiny):
@@ -186,6 +204,61 @@ def test_bootstrap_is_centred_and_shrinks():
     assert low < value < high and abs(value - 0.5) < 0.06
     _, low4, high4 = evaluate.bootstrap([rng.random(1600), rng.random(1600)])
     assert (high4 - low4) < 0.4 * (high - low)
+
+
+def test_wilson_of_a_share_that_is_a_count_is_the_textbook_one():
+    for k, n in ((0, 40), (3, 40), (40, 40)):
+        assert evaluate.wilson(k / n, n) == pytest.approx(evaluate.Share(k, n).interval, abs=1e-6)
+
+
+def test_pictures_that_repeat_each_other_make_no_interval_narrower():
+    right = (np.random.default_rng(0).random((40, 1)) < 0.6).astype(float)
+    once, four = evaluate.clustered(right), evaluate.clustered(right.repeat(4, 1))
+    assert {**once, "n": 160} == four and once["low"] < once["value"] < once["high"]
+    apart = evaluate.clustered_difference(right.repeat(4, 1), np.zeros((40, 4)))
+    assert apart == four
+
+
+def test_equal_values_have_an_interval_that_has_a_width():
+    for value in (0.0, 1.0):
+        got = evaluate.clustered(np.full((40, 4), value))
+        assert (got["low"], got["high"]) == pytest.approx(evaluate.Share(int(40 * value), 40).interval, abs=1e-4)
+    same = evaluate.clustered_difference(np.ones((40, 4)), np.ones((40, 4)))
+    assert same["value"] == 0 and -0.1 < same["low"] < 0 < same["high"] < 0.1
+
+
+def test_a_perfect_model_draws_complex_prompts_right_and_wrong_colors_are_named(tiny):
+    cases = few(bench.complex_set(), 10)
+    right = evaluate.complex_summary(evaluate.complex_eval(Oracle(tiny), pictures=2, cases=cases, bar=False))
+    assert right["overall"]["value"] >= 0.97 and list(right["cells"]) == [
+        f"{n} {said}" for n in range(1, 5) for said in ("half", "full")
+    ]
+    spoiled = evaluate.complex_eval(Oracle(tiny, "colors"), pictures=2, cases=cases, bar=False)
+    got = evaluate.complex_summary(spoiled)
+    assert got["overall"]["value"] < 0.4 and got["kinds"]["color"] > 0.5 * len(cases)
+    assert got["kinds"]["missing"] <= sum(got["kinds"].values()) and set(got["kinds"]) == set(right["kinds"])
+    for cell, values in got["cells"].items():
+        told, mine = got["verdicts"][cell], [r for r in spoiled.rows if r["task"] == cell]
+        assert [not words for words in told] == [bool(r["right"]) for r in mine]
+        assert all(values["kinds"][kind] == sum(kind in r["kinds"] for r in mine) for kind in values["kinds"])
+    with_itself = evaluate.complex_difference(spoiled, spoiled)
+    assert with_itself["overall"]["value"] == 0 == with_itself["overall"]["low"]
+
+
+def test_the_best_of_several_is_right_where_any_is():
+    rows = [
+        dict(task="1 half", case=case, right=int(right), kinds=[] if right else ["color"], reasons=[])
+        for case, verdicts in enumerate(((1, 0), (0, 1), (0, 0)))
+        for right in verdicts
+    ]
+    score = evaluate.SceneScore({}, {}, 6, 6, 0.1, rows)
+    got = evaluate.complex_summary(score)
+    assert (
+        got["best"]["value"] == round(2 / 3, 4)
+        and got["overall"]["value"] == round(1 / 3, 4)
+        and got["kinds"]["color"] == 4
+    )
+    assert got["overall"]["n"] == 6 and got["best"]["n"] == 3
 
 
 def test_overlap_is_one_minus_total_variation():

@@ -3,27 +3,34 @@
 import re
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
 
 from hb.world.language import (
+    CHOOSING,
     DESCRIBE_REQUESTS,
     DRAWN_TASKS,
     GROUPS,
     QUESTION_KINDS,
     STYLES,
     TASKS,
+    Command,
     LanguageError,
     apply,
     ask,
     describe,
     described_right,
+    find,
+    names,
+    others_instead,
     parse,
     parse_description,
     parse_edit,
     place_is_right,
     sample_chain,
+    sample_choice,
     sample_edit,
     sample_request,
     say,
@@ -34,6 +41,7 @@ from hb.world.language.words import PLURALS, READABLE
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
+    PLACES,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -360,6 +368,59 @@ def test_reading_an_edit_and_doing_it_gives_the_target(group, scenes, rng):
         target = apply(command, scene, rng)
         assert agree(target, edit.target, edit.thing, edit.free), edit
     assert made > 200
+
+
+CHANGES = {
+    "recolor": Wish(color="green"), "replace": Wish("moon", "red"), "remove": None, "move": Wish(place="top right"),
+    "resize": Wish(size="large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", CHANGES)
+def test_a_thing_can_be_named_by_all_it_shows_in_every_phrasing(group, rng):
+    values = dict(color=("blue", None), size=("small", None), texture=("striped", None), place=(*PLACES, None))
+    for said in product(*values.values()):
+        command = Command(group, Wish("star", *said), CHANGES[group])
+        assert {parse_edit(say_edit(command, generator)) for generator in [None, *[rng] * 12]} == {command}, command
+
+
+def test_names_are_unique_and_as_short_as_can_be(scenes):
+    several = 0
+    for scene in scenes:
+        for k, thing in enumerate(scene.things):
+            found = names(scene, thing)
+            assert all(find(wish, scene) == k for wish in found)
+            for wish in found:
+                for side in ("size", "texture", "color", "place"):
+                    if getattr(wish, side):
+                        with pytest.raises(LanguageError, match="like that"):
+                            find(replace(wish, **{side: None}), scene)
+            alone = [other.shape for other in scene.things].count(thing.shape) == 1
+            assert (found == [Wish(thing.shape)]) == alone
+            several += len(found) > 1
+    assert several > 100
+    twins = Scene((CIRCLE, replace(CIRCLE, x=CIRCLE.x + 0.01)))
+    assert names(twins, CIRCLE) == []
+
+
+def test_what_is_asked_of_one_of_several_is_true_of_none_of_them(rng):
+    scene = Scene((STAR, replace(STAR, color="red", size="small", x=0.2), replace(CIRCLE, x=0.2, y=0.3)))
+    for group in CHOOSING:
+        for said in (("size",), ("color",), ("place",)):
+            edits = [edit for edit in [sample_choice(scene, rng, group, said) for _ in range(40)] if edit]
+            assert len(edits) > 20
+            for edit in edits:
+                command = parse_edit(edit.instruction)
+                assert [side for side in ("size", "texture", "color", "place") if getattr(command.of, side)] == list(
+                    said
+                )
+                outcomes = [edit.target, *others_instead(command, scene)]
+                assert (
+                    len(outcomes) == 2 and all(outcome != scene for outcome in outcomes) and outcomes[0] != outcomes[1]
+                )
+        assert sample_choice(scene, rng, group, ("texture",)) is None  # both are striped
+    with pytest.raises(ValueError, match="choose from recolor"):
+        sample_choice(scene, rng, "add", ("size",))
 
 
 def agree(a, b, thing, free):
