@@ -322,11 +322,18 @@ def understand(args) -> None:
 def coverage(args) -> None:
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "coverage")
-    got = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
+    if args.ambiguous:
+        name = name.replace("coverage", "coverage_ambiguous", 1)
+    prompts = evaluate.AMBIGUOUS_PROMPTS if args.ambiguous else evaluate.COVERAGE_PROMPTS
+    measured = lambda how: evaluate.coverage_eval(
+        model, pictures=args.pictures or 200, prompts=prompts, keep=ROWS, bar=not args.json, **how
+    )
+    got = measured(spent)
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
     least = 0.90 if name == "coverage_nfe100" and _in_full(args) else None
-    lines.append(of_interval(f"coverage, {_by(args)}{got['nfe']:g} NFE", got["value"], target=least, headline=True))
+    what = f"coverage{', ambiguous prompts' * args.ambiguous}"
+    lines.append(of_interval(f"{what}, {_by(args)}{got['nfe']:g} NFE", got["value"], target=least, headline=True))
     away, between = got["frechet"], "Fréchet distance between two sets of rendered pictures"
     lines.append(
         Number(f"Fréchet distance from rendered pictures, {_by(args)}{got['nfe']:g} NFE", away["value"], n=away["n"])
@@ -337,14 +344,14 @@ def coverage(args) -> None:
     ]
     against = _against(args)
     if against is not None:
-        theirs = evaluate.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **against)
+        theirs = measured(against)
         share = evaluate.ratio(
             *([np.array([p["score"] / p["ceiling"] for p in part["parts"]])] for part in (got, theirs))
         )
         got |= dict(against=theirs, share=share)
         lines.append(
             Number(
-                f"coverage, share of {args.against} at {theirs['nfe']:g} NFE",
+                f"{what}, share of {args.against} at {theirs['nfe']:g} NFE",
                 share["value"],
                 share["low"],
                 share["high"],
@@ -354,6 +361,28 @@ def coverage(args) -> None:
             )
         )
     finish(args, name, model, lines, got, began)
+
+
+def contradictory(args) -> None:
+    began = time.monotonic()
+    got = evaluate.contradictory_eval()
+    refused, mistaken = got["refused"], got["mistaken"]
+    lines = [
+        of_interval("contradictory prompts refused, both clashing phrases quoted", refused, target=1.0, headline=True),
+        Number(
+            "consistent look-alikes refused",
+            mistaken["value"],
+            mistaken["low"],
+            mistaken["high"],
+            mistaken["n"],
+            at_most=0.0,
+            headline=True,
+        ),
+    ]
+    counts = table(["refused", "contradictory", "consistent"], [[kind, *both] for kind, both in got["kinds"].items()])
+    of = lambda share: f"{round(share['value'] * share['n'])} of {share['n']}"
+    notes = f"{of(refused)} contradictory prompts are refused with both phrases quoted, {of(mistaken)} consistent ones are refused."
+    finish(args, "contradictory", None, lines, got, began, notes=f"{notes}\n\n{counts}")
 
 
 def judge(args) -> None:

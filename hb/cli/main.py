@@ -848,6 +848,18 @@ def _eval(verbs):
         _model(),
     )
     coverage.add_argument("--pictures", type=_at_least_one, metavar="N", help="of each prompt (default: 200)")
+    coverage.add_argument(
+        "--ambiguous",
+        action="store_true",
+        help='instead, prompts that leave a shape open: "something", "a red thing and a star"',
+    )
+    add(
+        "contradictory",
+        "are prompts that contradict themselves refused, and no others?",
+        "Forty prompts of ten kinds that cannot be true (two stars and only one star), each with a look-alike that can. A refusal has to\n"
+        "quote both clashing phrases. Needs no model.",
+        "hb eval contradictory",
+    )
     lossless = add(
         "lossless",
         "does speculation change a word?",

@@ -22,6 +22,7 @@ ORDER = (
     "edit_nfe",
     "edit_chains",
     "coverage",
+    "contradictory",
     "understand",
     "autoencoder",
     "judge",

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,16 @@ from hb.pictures import to_image, to_tensor
 from hb.world import benchmark as bench
 from hb.world.judge.edits import edit_region, picked, score_edit
 from hb.world.judge.judge import FAULTS, Reading, check, faults, read
-from hb.world.language import DESCRIBE_REQUEST, described_right, others_instead, parse_description, parse_edit
+from hb.world.language import (
+    DESCRIBE_REQUEST,
+    LanguageError,
+    described_right,
+    others_instead,
+    parse,
+    parse_description,
+    parse_edit,
+    say,
+)
 from hb.world.render import render
 from hb.world.scene import Request, Scene, Scenes, Thing, sample_scenes
 
@@ -547,6 +556,35 @@ def _walked(model: Model, chains: list[bench.ChainCase], seeds: Callable[[int], 
     return out
 
 
+# ---- prompts that contradict themselves -----------------------------------------------------------------------------
+
+
+def contradictory_eval(cases: Sequence[bench.ClashCase] | None = None) -> dict:
+    """How many contradictory prompts the grammar refuses with both clashing phrases quoted, and how many consistent
+    ones it refuses."""
+    rows = [
+        dict(kind=case.kind, prompt=case.prompt, clash=case.clash, refusal=refusal(case.prompt))
+        for case in (bench.contradictory_set() if cases is None else cases)
+    ]
+    clashing, consistent = ([row for row in rows if bool(row["clash"]) == wanted] for wanted in (True, False))
+    seen = lambda row: row["refusal"] is not None and all(f"'{words}'" in row["refusal"] for words in row["clash"])
+    share = lambda rows: Share(sum(map(seen, rows)), len(rows)).to_dict()
+    kinds = {
+        kind: [sum(seen(row) for row in part if row["kind"] == kind) for part in (clashing, consistent)]
+        for kind in dict.fromkeys(row["kind"] for row in rows)
+    }
+    return dict(refused=share(clashing), mistaken=share(consistent), kinds=kinds, rows=rows)
+
+
+def refusal(prompt: str) -> str | None:
+    """Why the grammar refuses a prompt; None if it does not."""
+    try:
+        parse(prompt)
+    except LanguageError as error:
+        return str(error)
+    return None
+
+
 # ---- understanding --------------------------------------------------------------------------------------------------
 
 
@@ -596,11 +634,19 @@ COVERAGE_PROMPTS = (
     "a cross left of a moon",
     "a green triangle and a pink circle",
 )
+AMBIGUOUS_PROMPTS = ("something", "something red", "a red thing and a star", "two small things")
 RENDERED = 5
 
 
 def coverage_eval(
-    model: Model, *, pictures: int = 200, seed: int = 7, keep: Path | None = None, bar: bool = True, **draw
+    model: Model,
+    *,
+    pictures: int = 200,
+    seed: int = 7,
+    prompts: Sequence[str] = COVERAGE_PROMPTS,
+    keep: Path | None = None,
+    bar: bool = True,
+    **draw,
 ) -> dict:
     """1 - total variation between what the model leaves to chance and what the world does, per attribute and prompt.
 
@@ -612,13 +658,9 @@ def coverage_eval(
     largest. There is no interval, since pictures that are drawn again, as in a bootstrap, are less diverse. It compares
     the students of one teacher: another has another tower.
     """
-    from hb.world.language import parse
-
-    requests = [parse(p) for p in COVERAGE_PROMPTS]
-    cases = [bench.SceneCase("coverage", p, r) for p, r in zip(COVERAGE_PROMPTS, requests)]
-    key = dict(
-        what="coverage", model=identity(model), pictures=pictures, seed=seed, prompts=COVERAGE_PROMPTS, features="mean"
-    )
+    requests = [parse(p) for p in prompts]
+    cases = [bench.SceneCase("coverage", say(r), r) for r in requests]
+    key = dict(what="coverage", model=identity(model), pictures=pictures, seed=seed, prompts=prompts, features="mean")
     key |= _how(model, "draw", draw)
 
     def work(numbers):
@@ -645,9 +687,7 @@ def coverage_eval(
             distribution = bench.true_distribution(request, attribute, k)
             seen = [r["background"] if attribute == "background" else r["things"][k][attribute] for r in mine]
             score, ceiling = overlap(seen, distribution), _ceiling(distribution, max(len(mine), 1), rng)
-            parts.append(
-                dict(prompt=COVERAGE_PROMPTS[number], attribute=attribute, thing=k, score=score, ceiling=ceiling)
-            )
+            parts.append(dict(prompt=prompts[number], attribute=attribute, thing=k, score=score, ceiling=ceiling))
     true = [_true_features(model, requests, pictures, np.random.default_rng([2, 6, k])) for k in range(RENDERED)]
     relative = np.array([min(1.0, p["score"] / p["ceiling"]) for p in parts])
     by = defaultdict(list)
@@ -713,21 +753,16 @@ def _ceiling(distribution: dict[str, float], n: int, rng) -> float:
 
 
 def _in_order(request: Request, things: list[Thing]) -> list[Thing] | None:
-    """The things in the order of the wishes they fulfil; None unless each wish has exactly one thing."""
+    """The things in the order of the wishes they fulfil; None unless there is such an order. Where there are several,
+    each is as likely in the world, and one is taken by chance: reading order is not chance."""
     if len(things) != len(request.wishes):
         return None
-    left, out = list(things), []
-    for wish in request.wishes:
-        fit = [t for t in left if (wish.shape in (None, t.shape)) and (wish.color in (None, t.color))]
-        if not fit:
-            return None
-        out.append(fit[0])
-        left.remove(fit[0])
-    # wishes that are the same are in no order: the world fills them by chance, and reading order is not chance
-    if len(set(request.wishes)) == 1 and len(out) > 1:
-        digest = sha256(repr([(t.x, t.y) for t in out]).encode()).digest()
-        out = out[::-1] if digest[0] % 2 else out
-    return out
+    fulfils = lambda thing, wish: all(value in (None, getattr(thing, name)) for name, value in vars(wish).items())
+    orders = [order for order in permutations(things) if all(map(fulfils, order, request.wishes))]
+    if not orders:
+        return None
+    digest = sha256(repr([(t.x, t.y) for t in orders[0]]).encode()).digest()
+    return list(orders[digest[0] % len(orders)])
 
 
 def _words(thing: Thing) -> dict[str, str]:

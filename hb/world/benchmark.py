@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,14 +20,26 @@ from numpy.random import Generator
 from hb.files import write
 from hb.world.language.descriptions import DESCRIBE_REQUEST
 from hb.world.language.edits import CHOOSING, GROUPS, Edit, sample_chain, sample_choice, sample_edit
-from hb.world.language.prompts import SIX_TASKS, TASKS, sample_complex, sample_request, say
+from hb.world.language.prompts import (
+    OPENERS,
+    OPPOSITE,
+    SIX_TASKS,
+    TASKS,
+    can_be_together,
+    pick,
+    pick_two,
+    sample_complex,
+    sample_request,
+    say,
+)
 from hb.world.language.questions import QUESTION_KINDS, Question, ask
-from hb.world.language.words import NUMBERS
+from hb.world.language.words import NUMBERS, PLACE_PHRASES, PLURALS, count_phrase, phrase
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
     MAX_THINGS,
     PLACES,
+    RELATIONS,
     SHAPES,
     SIZES,
     STRIPED_SHARE,
@@ -49,6 +61,7 @@ QUESTIONS_PER_KIND = 48
 DESCRIPTIONS = 100
 COMPLEX_PROMPTS = 40
 CHOICES_PER_GROUP = 30
+CLASHES_PER_KIND = 4
 SAID = {
     "half": 0.5,
     "full": 1.0,
@@ -94,6 +107,15 @@ class QuestionCase:
     question: Question
 
 
+@dataclass(frozen=True)
+class ClashCase:
+    """A prompt and the two of its phrases that cannot both be true, or none: a look-alike that is consistent."""
+
+    kind: str
+    prompt: str
+    clash: tuple[str, ...]
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +144,11 @@ def edit_complex_set(folder: Path | str = FOLDER) -> list[EditCase]:
 def edit_chains(folder: Path | str = FOLDER) -> list[ChainCase]:
     """CHAINS chains of TURNS edits."""
     return _read(folder, "edit_chains.jsonl", _chain_case, CHAINS)
+
+
+def contradictory_set(folder: Path | str = FOLDER) -> list[ClashCase]:
+    """CLASHES_PER_KIND contradictory prompts of each kind, each followed by a look-alike that is consistent."""
+    return _read(folder, "contradictory.jsonl", _clash_case, 2 * len(CLASHES) * CLASHES_PER_KIND)
 
 
 def question_set(folder: Path | str = FOLDER) -> list[QuestionCase]:
@@ -179,6 +206,10 @@ def _edit_case(record: dict) -> EditCase:
 
 def _chain_case(record: dict) -> ChainCase:
     return ChainCase(_scene(record["source"]), tuple(_edit(edit) for edit in record["edits"]))
+
+
+def _clash_case(record: dict) -> ClashCase:
+    return ClashCase(record["kind"], record["prompt"], tuple(record["clash"]))
 
 
 def _question_case(record: dict) -> QuestionCase:
@@ -315,6 +346,114 @@ def _scenes_with_alike(alike: int, count: int, rng: Generator) -> Iterator[Scene
         yield from map(_rounded, sample_scenes(requests, rng).to_list())
 
 
+def _a(shape: str, *said: str) -> str:
+    """ "a red star", with the attributes in any order."""
+    words = [*said, shape]
+    return f"{'an' if words[0] == 'orange' else 'a'} {' '.join(words)}"
+
+
+def _two_values(rng: Generator, values: Sequence[str]) -> tuple[str, tuple[str, str], str]:
+    (one, other), shape = pick_two(rng, values), pick(rng, SHAPES)
+    return _a(shape, one, other), (one, other), f"{_a(shape, one)} and {_a(shape, other)}"
+
+
+def _two_backgrounds(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (one, other), thing = pick_two(rng, BACKGROUNDS), _a(pick(rng, SHAPES), pick(rng, COLORS))
+    return (
+        f"{thing} on a {one} background with a {other} background",
+        (one, other),
+        f"{thing} and {_a(pick(rng, SHAPES))} with a {other} background",
+    )
+
+
+def _only_one(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (shape, other), count = pick_two(rng, SHAPES), pick(rng, (2, 3))
+    many, one = count_phrase(count, shape), f"only one {shape}"
+    return f"{many} and {one}", (many, one), f"{count_phrase(count, other)} and {one}"
+
+
+def _none(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (shape, other), thing = pick_two(rng, SHAPES), pick(rng, COLORS)
+    return (
+        f"{_a(shape, thing)} and no {PLURALS[shape]}",
+        (_a(shape, thing), f"no {PLURALS[shape]}"),
+        f"{_a(shape, thing)} and no {PLURALS[other]}",
+    )
+
+
+def _two_relations(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (one, other), relation = pick_two(rng, SHAPES), pick(rng, RELATIONS)
+    so = f"{relation} {_a(other)}"
+    return (
+        f"{_a(one)} {so} and {OPPOSITE[relation]} it",
+        (so, f"{OPPOSITE[relation]} it"),
+        f"{_a(one)} {so} and {_a(pick(rng, SHAPES))}",
+    )
+
+
+def _two_places(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    while True:
+        places = pick_two(rng, PLACES)
+        if {word for place in places for word in place.split()} not in [set(place.split()) for place in PLACES]:
+            break  # not "at the top and on the left", which is at the top left
+    thing, (here, there) = _a(pick(rng, SHAPES), pick(rng, COLORS)), map(PLACE_PHRASES.get, places)
+    return f"{thing} {here} and {there}", (here, there), f"{thing} {here} and {_a(pick(rng, SHAPES))} {there}"
+
+
+def _place_and_relation(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    while True:
+        shapes, places, relation = pick_two(rng, SHAPES), pick_two(rng, PLACES), pick(rng, RELATIONS)
+        wishes = [Wish(shape, place=place) for shape, place in zip(shapes, places)]
+        if not can_be_together(*wishes, relation) and can_be_together(*wishes, OPPOSITE[relation]):
+            one, other = (f"{_a(shape)} {PLACE_PHRASES[place]}" for shape, place in zip(shapes, places))
+            return f"{one}, {relation} {other}", (one, f"{relation} {other}"), f"{one}, {OPPOSITE[relation]} {other}"
+
+
+def _too_many(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (one, other), (n, m) = pick_two(rng, SHAPES), pick(rng, ((2, 3), (3, 2), (4, 2), (3, 3)))
+    parts = count_phrase(n, one), count_phrase(m, other)
+    return f"{parts[0]} and {parts[1]}", parts, f"{count_phrase(2, one)} and {count_phrase(2, other)}"
+
+
+def _no_room(rng: Generator) -> tuple[str, tuple[str, str], str]:
+    (here, there), shapes = pick_two(rng, [place for place in PLACES if " " in place]), pick_two(rng, SHAPES)
+    one, other = (phrase(Wish(shape, size="large")) for shape in shapes)
+    at = PLACE_PHRASES[here]
+    return (
+        f"{one} {at} and {other} {at}",
+        (f"{one} {at}", f"{other} {at}"),
+        f"{one} {at} and {other} {PLACE_PHRASES[there]}",
+    )
+
+
+CLASHES: dict[str, Callable[[Generator], tuple[str, tuple[str, str], str]]] = {
+    "two colors": lambda rng: _two_values(rng, COLORS),
+    "two sizes or textures": lambda rng: _two_values(rng, pick(rng, (SIZES, TEXTURES))),
+    "two backgrounds": _two_backgrounds,
+    "only one of several": _only_one,
+    "none and some": _none,
+    "two relations": _two_relations,
+    "two places": _two_places,
+    "place and relation": _place_and_relation,
+    "too many": _too_many,
+    "no room": _no_room,
+}
+
+
+def _make_contradictory(rng: Generator) -> Iterator[dict]:
+    seen: set[str] = set()
+    for kind, make in CLASHES.items():
+        made = 0
+        while made < CLASHES_PER_KIND:
+            clashing, clash, alike = make(rng)
+            if not seen & {clashing, alike}:
+                made += 1
+                seen |= {clashing, alike}
+                opener = pick(rng, OPENERS)
+                yield {"kind": kind, "prompt": opener + clashing, "clash": clash}
+                yield {"kind": kind, "prompt": opener + alike, "clash": ()}
+
+
 # the seed of a file is its position: new ones go to the end, so that the others stay as they are
 _MAKERS: dict[str, Callable[[Generator], Iterator[dict]]] = {
     "scene.jsonl": _make_scenes,
@@ -323,6 +462,7 @@ _MAKERS: dict[str, Callable[[Generator], Iterator[dict]]] = {
     "understand.jsonl": _make_understanding,
     "complex.jsonl": _make_complex,
     "edit_complex.jsonl": _make_choices,
+    "contradictory.jsonl": _make_contradictory,
 }
 
 

@@ -343,6 +343,11 @@ def few(monkeypatch):
         ("eval edit --chains --steps 1", "tiny_edit_chains_steps1", "turn 5: drift"),
         ("eval understand", "tiny_understand", "answers"),
         ("eval coverage --pictures 3 --nfe 2", "tiny_coverage_nfe2_pictures3", "coverage, 2 NFE"),
+        (
+            "eval coverage --ambiguous --pictures 3 --nfe 2",
+            "tiny_coverage_ambiguous_nfe2_pictures3",
+            "coverage, ambiguous prompts, 2 NFE",
+        ),
         ("eval autoencoder --n 4", "tiny_autoencoder_n4", "autoencoder: read exactly and clean"),
         ("bench speed --batches 1 --repeats 1", "tiny_speed", "draw, 1 at once, 100 NFE"),
     ],
@@ -359,6 +364,16 @@ def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, a
     assert "rows" not in record["result"] or "bench" in argv
     if "--ladder" in argv or "eval complex" in argv:
         assert Image.open(f"out/results/{file}.png").width > 600
+
+
+def test_contradictions_are_counted_refused_and_drawn_raw(hb, tiny_folder):
+    status, said, _ = hb("eval", "contradictory", "--results", "out/results")
+    assert status == 0 and "40 of 40 contradictory prompts are refused" in said and "0 of 40 consistent ones" in said
+    assert "not met" not in said and json.loads(Path("out/results/contradictory.json").read_text())["model"] is None
+    draw = ["draw", "two stars and only one star", "--steps", 1, "--n", 1, "--model", tiny_folder]
+    status, _, err = hb(*draw)
+    assert status == 2 and "'two stars'" in err and "'only one star'" in err
+    assert hb(*draw, "--raw")[0] == 0 and Path("out/draw.png").exists()
 
 
 def test_the_judge_is_judged_and_targets_missed_are_said(hb, few, tiny_folder):

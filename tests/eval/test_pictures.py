@@ -16,7 +16,7 @@ from hb.models.vision import patchify, table_rows
 from hb.world import benchmark as bench
 from hb.world.language import CHOOSING, describe, others_instead, parse, parse_edit
 from hb.world.render import render
-from hb.world.scene import Scene, sample_scenes
+from hb.world.scene import Scene, Thing, sample_scenes
 
 
 class Oracle:
@@ -131,6 +131,50 @@ def test_coverage_of_the_true_law_is_near_one_and_of_a_collapsed_one_is_not(tiny
     away = true["frechet"]
     assert 0 < away["floor"] < away["highest"] and away["value"] < 1.5 * away["highest"]
     assert collapsed["frechet"]["value"] > 4 * away["highest"]
+
+
+def test_open_shapes_of_the_true_law_are_covered_and_a_thing_that_is_always_a_circle_is_not(tiny):
+    true = evaluate.coverage_eval(Oracle(tiny), pictures=100, prompts=evaluate.AMBIGUOUS_PROMPTS, bar=False)
+    assert true["value"]["value"] > 0.93 and true["attributes"]["shape"] > 0.9 and true["readable"]["value"] > 0.97
+    collapsed = evaluate.coverage_eval(
+        Oracle(tiny, "collapsed"), pictures=50, prompts=evaluate.AMBIGUOUS_PROMPTS, bar=False
+    )
+    assert collapsed["attributes"]["shape"] < 0.4
+
+
+def test_a_wish_that_several_things_fulfil_gets_one_that_leaves_the_others_something():
+    request = parse("a red thing and a star")
+    circle, star = Thing("circle", "red", "small", 0.2, 0.2), Thing("star", "red", "small", 0.7, 0.7)
+    assert evaluate._in_order(request, [circle, star]) == evaluate._in_order(request, [star, circle]) == [circle, star]
+    assert (
+        evaluate._in_order(request, [circle, replace(circle, x=0.7)]) is None
+        and evaluate._in_order(request, [star]) is None
+    )
+    rng = np.random.default_rng(0)
+    first = [
+        evaluate._in_order(request, [replace(star, x=x), replace(star, x=x + 0.3)])[0].x == x
+        for x in rng.uniform(0.2, 0.5, 400)
+    ]
+    assert 0.4 < np.mean(first) < 0.6
+
+
+def test_a_refusal_counts_only_if_it_quotes_both_phrases():
+    cases = [
+        bench.ClashCase("colors", "a red blue star", ("red", "blue")),
+        bench.ClashCase("colors", "a red blue star", ("red", "green")),
+        bench.ClashCase("colors", "a red star", ("red", "blue")),
+        bench.ClashCase("colors", "a red star", ()),
+        bench.ClashCase("words", "a dragon", ()),
+    ]
+    got = evaluate.contradictory_eval(cases)
+    assert (got["refused"]["n"], got["mistaken"]["n"]) == (3, 2) and got["kinds"] == dict(colors=[1, 0], words=[0, 1])
+    whole = evaluate.contradictory_eval()
+    assert (whole["refused"]["value"], whole["mistaken"]["value"], whole["refused"]["n"], whole["mistaken"]["n"]) == (
+        1.0,
+        0.0,
+        40,
+        40,
+    )
 
 
 def gaussian(n: int, mean: np.ndarray, root: np.ndarray, seed: int) -> np.ndarray:

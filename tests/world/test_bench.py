@@ -13,7 +13,15 @@ from hb.world.language import CHOOSING, GROUPS, QUESTION_KINDS, LanguageError, f
 from hb.world.language.prompts import SIX_TASKS
 from hb.world.scene import COLORS, PLACES, Request, Wish, holds, place_of, sample_scenes
 
-FILES = ("scene.jsonl", "edit.jsonl", "edit_chains.jsonl", "understand.jsonl", "complex.jsonl", "edit_complex.jsonl")
+FILES = (
+    "scene.jsonl",
+    "edit.jsonl",
+    "edit_chains.jsonl",
+    "understand.jsonl",
+    "complex.jsonl",
+    "edit_complex.jsonl",
+    "contradictory.jsonl",
+)
 FIRST = dict(
     scene="be3363ec60a3add1", edit="a51ceb0c37f9d153", edit_chains="698ab37ddc00e325", understand="9094c564bccd8d8b"
 )
@@ -102,6 +110,21 @@ def test_edits_that_choose_name_one_of_several_alike_things_and_say_no_more_than
     assert min(said.values()) >= 16 and {len(known) for known in said} == {1, 2} and len(said) == 6
 
 
+def test_every_contradiction_has_a_look_alike_that_can_be_drawn():
+    cases = bench.contradictory_set()
+    assert len({case.prompt for case in cases}) == len(cases) == 80 and set(
+        Counter(case.kind for case in cases).values()
+    ) == {8}
+    for clashing, alike in zip(cases[::2], cases[1::2]):
+        assert clashing.kind == alike.kind and len(clashing.clash) == 2 and not alike.clash
+        assert all(words in clashing.prompt for words in clashing.clash)
+        with pytest.raises(LanguageError):
+            parse(clashing.prompt)
+    requests = [parse(case.prompt) for case in cases[1::2]]
+    assert len(sample_scenes(requests, np.random.default_rng(0), tries=100_000)) == 40
+    assert all(parse(say(request)) == request for request in requests)
+
+
 def test_chains_go_on_from_scene_to_scene():
     chains = bench.edit_chains()
     assert [len(chain.edits) for chain in chains] == [5] * 40
@@ -140,7 +163,15 @@ def test_described_scenes_hold_one_to_four_things_alike():
 
 @pytest.mark.parametrize(
     "load",
-    [bench.scene_set, bench.edit_set, bench.edit_chains, bench.question_set, bench.complex_set, bench.edit_complex_set],
+    [
+        bench.scene_set,
+        bench.edit_set,
+        bench.edit_chains,
+        bench.question_set,
+        bench.complex_set,
+        bench.edit_complex_set,
+        bench.contradictory_set,
+    ],
 )
 def test_a_missing_or_damaged_file_says_how_to_rebuild_it(load, written, tmp_path):
     with pytest.raises(FileNotFoundError, match="write_sets"):
