@@ -28,7 +28,7 @@ def compare_figure(
     request = parse(prompt)
     rows, right = {}, {}
     for scale in text_scales:
-        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed) for n in steps]
+        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed, warn=False) for n in steps]
         seen = torch.cat([as_seen(d) for d in drawn])
         name = f"text scale {scale:g}" if scale > 1 else "unguided"
         rows[name], right[name] = seen, [check(r, request).right for r in read(seen)]
@@ -40,8 +40,8 @@ def compare(model: Model, prompt: str = "a red circle left of a blue star", step
 
     def draw(prompt, steps, text_scale, seed):
         request = parse(prompt)
-        reference = model.draw(prompt, seed=seed)
-        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed)
+        reference = model.draw(prompt, seed=seed, warn=False)
+        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed, warn=False)
         seen = torch.cat([as_seen(reference), as_seen(drawn)])
         verdicts = [check(r, request) for r in read(seen)]
         captions = [f"the preset: {reference.nfe:g} NFE", f"yours: {drawn.nfe:g} NFE"]

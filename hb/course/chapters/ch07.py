@@ -130,7 +130,8 @@ def knob_grid(
     seed: int = CHAIN_SEED,
 ) -> KnobGrid:
     """Draw them all, once: a slider then only looks them up."""
-    at = lambda who: {a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who) for a in scales}
+    how = dict(steps=steps, seed=seed, warn=False)
+    at = lambda who: {a: model.draw(prompts, text_scale=a, student=who, **how) for a in scales}
     return KnobGrid(student, at("teacher"), at(student))
 
 
