@@ -35,16 +35,31 @@ ORDER = (
 )
 NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
 
+HEADLINES = (  # file, beginning of the number's name, what it is called here, the paper's figure
+    ("scene_nfe100", "SceneEval, 100 NFE", "teacher, 100 NFE: share of right drawings", "GenEval 0.864"),
+    ("scene_dmdo_nfe6", "SceneEval, dmdo", "student, 6 NFE (16.67x fewer)", "GenEval 0.8647"),
+    ("scene_dmdo_nfe6", "dmdo, 6 NFE minus teacher", "the same, student minus teacher", "0.0007"),
+    ("edit_nfe132", "EditEval O", "teacher, 132 NFE: edits, O of 0 to 10", "GEdit 6.602"),
+    ("edit_dmdo_nfe6", "EditEval O", "student, 6 NFE (22x fewer): edits", "GEdit 6.612"),
+    ("coverage_nfe100", "coverage, 100", "teacher: coverage of what a prompt leaves open", "not measured"),
+    ("coverage_dmdo_nfe6", "coverage, dmdo", "student: the same", "not measured"),
+    ("complex_nfe100", "complex prompts, 100", "teacher: prompts that say much", "a named limit"),
+    ("understand", "answers", "right answers to questions", "-"),
+    ("ask", "descriptions: hb (as shipped)", "speculation: tokens a second over plain decoding", "2.16x"),
+    ("ask", "tau, chain of 10", "tokens a pass, chain of ten", "3.77"),
+    ("speed", "draw, dmdo, 16 at once", "wall clock of 16 drawings, teacher over student", "an NFE ratio"),
+)
 EARLIER = (
     "*Of an earlier* model or student: measured on other weights than those that ship now, and not yet measured again."
 )
 
 
 def report(args) -> int:
-    """Rewrite both blocks; with --check, only say whether they are out of date."""
+    """Rewrite the blocks; with --check, only say whether they are out of date."""
     stale = []
     for file, block, text in (
-        (ROOT / "README.md", "results", results_table(ROOT / "data" / "results")),
+        (ROOT / "README.md", "headlines", headlines(ROOT / "data" / "results")),
+        (ROOT / "data" / "results" / "README.md", "results", results_table(ROOT / "data" / "results")),
         (ROOT / "data" / "README.md", "files", hashes(ROOT / "data")),
     ):
         old = file.read_text()
@@ -54,8 +69,20 @@ def report(args) -> int:
             if not args.check:
                 write(file, new.encode())
     words = "out of date, run `hb eval report`" if args.check else "rewritten"
-    print("\n".join(f"{file}: {words}" for file in stale) or "README.md and data/README.md are up to date")
+    print("\n".join(f"{file}: {words}" for file in stale) or "README.md and those of data/ are up to date")
     return int(args.check and bool(stale))
+
+
+def headlines(folder: Path) -> str:
+    """A dozen figures beside the paper's, as Markdown. A figure that is not there yet is left out."""
+    rows = []
+    for file, what, label, paper in HEADLINES:
+        path = folder / f"{file}.json"
+        record = renewed(json.loads(path.read_text())) if path.exists() else dict(numbers=[])
+        for number in (n for n in record["numbers"] if n["what"].startswith(what)):
+            known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
+            rows.append(f"| {label} | {paper} | {known.shown} | {known.interval} | `{record['command']}` |")
+    return "\n".join(["| | paper | here | interval | command |", "|---|---|---|---|---|", *rows])
 
 
 def with_block(document: str, name: str, text: str) -> str:

@@ -57,24 +57,25 @@ class Discriminator(nn.Module):
         cache: KVCache,
         text_scale: Tensor | None = None,
         image_scale: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B heads"]:
-        """Gradients flow to x, and to backbone and heads alike."""
+        """Gradients flow to x, and to backbone and heads alike. grid: rows and columns of x; None: as many of each."""
         states: list[Tensor] = []
-        self.backbone(x, t, cache, text_scale=text_scale, image_scale=image_scale, hidden_states=states)
-        grid = self.backbone.base.grid_of(x.size(1))
+        grid = grid or self.backbone.base.grid_of(x.size(1))
+        self.backbone(x, t, cache, grid, text_scale=text_scale, image_scale=image_scale, hidden_states=states)
         return torch.stack([head(states[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)
 
 
 def discriminate(
-    judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, r1: float, generator: torch.Generator
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, r1: float, generator: torch.Generator
 ) -> tuple[Tensor, float]:
-    """What a judge is asked to lower, and the share of its logits that tell the two apart (half: by chance).
+    """A critic's loss, and the share of its logits that tell the two apart (half: by chance).
 
     real, fake: [B, n, values], without gradient; r1: weight of `approximate_r1`, 0 for none.
     """
-    said_real, said_fake = judge(real), judge(fake)
-    loss = hinge_discriminator_loss(said_real, said_fake)
+    logits_real, logits_fake = critic(real), critic(fake)
+    loss = hinge_discriminator_loss(logits_real, logits_fake)
     if r1:
         disturbed = real + 0.05 * noise_like(real, generator)
-        loss = loss + r1 * approximate_r1(said_real, judge(disturbed))
-    return loss, float((said_real > said_fake).float().mean())
+        loss = loss + r1 * approximate_r1(logits_real, critic(disturbed))
+    return loss, float((logits_real > logits_fake).float().mean())

@@ -61,7 +61,7 @@ class VisionPretraining(Training):
     def __init__(self, config: VisionConfig, *, total: int, lr: float = 0.03):
         super().__init__()
         self.tower = VisionTower(config)
-        self.tower.begin_places()
+        self.tower.begin_positions()
         width = config.hidden_size
         kinds = dict(there=2, background=len(BACKGROUNDS), offset=2) | ATTRIBUTES
         self.heads = adamw(nn.ModuleDict({name: nn.Linear(width, n) for name, n in kinds.items()}))

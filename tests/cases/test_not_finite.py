@@ -32,7 +32,7 @@ def test_a_rate_that_is_no_finite_number_is_refused_before_anything_is_made(
         command += f" --start-from {tiny_folder}"
     words = command.format(folder=folder, model=tiny_folder).split()
     assert main([*words, "--lr", rate, "--accelerator", "cpu"]) == 2
-    assert f"--lr must be a finite number, not {rate}" in capsys.readouterr().err
+    assert f"'--lr': {rate} is not a finite number" in capsys.readouterr().err
     assert old.read_bytes() == b"old" and [f for f in folder.rglob("*") if f.is_file()] == [old]
 
 

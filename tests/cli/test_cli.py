@@ -117,15 +117,21 @@ print([m for m in {HEAVY} if m in sys.modules])
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_is_instant():
-    """Seconds of the processor, the least of three: others may be using it."""
-    code = "import resource; u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime)"
-    code = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-m', 'hb', '--help'], capture_output=True); {code}"
-    )
+def cpu_seconds(*argv: str) -> float:
+    """Seconds of the processor for a Python process, the least of three: others may be using the processor."""
+    code = f"""
+import resource, subprocess, sys
+subprocess.run([sys.executable, *{argv}], capture_output=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)"""
     run = lambda: subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    spent = [float(run().stdout) for _ in range(3)]
-    assert min(spent) < 0.5
+    return min(float(run().stdout) for _ in range(3))
+
+
+def test_help_is_instant():
+    """Half a second, or, on a slow or busy machine, twice what Typer and rich alone take."""
+    spent = cpu_seconds("-m", "hb", "--help")
+    assert spent < 0.5 or spent < 2 * cpu_seconds("-c", "import typer.rich_utils")
 
 
 def test_python_m_hb_is_hb():

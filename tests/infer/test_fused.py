@@ -61,7 +61,7 @@ def test_a_pass_has_the_logits_of_the_plain_path(model):
     fast = FastText(model)
     trace: list[torch.Tensor] = []
     got = fast.logits(TextRun(fast, context, 8).read(ids, trace=trace))
-    hidden, _ = model.read_ids(context, ids, trace=(plain := []))
+    hidden, _ = model.read_ids(context, ids, hidden_states=(plain := []))
     assert torch.allclose(got, model.logits(hidden), atol=1e-4)
     assert len(trace) == len(plain) == 4
     assert torch.allclose(stacked(trace, 2), torch.stack(plain, 2), atol=1e-4)

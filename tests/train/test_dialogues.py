@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from hb.data.dialogues import DIALOGUE_TOKENS, conversation, write_dialogues
+from hb.data.dialogues import conversation, write_dialogues
+from hb.data.tokens import DIALOGUE_TOKENS
 from hb.world.language import DESCRIBE_REQUESTS
 from hb.world.scene import sample_any
 

@@ -12,6 +12,7 @@ from hb.infer.speculative.draft import Draft, DraftConfig
 from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
+from hb.models.names import to_released
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.models.roles import adamw, guidance_embedding, parameter_roles
 from hb.models.vision import VisionTower
@@ -114,12 +115,10 @@ def outer_layers(what: str, module: nn.Module) -> list[nn.Module]:
         return [*module.heads.values(), *tower(module.tower)]
     if what == "autoencoder":
         return [part for half in (module.encoder, module.decoder) for part in (half.conv_in, half.conv_out)]
-    model = module.model if what == "student" else module
-    drawing = [model.latent.input, model.latent.output, model.latent.time.mlp[0]]
+    drawing = [module.latent.input, module.latent.output, module.latent.time.mlp[0]]
     if what == "student":
-        return [*drawing, model.text_scale_embedder, model.image_scale_embedder]
-    words = [model.embed_tokens, model.lm_head]
-    return [*drawing, *words, *tower(model.vit_model)]
+        return [*drawing, module.latent.guidance]
+    return [*drawing, module.embed_tokens, module.lm_head, *tower(module.vit_model)]
 
 
 @pytest.mark.parametrize("what", ["bagel", "student", "draft", "pixel decoder", "pretraining", "autoencoder"])
@@ -146,11 +145,13 @@ def test_guidance_embeddings_have_a_rate_of_their_own():
 def test_the_old_rule_is_as_it_was():
     """By parts of names: the heads of drafts and of vision pretraining were Muon's, no layer of a time embedder was."""
     draft, vision, student = (built(what) for what in ("draft", "pretraining", "student"))
-    matrices = lambda module: {p for p, role in roles_by_name(module).items() if role == "muon"}
+    then = {p: to_released(name.replace("expert.", "mot.generation.")) for name, p in student.named_parameters()}
+    roles = lambda module: roles_by_name(module, then if module is student else None)
+    matrices = lambda module: {p for p, role in roles(module).items() if role == "muon"}
     assert draft.head.weight in matrices(draft)
     assert {head.weight for head in vision.heads.values()} <= matrices(vision)
-    assert not {layer.weight for layer in student.model.latent.time.mlp[::2]} & matrices(student)
-    groups = parameter_groups(student, muon_lr=0.01, adamw_lr=0.001, roles=roles_by_name)
+    assert not {layer.weight for layer in student.latent.time.mlp[::2]} & matrices(student)
+    groups = parameter_groups(student, muon_lr=0.01, adamw_lr=0.001, roles=roles)
     assert [len(group["params"]) for group in groups] == [14, 23, 8]
     assert sorted(p for group in groups for p in map(id, group["params"])) == sorted(map(id, student.parameters()))
 

@@ -195,6 +195,6 @@ def test_a_model_begins_from_one_for_other_latents(more):
     initialize(after, generator)
     fresh = {k: v.clone() for k, v in after.state_dict().items()}
     begin_from(after, before)
-    latents = {"vae2llm.weight", "llm2vae.weight", "llm2vae.bias"} if more else set()
+    latents = {"latent.input.weight", "latent.output.weight", "latent.output.bias"} if more else set()
     for name, value in after.state_dict().items():
         assert torch.equal(value, fresh[name] if name in latents else before.state_dict()[name]), name

@@ -115,7 +115,7 @@ def test_no_picture_reads_what_answering_learns(tiny):
         assert all(torch.equal(one, other) for one, other in zip(pictures, make()))
         assert not torch.allclose(said, say(), atol=1e-3)
     finally:
-        bagel.load_state_dict(kept | {"llm2vae.weight": flat}, strict=False)
+        bagel.load_state_dict(kept | {"latent.output.weight": flat}, strict=False)
 
 
 def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
@@ -128,14 +128,13 @@ def test_a_trunk_begun_from_larger_tokens_says_the_same_of_a_flat_latent(text):
     begin_from(new, old)
     values = torch.randn(1, 1, large.autoencoder.z_channels)
     flat = values.repeat(1, 1, 4)
-    assert torch.allclose(
-        new.latent.input(values) - new.latent.input.bias,
-        (old.latent.input(flat) - old.latent.input.bias) / 2,
-        atol=1e-5,
-    )
+    into = [(model.latent.input(x) - model.latent.input.bias) for model, x in ((new, values), (old, flat))]
+    assert torch.allclose(into[0], into[1] / 2, atol=1e-5)
     state = torch.randn(1, large.llm.hidden_size)
     assert torch.allclose(new.latent.output(state), old.latent.output(state).unflatten(-1, (4, -1)).mean(-2), atol=1e-5)
-    kept = [n for n in old.state_dict() if not n.startswith(("vae2llm.weight", "llm2vae", "latent_pos_embed"))]
+    kept = [
+        n for n in old.state_dict() if not n.startswith(("latent.input.weight", "latent.output", "latent_pos_embed"))
+    ]
     assert all(torch.equal(new.state_dict()[n], old.state_dict()[n]) for n in kept)
 
 

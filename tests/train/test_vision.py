@@ -85,10 +85,10 @@ def test_the_fourth_term_is_one_minus_the_cosine(schooled):
     text = training._text(batch["draw_ids"], batch["draw_length"])
     noised, _ = training._noised(*training._latent(batch["draw_latent"]), generator)
     training.model([text, *noised], states)
-    got = training.alignment_loss(states, batch["draw_seen"])
+    got = training.alignment_loss(states, batch["draw_features"])
     said, cosines = states[training.aligned], []
     for b, copy, n in np.ndindex(3, 4, 16):
-        a, s = training.align(said[b, copy * 16 + n]), batch["draw_seen"][b, copy, n].float()
+        a, s = training.align(said[b, copy * 16 + n]), batch["draw_features"][b, copy, n].float()
         cosines.append(float((a @ s / (a.norm() * s.norm())).detach()))
     assert float(got) == pytest.approx(1 - np.mean(cosines), abs=1e-4)
     assert got.requires_grad
@@ -96,8 +96,8 @@ def test_the_fourth_term_is_one_minus_the_cosine(schooled):
 
 def test_a_pool_holds_what_the_encoder_sees_of_each_picture(schooled):
     *_, pool = schooled
-    assert pool.draw_seen.shape == (4, 4, 16, 32) and pool.edit_seen.shape == (4, 16, 32)
-    assert not torch.allclose(pool.draw_seen[0, 0].float(), pool.draw_seen[1, 0].float())
+    assert pool.draw_features.shape == (4, 4, 16, 32) and pool.edit_features.shape == (4, 16, 32)
+    assert not torch.allclose(pool.draw_features[0, 0].float(), pool.draw_features[1, 0].float())
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -12,6 +12,7 @@ from hb.data.batches import random_rows
 from hb.data.pool import Pool
 from hb.guidance import Guidance
 from hb.models.bagel import Bagel
+from hb.models.kv_cache import KVCache
 from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 from hb.models.vision import patchify
 from hb.seeding import TRAINING
@@ -29,15 +30,15 @@ class StageBatch:
     latent           clean tokens [B, n, values]
     text_scale, image_scale   [B]; the latter for edits only
     grid             rows and columns of the tokens; None: as many of each
-    source           the batch as it was picked, with the requests of its pictures where the pool has them
+    source           the batch as it was picked; its records say what each row was made from (`hb.data.records.unpack`)
     rows             [B]: which row of `source` each picture belongs to
     """
 
     task: str
-    full: Context
-    student_context: Context
-    no_text: Context
-    no_image: Context | None
+    full: KVCache
+    student_context: KVCache
+    no_text: KVCache
+    no_image: KVCache | None
     latent: Tensor
     text_scale: Tensor
     image_scale: Tensor | None
@@ -117,13 +118,13 @@ def read_batch(
     )
 
 
-def _read_prompts(teacher: Bagel, ids: Tensor, length: Tensor) -> tuple[Context | None, ...]:
+def _read_prompts(teacher: Bagel, ids: Tensor, length: Tensor) -> tuple[KVCache | None, ...]:
     """full, student_context, no_text and no_image of drawings."""
     _, full = teacher.read_ids(teacher.empty(len(ids)), ids, length)
     return full, full, teacher.empty(len(ids)), None
 
 
-def _read_edits(teacher: Bagel, batch: dict, ids: Tensor, length: Tensor, vision: bool) -> tuple[Context, ...]:
+def _read_edits(teacher: Bagel, batch: dict, ids: Tensor, length: Tensor, vision: bool) -> tuple[KVCache, ...]:
     """The same of edits."""
     latent, grid = _tokens(teacher, batch["scene_latent"])
     seen = teacher.read_latent(teacher.empty(len(ids)), latent, grid)

@@ -193,7 +193,8 @@ class DistributionMatching(Stage):
     def critic(self, batch: StageBatch, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
         """The discriminator's logits of pictures of this batch, all noised with one noise to times in [0, 0.9]."""
         t, noise = 0.9 * uniform(batch.size, generator, batch.latent), noise_like(batch.latent, generator)
-        return lambda x: self.discriminator(interpolate(x, noise, t), t, batch.full, **batch.scales)
+        inputs = dict(batch.scales, grid=batch.grid)
+        return lambda x: self.discriminator(interpolate(x, noise, t), t, batch.full, **inputs)
 
     def discriminator_loss(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
         batch, r1 = rollout.batch, self.settings.r1

@@ -93,7 +93,7 @@ class SegmentedConsistency(Stage):
         return Pair(batch, fake, real, end)
 
     def critic(self, x: Tensor, pair: Pair) -> Tensor:
-        return self.discriminator(x, pair.end, pair.batch.full, **pair.batch.scales)
+        return self.discriminator(x, pair.end, pair.batch.full, grid=pair.batch.grid, **pair.batch.scales)
 
     def discriminator_loss(self, pair: Pair, generator: torch.Generator) -> Tensor:
         critic = lambda x: self.critic(x, pair)

@@ -61,7 +61,7 @@ def test_training_sees_what_decoding_does(tiny, config):
         trace = [t[row : row + 1, keep] for t in state.hidden_states]
         context = state.context.select(torch.tensor([row]))
         said: list = []
-        tiny.bagel.read_ids(context, answer[row : row + 1], trace=said)
+        tiny.bagel.read_ids(context, answer[row : row + 1], hidden_states=said)
         trace = [torch.cat(part, 1) for part in zip(trace, said)]
         n = int(keep.sum())
         positions = torch.cat([state.positions[row, keep], context.position + torch.arange(5)])[None]

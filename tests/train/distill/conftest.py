@@ -7,6 +7,7 @@ import torch
 from hb.data.pool import make_pool
 from hb.guidance import Guidance
 from hb.infer.pipeline import Model
+from hb.models.kv_cache import KVCache
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.stage import Stage
 
@@ -70,7 +71,7 @@ def bare(stage_class, **parts) -> Stage:
 def nothing_read(latent) -> StageBatch:
     """A batch whose context is empty, for those functions."""
     n = len(latent)
-    empty = Context((), torch.zeros(n, 0, dtype=torch.bool), torch.zeros(n, dtype=torch.long))
+    empty = KVCache.with_room(0, n, 1, 0, 1, latent)
     return StageBatch("draw", empty, empty, empty, None, latent, torch.ones(n), None)
 
 
