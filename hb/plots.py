@@ -210,6 +210,38 @@ def ladder(rows: Sequence[Mapping], *, title: str | None = None, y: str = "share
     return figure
 
 
+def complexity(seen: Mapping[str, Mapping], *, title: str | None = None) -> Chart:
+    """Where much is asked: the share of right pictures by the number of things, and how many pictures have each kind of
+    mistake.
+
+    seen   who drew, and what `hb.eval.complex.complex_summary` gives of it: cells {"4 full": {right: {value, low,
+           high}, ...}}, kinds
+    """
+    figure, axes = new_chart(8.4, 3.4, 1, 2)
+    left, right = axes[0]
+    for (who, got), color in zip(seen.items(), SERIES):
+        for level, style in (("half", (0, (4, 2))), ("full", "-")):
+            line = [(int(c.split()[0]), v["right"]) for c, v in got["cells"].items() if c.endswith(level)]
+            band(left, [n for n, _ in line], [share for _, share in line], color, f"{who}, {level}")
+            left.lines[-1].set_linestyle(style)
+    left.set_xticks(range(1, 5))
+    left.set_ylim(0, 1.02)
+    plain(left)
+    labels(left, "things in the prompt", "share right")
+    legend(left, loc="lower left")
+    height = 0.8 / len(seen)
+    for i, ((who, got), color) in enumerate(zip(seen.items(), SERIES)):
+        y = np.arange(len(got["kinds"])) + height * (i - (len(seen) - 1) / 2)
+        right.barh(y, list(got["kinds"].values()), height=0.9 * height, color=color, label=who)
+    right.set_yticks(range(len(got["kinds"])), list(got["kinds"]))
+    right.invert_yaxis()
+    plain(right, "x")
+    labels(right, "pictures with this mistake")
+    legend(right, loc="lower right")
+    titled(figure, title)
+    return figure
+
+
 def learning_curve(
     curves: Mapping[str, Sequence[float]],
     *,

@@ -114,7 +114,7 @@ class Panel:
 def drawings(model: Model, panels):
     for k, (task, prompt) in enumerate(DRAWINGS):
         said, request = wish(prompt)
-        done = model.draw(said, nfe=DRAW_NFE, seed=SEED + k)
+        done = model.draw(said, nfe=DRAW_NFE, seed=SEED + k, warn=False)
         row = _row(f"draw: {task}", prompt, done, judged(done, [request])[0])
         yield row, Panel(done.image, prompt, row.right, done)
 

@@ -30,7 +30,7 @@ from hb.world.judge.damage import confusion
 
 ROWS = Path("runs/eval")  # each picture's verdict, so that a stopped measurement goes on
 ELSEWHERE = Path("out/results")
-USUAL_COST = dict(scene=100, edit=132, coverage=100)  # the teacher's
+USUAL_COST = dict(scene=100, complex=100, edit=132, coverage=100)  # the teacher's
 PICTURES, PICTURES_AGAINST = 4, 16  # of each SceneEval prompt; a difference of 0.01 drowns in the generator of four
 SHORTENED = (
     "limit",
@@ -188,6 +188,8 @@ def _row(r: dict) -> str:
 
 
 def edit(args) -> None:
+    if args.chains and args.complex:
+        raise ValueError("--chains and --complex are two different sets of edits; choose one")
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "edit")
     if args.chains:
@@ -198,17 +200,21 @@ def edit(args) -> None:
         lines += [of_interval(f"turn {t['turn']}: drift", t["drift"], headline=t["turn"] == len(turns)) for t in turns]
         finish(args, name.replace("edit", "edit_chains", 1), model, lines, dict(turns=turns), began)
         return
-    cases = _first(bench.edit_set(), args.limit, lambda case: case.edit.group)
+    every = bench.edit_complex_set() if args.complex else bench.edit_set()
+    cases = _first(every, args.limit, lambda case: case.edit.group)
     measured = lambda how: hb.eval.edit.edit_eval(
-        model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
+        model, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, choices=args.complex, **how
     )
     mine, against = measured(spent), _against(args)
     got, notes = _without_rows(mine), ""
-    full = name == "edit_nfe132" and _in_full(args)
+    full = name == "edit_nfe132" and _in_full(args) and not args.complex
     lines = [Number(f"{group}: O", values["O"], n=values["n"]) for group, values in got["groups"].items()]
+    if args.complex:
+        name = name.replace("edit", "edit_complex", 1)
+        lines += picked_lines(got, f"{_by(args)}{got['nfe']:g} NFE")
     lines += [Number("SC, mean", got["SC"]), Number("PQ, mean", got["PQ"])]
     lines.append(of_interval("drift", got["drift"], at_most=0.02 if full else None))
-    what = f"EditEval O (0 to 10), {_by(args)}{got['nfe']:g} NFE"
+    what = f"EditEval O (0 to 10){', one of several alike things' * args.complex}, {_by(args)}{got['nfe']:g} NFE"
     lines.append(of_interval(what, got["O"], target=9.0 if full else None, headline=True))
     if against is not None:
         theirs = measured(against)
@@ -216,10 +222,23 @@ def edit(args) -> None:
         got |= dict(against=_without_rows(theirs), ratios=ratios, flips=flipped)
         who = f"{args.against} at {theirs['nfe']:g} NFE"
         lines.append(of_interval(f"O, {who}, same edits and noise", theirs["O"]))
-        lines.append(of_low_end(f"O, share of {who}", ratios["O"], target=0.98))
-        lines.append(of_interval(f"drift, share of {who}", ratios["drift"], at_most=1.1, headline=True))
+        if args.complex:
+            what = f"the right one of several was edited, {who}, same edits and noise"
+            lines.append(of_interval(what, theirs["picked"]["right"]))
+            lines.append(of_interval(f"O, share of {who}, one of several alike things", ratios["O"], headline=True))
+        else:
+            lines.append(of_low_end(f"O, share of {who}", ratios["O"], target=0.98))
+            lines.append(of_interval(f"drift, share of {who}", ratios["drift"], at_most=1.1, headline=True))
         notes = flip_table(flipped["groups"] | {"all": flipped["overall"]}, args.student or "ours", args.against)
     finish(args, name, model, lines, got, began, notes=notes)
+
+
+def picked_lines(got: dict, who: str) -> list[Number]:
+    """Which of several alike things was edited."""
+    right, picked = "the right one of several was edited", got["picked"]
+    lines = [of_interval(f"{group}: {right}", share) for group, share in got["picked_right"].items()]
+    lines += [of_interval(f"edited instead: {which}", picked[which]) for which in ("other", "both", "none")]
+    return [*lines, of_interval(f"{right}, {who}", picked["right"], headline=True)]
 
 
 def understand(args) -> None:
@@ -237,11 +256,17 @@ def understand(args) -> None:
 def coverage(args) -> None:
     model, began = open_model(args), time.monotonic()
     spent, name = _cost(args, "coverage")
-    got = hb.eval.coverage.coverage_eval(model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **spent)
+    if args.ambiguous:
+        name = name.replace("coverage", "coverage_ambiguous", 1)
+    prompts = hb.eval.coverage.AMBIGUOUS_PROMPTS if args.ambiguous else hb.eval.coverage.COVERAGE_PROMPTS
+    measured = lambda how: hb.eval.coverage.coverage_eval(
+        model, pictures=args.pictures or 200, prompts=prompts, keep=ROWS, bar=not args.json, **how
+    )
+    got, what = measured(spent), f"coverage{', ambiguous prompts' * args.ambiguous}"
     lines = [Number(attribute, value) for attribute, value in got["attributes"].items()]
     lines.append(of_interval("pictures that could be used", got["readable"]))
     least = 0.90 if name == "coverage_nfe100" and _in_full(args) else None
-    lines.append(of_interval(f"coverage, {_by(args)}{got['nfe']:g} NFE", got["value"], target=least, headline=True))
+    lines.append(of_interval(f"{what}, {_by(args)}{got['nfe']:g} NFE", got["value"], target=least, headline=True))
     away, between = got["frechet"], "Fréchet distance between two sets of rendered pictures"
     lines.append(
         Number(f"Fréchet distance from rendered pictures, {_by(args)}{got['nfe']:g} NFE", away["value"], n=away["n"])
@@ -252,13 +277,11 @@ def coverage(args) -> None:
     ]
     against = _against(args)
     if against is not None:
-        theirs = hb.eval.coverage.coverage_eval(
-            model, pictures=args.pictures or 200, keep=ROWS, bar=not args.json, **against
-        )
+        theirs = measured(against)
         share = hb.eval.coverage.coverage_share(got, theirs)
         got |= dict(against=theirs, share=share)
-        what = f"coverage, share of {args.against} at {theirs['nfe']:g} NFE"
-        lines.append(of_interval(what, share, target=0.95, headline=True))
+        who = f"{args.against} at {theirs['nfe']:g} NFE"
+        lines.append(of_interval(f"{what}, share of {who}", share, target=0.95, headline=True))
     finish(args, name, model, lines, got, began)
 
 

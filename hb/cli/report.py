@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "scene_nfe",
     "scene_steps_ablation",
+    "complex",
     "edit_nfe",
     "edit_chains",
     "coverage",
+    "contradictory",
     "understand",
     "autoencoder",
     "judge",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +40,16 @@ def draw(args) -> None:
     prompts = one_sentence(args.prompts)
     wished = [wish(p) if is_tiny(model, args) else (p, None) for p in prompts]
     flat = [w for w in wished for _ in range(args.n)]
-    pictures = model.draw(
-        [said for said, _ in flat],
-        nfe=args.nfe,
-        steps=args.steps,
-        text_scale=args.text_scale,
-        student=args.student,
-        seed=[args.seed + i for _ in prompts for i in range(args.n)],
-    )
+    with plain_warnings():
+        pictures = model.draw(
+            [said for said, _ in flat],
+            nfe=args.nfe,
+            steps=args.steps,
+            text_scale=args.text_scale,
+            student=args.student,
+            seed=[args.seed + i for _ in prompts for i in range(args.n)],
+            warn=not args.quiet,
+        )
     verdicts = judged(pictures, [request for _, request in flat])
     files = save_pictures(out, pictures, columns=args.n)
     if args.json:
@@ -198,6 +204,14 @@ def plain_question(question: str) -> str:
 
 
 # ---- what comes out -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one sentence on the error stream, without the line of code they come from."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f"hb: {message}", file=sys.stderr)
+        yield
 
 
 def judged(pictures: Pictures, requests: list[Request | None]) -> list[dict | None]:

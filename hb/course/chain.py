@@ -32,7 +32,7 @@ class Link:
         """The strip's prompts, always from the same noise."""
         off = {} if self.guided else dict(text_scale=1.0)
         who = self.student or "teacher"
-        return model.draw(CHAIN_PROMPTS, steps=steps or self.steps, seed=CHAIN_SEED, student=who, **off)
+        return model.draw(CHAIN_PROMPTS, steps=steps or self.steps, seed=CHAIN_SEED, student=who, warn=False, **off)
 
 
 CHAIN = (  # in the order of the course: each stage begins with what the one before it made

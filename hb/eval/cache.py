@@ -24,7 +24,7 @@ from hb.files import append_rows, read_rows
 from hb.infer.artifacts import fingerprint
 from hb.infer.pipeline import Model
 
-FORM = 2  # of rows; to be raised when the code of an evaluation writes other rows for the same pictures
+FORM = 3  # of rows; to be raised when the code of an evaluation writes other rows for the same pictures
 WORLD = Path(hb.world.__path__[0])
 JUDGE = ("judge", "language", "scene.py")  # what decides whether a picture or an answer is right
 RENDERER = ("render.py", "scene.py")  # what makes the pictures that are edited, described and asked about
@@ -117,7 +117,10 @@ USUAL = dict(
     image=[1.25, 1.5, 2.0],
 )  # other options are usually off
 USUAL_STEPS = dict(draft_ablation=600, tune_guidance=25)
-IN_BASE = {"student", "nfe", "text_scale", "image_scale", "chains", "steps_ablation", "ladder", "batch"}
+IN_BASE = {
+    "student", "nfe", "text_scale", "image_scale", "chains", "complex", "ambiguous", "steps_ablation", "ladder",
+    "batch",
+}  # fmt: skip
 
 
 def result_key(model: Model | None, name: str, options: Mapping) -> dict:

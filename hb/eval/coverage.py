@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from hb.infer.pipeline import Model
 from hb.models.vision import patchify
 from hb.world import benchmark as bench
 from hb.world.judge.judge import read
-from hb.world.language import parse
+from hb.world.language import parse, say
 from hb.world.render import render
 from hb.world.scene import Request, Thing, sample_scenes
 
@@ -32,11 +32,19 @@ COVERAGE_PROMPTS = (
     "a cross left of a moon",
     "a green triangle and a pink circle",
 )
+AMBIGUOUS_PROMPTS = ("something", "something red", "a red thing and a star", "two small things")
 RENDERED = 5
 
 
 def coverage_eval(
-    model: Model, *, pictures: int = 200, seed: int = 7, keep: Path | None = None, bar: bool = True, **draw
+    model: Model,
+    *,
+    pictures: int = 200,
+    seed: int = 7,
+    prompts: Sequence[str] = COVERAGE_PROMPTS,
+    keep: Path | None = None,
+    bar: bool = True,
+    **draw,
 ) -> dict:
     """1 - total variation between what the model leaves to chance and what the world does, per attribute and prompt.
 
@@ -48,19 +56,20 @@ def coverage_eval(
     `highest` the largest. There is no interval, since pictures that are drawn again, as in a bootstrap, are less
     diverse. It compares the students of one teacher: another has another tower.
     """
-    requests = [parse(p) for p in COVERAGE_PROMPTS]
-    key = key_of(model, "coverage", "draw", options=draw, cases=COVERAGE_PROMPTS, pictures=pictures, seed=seed)
+    requests = [parse(p) for p in prompts]
+    said = [say(r) for r in requests]
+    key = key_of(model, "coverage", "draw", options=draw, cases=said, pictures=pictures, seed=seed)
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [i // pictures for i in numbers]
         seeds = [noise_seed(seed, i) for i in numbers]
-        drawn = model.draw([COVERAGE_PROMPTS[k] for k in chosen], seed=seeds, **draw)
+        drawn = model.draw([said[k] for k in chosen], seed=seeds, warn=False, **draw)
         seen = as_seen(drawn)
         rows = zip(chosen, read(seen), features_of(model, seen))
         return [_row(requests[k], reading, features) | dict(nfe=drawn.nfe) for k, reading, features in rows]
 
     rows = Progress(keep, key).run(len(requests) * pictures, BATCH, work, "covering", bar)
-    parts = _parts(requests, rows, pictures)
+    parts = _parts(prompts, requests, rows, pictures)
     true = [_true_features(model, requests, pictures, np.random.default_rng([2, 6, k])) for k in range(RENDERED)]
     return dict(
         value=stats.mean_interval([relative(parts)], (0, 1)),
@@ -91,7 +100,7 @@ def _row(request: Request, reading, features: np.ndarray) -> dict:
     return dict(background=reading.background, things=words, features=[round(float(f), 5) for f in features])
 
 
-def _parts(requests: Sequence[Request], rows: list[dict], pictures: int) -> list[dict]:
+def _parts(prompts: Sequence[str], requests: Sequence[Request], rows: list[dict], pictures: int) -> list[dict]:
     rng, parts = np.random.default_rng([2, 5]), []
     for number, request in enumerate(requests):
         mine = [r for r in rows[number * pictures : (number + 1) * pictures] if r["things"]]
@@ -99,7 +108,7 @@ def _parts(requests: Sequence[Request], rows: list[dict], pictures: int) -> list
             distribution = bench.true_distribution(request, attribute, k)
             seen = [r["background"] if attribute == "background" else r["things"][k][attribute] for r in mine]
             score, ceiling = overlap(seen, distribution), _ceiling(distribution, max(len(mine), 1), rng)
-            where = dict(prompt=COVERAGE_PROMPTS[number], attribute=attribute, thing=k)
+            where = dict(prompt=prompts[number], attribute=attribute, thing=k)
             parts.append(where | dict(score=score, ceiling=ceiling))
     return parts
 
@@ -164,21 +173,19 @@ def _ceiling(distribution: dict[str, float], n: int, rng) -> float:
 
 
 def _in_order(request: Request, things: list[Thing]) -> list[Thing] | None:
-    """The things in the order of the wishes they fulfil; None unless each wish has exactly one thing."""
+    """The things in the order of the wishes they fulfil; None unless each wish has exactly one thing.
+
+    Of several such orders the places of the things choose one, as good as by chance: the world fills wishes by
+    chance, and reading order is not chance.
+    """
     if len(things) != len(request.wishes):
         return None
-    left, out = list(things), []
-    for wish in request.wishes:
-        fit = [t for t in left if (wish.shape in (None, t.shape)) and (wish.color in (None, t.color))]
-        if not fit:
-            return None
-        out.append(fit[0])
-        left.remove(fit[0])
-    # wishes that are the same are in no order: the world fills them by chance, and reading order is not chance
-    if len(set(request.wishes)) == 1 and len(out) > 1:
-        digest = sha256(repr([(t.x, t.y) for t in out]).encode()).digest()
-        out = out[::-1] if digest[0] % 2 else out
-    return out
+    fulfils = lambda thing, wish: all(value in (None, getattr(thing, name)) for name, value in vars(wish).items())
+    orders = [order for order in permutations(things) if all(map(fulfils, order, request.wishes))]
+    if not orders:
+        return None
+    digest = sha256(repr([(t.x, t.y) for t in orders[0]]).encode()).digest()
+    return list(orders[digest[0] % len(orders)])
 
 
 def _words(thing: Thing) -> dict[str, str]:

@@ -18,9 +18,9 @@ from hb.eval.protocol import BATCH, as_seen, noise_seed
 from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
-from hb.world.judge.edits import edit_region, score_edit
+from hb.world.judge.edits import edit_region, picked, score_edit
 from hb.world.judge.judge import Reading, read
-from hb.world.language import parse_edit
+from hb.world.language import others_instead, parse_edit
 from hb.world.render import render
 from hb.world.scene import Scene
 
@@ -38,14 +38,19 @@ def edit_eval(
     cases: Sequence[bench.EditCase] | None = None,
     keep: Path | None = None,
     bar: bool = True,
+    choices: bool = False,
     **edit,
 ) -> dict:
     """EditEval: SC = 10 min(success, kept), PQ = 10 min(clean shapes, clean background), O = mean sqrt(SC PQ) per
-    group, then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1]."""
+    group, then over groups; drift = mean absolute pixel change outside the edited region, pixels in [0, 1].
+
+    choices   the cases pick one of several alike things: `picked` counts which one was edited, and `outcomes` tells it
+              of each edit
+    """
     cases = bench.edit_set() if cases is None else cases
     side = model.bagel.config.picture_side
     asked = [f"{c.edit.instruction}: {c.source} {c.edit.target}" for c in cases]
-    key = key_of(model, "edit", "edit", options=edit, cases=asked, seed=seed)
+    key = key_of(model, "edit", "edit", options=edit, cases=asked, seed=seed, **(dict(choices=True) if choices else {}))
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i] for i in numbers]
@@ -53,9 +58,13 @@ def edit_eval(
         done = model.edit(before, [c.edit.instruction for c in chosen], seed=seeds, **edit)
         after = as_seen(done)
         cost = dict(nfe=done.nfe, steps=done.steps, seconds=sum(done.seconds.values()) / len(numbers))
-        return [_score(c, reading, b, a) | cost for c, reading, b, a in zip(chosen, read(after), before, after)]
+        judged = zip(chosen, read(after), before, after)
+        return [
+            _score(c, reading, b, a) | (_choice(c, reading) if choices else {}) | cost for c, reading, b, a in judged
+        ]
 
-    return _summary(Progress(keep, key).run(len(cases), BATCH, work, "editing", bar))
+    rows = Progress(keep, key).run(len(cases), BATCH, work, "editing", bar)
+    return _summary(rows) | (_choices(rows) if choices else {})
 
 
 def _summary(rows: list[dict]) -> dict:
@@ -86,6 +95,24 @@ def _score(case: bench.EditCase, reading: Reading, before: Tensor, after: Tensor
     drift = float((after - before).abs()[:, outside].mean()) if outside.any() else 0.0
     figures = dict(SC=sc, PQ=pq, O=float(np.sqrt(sc * pq)), drift=drift)
     return dict(group=edit.group, right=int(score.success == 1.0), **figures, reasons=score.reasons[:2])
+
+
+def _choice(case: bench.EditCase, reading: Reading) -> dict:
+    free, place = what_is_free(case.edit)
+    instead = others_instead(parse_edit(case.edit.instruction), case.source)
+    return dict(picked=picked(reading, case.source, case.edit.target, instead, free, place))
+
+
+def _choices(rows: list[dict]) -> dict:
+    """Which of several alike things was edited: overall, and the right one by group."""
+    of = {g: [r for r in rows if r["group"] == g] for g in sorted({r["group"] for r in rows})}
+    share = lambda rows, which: Share(sum(r["picked"] == which for r in rows), len(rows)).to_dict()
+    words = lambda r: f"{r['picked']}, O {r['O']:.1f}" + (f": {'; '.join(r['reasons'])}" if r["reasons"] else "")
+    return dict(
+        picked={which: share(rows, which) for which in ("right", "other", "both", "none")},
+        picked_right={g: share(of[g], "right") for g in of},
+        outcomes={g: [words(r) for r in of[g]] for g in of},
+    )
 
 
 def what_is_free(edit) -> tuple[frozenset[str], str | None]:

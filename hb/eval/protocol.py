@@ -3,15 +3,14 @@ bytes that are judged."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
+from hb.infer.limits import RESULTS
 from hb.infer.pipeline import Pictures
 from hb.pictures import to_image, to_tensor
 
-RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
+__all__ = ["BATCH", "RESULTS", "as_seen", "noise_seed"]
 BATCH = 50
 
 

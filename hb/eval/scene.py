@@ -19,7 +19,9 @@ from hb.eval.protocol import BATCH, as_seen, noise_seed
 from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
-from hb.world.judge.judge import check, read
+from hb.world.judge.faults import faults
+from hb.world.judge.judge import Reading, check, read
+from hb.world.scene import Request
 
 STEPS = (50, 25, 12, 6, 3, 1)
 
@@ -74,15 +76,18 @@ def scene_eval(
 
     def work(numbers: list[int]) -> list[dict]:
         chosen = [cases[i // pictures] for i in numbers]
-        drawn = model.draw([c.prompt for c in chosen], seed=[noise_seed(seed, i) for i in numbers], **draw)
+        seeds = [noise_seed(seed, i) for i in numbers]
+        drawn = model.draw([c.prompt for c in chosen], seed=seeds, warn=False, **draw)
         cost = dict(nfe=drawn.nfe, steps=drawn.steps, seconds=sum(drawn.seconds.values()) / len(numbers))
-        verdicts = [check(reading, c.request) for reading, c in zip(read(as_seen(drawn)), chosen)]
-        return [
-            dict(task=c.task, case=i // pictures, right=int(v.right), reasons=v.reasons[:2]) | cost
-            for i, c, v in zip(numbers, chosen, verdicts)
-        ]
+        judged = zip(numbers, chosen, read(as_seen(drawn)))
+        return [dict(task=c.task, case=i // pictures) | _judged(reading, c.request) | cost for i, c, reading in judged]
 
     return _score(Progress(keep, key).run(len(cases) * pictures, BATCH, work, "drawing", bar))
+
+
+def _judged(reading: Reading, request: Request) -> dict:
+    verdict = check(reading, request)
+    return dict(right=int(verdict.right), kinds=faults(reading, request), reasons=verdict.reasons[:2])
 
 
 def _score(rows: list[dict]) -> SceneScore:

@@ -52,7 +52,7 @@ def speed(model: Model, *, batches: Sequence[int] = (1, 16), repeats: int = 5) -
     rows = []
     for batch in batches:
         jobs = {
-            "draw": lambda b=batch: model.draw([PROMPT] * b),
+            "draw": lambda b=batch: model.draw([PROMPT] * b, warn=False),
             "edit": lambda b=batch: model.edit(scenes[:b], INSTRUCTION),
             "ask": lambda b=batch: model.ask(scenes[:b], DESCRIBE_REQUEST),
         }
@@ -82,7 +82,7 @@ def student_speed(model: Model, student: str, *, batch: int = 16, repeats: int =
     """
     scenes = render(bench.description_set()[:batch], model.bagel.config.picture_side)
     jobs = {
-        "draw": lambda who: model.draw([PROMPT] * batch, student=who),
+        "draw": lambda who: model.draw([PROMPT] * batch, student=who, warn=False),
         "edit": lambda who: model.edit(scenes, INSTRUCTION, student=who),
     }
     both = ("teacher", student)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, Student
+from hb.infer import limits
+from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, Student, fingerprint
 from hb.infer.cache import Cache
 from hb.infer.folders import DECODER, SHIPPED, STUDENTS, ModelFolder, is_shipped
 from hb.infer.fused import FastText, decode_fast
@@ -28,6 +30,7 @@ from hb.models.distribution import TokenDistribution
 from hb.models.tokenizer import Text
 
 __all__ = ["DECODER", "SHIPPED", "STUDENTS", "Answers", "Model", "Pictures", "Sampling", "load"]
+_WARNED: set[tuple[str, str | None, str]] = set()  # weights, student and cell that a warning was given of
 FUSED_AT_MOST = 10**9  # parameters: the fused text path is a copy of its weights, and a large model has no room for two
 
 
@@ -76,6 +79,7 @@ class Model(ModelFolder):
         released_steps: bool = False,
         sampling: Sampling | None = None,
         student: str | None = None,
+        warn: bool = True,
     ) -> Pictures:
         """Draw one picture for each prompt.
 
@@ -88,11 +92,15 @@ class Model(ModelFolder):
         seed         of the first picture, the next ones count on; or one for each picture
         size         (height, width) in pixels; default: the preset's
         released_steps   the published code's grid: one step fewer than it says (98 evaluations for 100)
+        warn         warn once, by `warnings`, of a kind of prompt that these weights were measured to draw wrong more
+                     often than right
         """
         how = dict(nfe=nfe, steps=steps, text_scale=text_scale, released_steps=released_steps, student=student)
         prompts = texts_of(prompts, "prompt")
         seeds = seeds_of(seed, len(prompts))
         plan = self.plan("draw", sampling=sampling, **how)
+        if warn:
+            self._warn_of_limits(prompts, plan)
         height, width = (whole(side, "size", 1) for side in size or (self.processor.side,) * 2)
         shape = self.bagel.latent_grid(height, width)
         clock, meter = Clock(self.bagel.device), Meter()
@@ -186,6 +194,24 @@ class Model(ModelFolder):
         if chosen is not None:
             decoder = self._made.get("pixel decoder", chosen, lambda: chosen.open(self.bagel))
         return (self.bagel.decode(tokens, grid, decoder).float() / 2 + 0.5).clamp(0, 1).cpu()
+
+    def _warn_of_limits(self, prompts: Sequence[str], plan: SamplingPlan) -> None:
+        """Say once of each cell of `hb eval complex` what it is known to come to, if that is less than half."""
+        if self.bagel.config.picture_side is None:
+            return
+        student = self.students[plan.student].fingerprint() if plan.student else None
+        size = sum(p.numel() for p in self.bagel.parameters())
+        who = dict(weights=self.fingerprint, parameters=size, student=student)
+        for cell, (right, nfe) in limits.weak_cells(limits.cells_of(prompts), nfe=plan.nfe, **who).items():
+            known = (self.fingerprint(), student, cell)
+            if known not in _WARNED:
+                _WARNED.add(known)
+                warnings.warn(limits.in_words(cell, right, nfe), limits.DrawingWarning, stacklevel=4)
+
+    def fingerprint(self) -> str:
+        """Of all weights; made again when they have changed since."""
+        version = _version(self.bagel.parameters())
+        return self._made.get("fingerprint", version, lambda: fingerprint(self.bagel), same=operator.eq)
 
     def plan(self, verb: str, *, sampling: Sampling | None = None, **options) -> SamplingPlan:
         """What these options of `draw` or `edit` (verb) come to: see `hb.infer.plan.make_plan`."""
@@ -281,12 +307,7 @@ class Model(ModelFolder):
 
     def fast_text(self) -> FastText:
         """The text path, fused; made again when weights have changed since."""
-        count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
-        version = [
-            (id(p), count(p), p.device, p.dtype)
-            for part in self.bagel.understanding_branch()[:3]
-            for p in part.parameters()
-        ]
+        version = _version(p for part in self.bagel.understanding_branch()[:3] for p in part.parameters())
         return self._made.get("text", version, lambda: FastText(self.bagel), same=operator.eq)
 
     def fast_draft(self) -> DraftModel:
@@ -304,6 +325,12 @@ class Model(ModelFolder):
         """The student, grid and guidance of `plan`."""
         plan = self.plan(verb, **options)
         return plan.student, plan.grid, plan.guidance
+
+
+def _version(parameters: Iterable[Tensor]) -> list[tuple]:
+    """What changes when weights do."""
+    count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
+    return [(id(p), count(p), p.device, p.dtype) for p in parameters]
 
 
 def _record(

@@ -18,9 +18,11 @@ import numpy as np
 from numpy.random import Generator
 
 from hb.files import write
+from hb.world.contradictions import CLASHES, CLASHES_PER_KIND, make_contradictory
+from hb.world.language.choices import CHOOSING, sample_choice
 from hb.world.language.descriptions import DESCRIBE_REQUEST
 from hb.world.language.edits import GROUPS, Edit, sample_chain, sample_edit
-from hb.world.language.prompts import SIX_TASKS, TASKS, sample_request, say
+from hb.world.language.prompts import SIX_TASKS, TASKS, sample_complex, sample_request, say
 from hb.world.language.questions import QUESTION_KINDS, Question, ask
 from hb.world.language.words import NUMBERS
 from hb.world.scene import (
@@ -47,6 +49,10 @@ EDITS_PER_GROUP = 60
 CHAINS, TURNS = 40, 5
 QUESTIONS_PER_KIND = 48
 DESCRIPTIONS = 100
+COMPLEX_PROMPTS = 40
+CHOICES_PER_GROUP = 30
+# how likely a complex prompt says each color, size, texture, place and the background
+SAID = {"half": 0.5, "full": 1.0}
 DIGITS = 6  # of places, turns and shades in the files
 
 ANSWERS = {
@@ -88,6 +94,15 @@ class QuestionCase:
     question: Question
 
 
+@dataclass(frozen=True)
+class ClashCase:
+    """A prompt and the two of its phrases that cannot both be true, or none: a look-alike that is consistent."""
+
+    kind: str
+    prompt: str
+    clash: tuple[str, ...]
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -96,14 +111,31 @@ def scene_set(folder: Path | str = FOLDER) -> list[SceneCase]:
     return _read(folder, "scene.jsonl", _scene_case, len(SIX_TASKS) * PROMPTS_PER_TASK)
 
 
+def complex_set(folder: Path | str = FOLDER) -> list[SceneCase]:
+    """COMPLEX_PROMPTS distinct prompts of each cell: one to four things, and half or all of what can be said about
+    them. The task of a case is its cell, "4 full"."""
+    return _read(folder, "complex.jsonl", _scene_case, MAX_THINGS * len(SAID) * COMPLEX_PROMPTS)
+
+
 def edit_set(folder: Path | str = FOLDER) -> list[EditCase]:
     """EDITS_PER_GROUP single edits of each group."""
     return _read(folder, "edit.jsonl", _edit_case, len(GROUPS) * EDITS_PER_GROUP)
 
 
+def edit_complex_set(folder: Path | str = FOLDER) -> list[EditCase]:
+    """CHOICES_PER_GROUP edits of each group that can pick one of several alike things, in scenes of three and four
+    things."""
+    return _read(folder, "edit_complex.jsonl", _edit_case, len(CHOOSING) * CHOICES_PER_GROUP)
+
+
 def edit_chains(folder: Path | str = FOLDER) -> list[ChainCase]:
     """CHAINS chains of TURNS edits."""
     return _read(folder, "edit_chains.jsonl", _chain_case, CHAINS)
+
+
+def contradictory_set(folder: Path | str = FOLDER) -> list[ClashCase]:
+    """CLASHES_PER_KIND contradictory prompts of each kind, each followed by a look-alike that is consistent."""
+    return _read(folder, "contradictory.jsonl", _clash_case, 2 * len(CLASHES) * CLASHES_PER_KIND)
 
 
 def question_set(folder: Path | str = FOLDER) -> list[QuestionCase]:
@@ -161,6 +193,10 @@ def _edit_case(record: dict) -> EditCase:
 
 def _chain_case(record: dict) -> ChainCase:
     return ChainCase(_scene(record["source"]), tuple(_edit(edit) for edit in record["edits"]))
+
+
+def _clash_case(record: dict) -> ClashCase:
+    return ClashCase(record["kind"], record["prompt"], tuple(record["clash"]))
 
 
 def _question_case(record: dict) -> QuestionCase:
@@ -223,6 +259,19 @@ def _make_scenes(rng: Generator) -> Iterator[dict]:
                 yield {"task": task, "prompt": prompt, **asdict(request)}
 
 
+def _make_complex(rng: Generator) -> Iterator[dict]:
+    seen: set[str] = set()
+    for count in range(1, MAX_THINGS + 1):
+        for level, share in SAID.items():
+            made = 0
+            while made < COMPLEX_PROMPTS:
+                request = sample_complex(count, share, rng)
+                if say(request) not in seen:
+                    made += 1
+                    seen.add(say(request))
+                    yield {"task": f"{count} {level}", "prompt": say(request, rng), **asdict(request)}
+
+
 def _rounded_edit(edit: Edit) -> Edit:
     return replace(edit, target=_rounded(edit.target))
 
@@ -263,11 +312,36 @@ def _make_understanding(rng: Generator) -> Iterator[dict]:
         yield {"kind": "describe", "text": DESCRIBE_REQUEST, "answer": "", "scene": asdict(scene)}
 
 
+NAMED_BY = (("size",), ("texture",), ("color",), ("place",), ("size", "color"), ("size", "texture"))
+
+
+def _make_choices(rng: Generator) -> Iterator[dict]:
+    """In turn three and four things; two of them are of one shape, or three where two attributes are to be needed."""
+    for group in CHOOSING:
+        for k in range(CHOICES_PER_GROUP):
+            said = NAMED_BY[k // 2 % len(NAMED_BY)]
+            scenes = _scenes_with_alike(1 + len(said), 3 + k % 2, rng)
+            source, edit = next((s, edit) for s in scenes if (edit := sample_choice(s, rng, group, said)))
+            yield {"source": asdict(source), **asdict(_rounded_edit(edit))}
+
+
+def _scenes_with_alike(alike: int, count: int, rng: Generator) -> Iterator[Scene]:
+    """Scenes of `count` things, so many of one shape and each other one of its own, without end."""
+    while True:
+        orders = [rng.permutation(SHAPES).tolist() for _ in range(16)]
+        requests = [Request(tuple(map(Wish, (order[:1] * alike + order[1:])[:count]))) for order in orders]
+        yield from map(_rounded, sample_scenes(requests, rng).to_list())
+
+
+# the seed of a file is its position: new ones go to the end, so that the others stay as they are
 _MAKERS: dict[str, Callable[[Generator], Iterator[dict]]] = {
     "scene.jsonl": _make_scenes,
     "edit.jsonl": _make_edits,
     "edit_chains.jsonl": _make_chains,
     "understand.jsonl": _make_understanding,
+    "complex.jsonl": _make_complex,
+    "edit_complex.jsonl": _make_choices,
+    "contradictory.jsonl": make_contradictory,
 }
 
 

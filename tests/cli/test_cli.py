@@ -376,6 +376,21 @@ def kept(name: str) -> Path:
     [
         ("eval scene --limit 1 --pictures 2 --steps 1", "tiny_scene_steps1_limit1_pictures2", "SceneEval, 2 NFE"),
         ("eval scene --steps-ablation", "tiny_scene_steps_ablation", "lost from 50 guided to 6 unguided steps"),
+        (
+            "eval complex --limit 1 --pictures 2 --steps 1",
+            "tiny_complex_steps1_limit1_pictures2",
+            "complex prompts, 2 NFE",
+        ),
+        (
+            "eval edit --complex --limit 1 --steps 1",
+            "tiny_edit_complex_steps1_limit1",
+            "EditEval O (0 to 10), one of several alike things, 3 NFE",
+        ),
+        (
+            "eval coverage --ambiguous --pictures 3 --nfe 2",
+            "tiny_coverage_ambiguous_nfe2_pictures3",
+            "coverage, ambiguous prompts, 2 NFE",
+        ),
         ("eval edit --limit 1 --steps 1 --seed 3", "tiny_edit_steps1_limit1_seed3", "EditEval O (0 to 10), 3 NFE"),
         ("eval edit --chains --steps 1", "tiny_edit_chains_steps1", "turn 5: drift"),
         ("eval understand", "tiny_understand", "answers"),
@@ -394,8 +409,24 @@ def test_measurements_are_kept_with_where_they_came_from(hb, few, tiny_folder, a
     assert record["model"]["identity"] == identity(load(tiny_folder))
     assert headline in [number["what"] for number in record["numbers"] if number["headline"]]
     assert "rows" not in record["result"] or "bench" in argv or "--steps-ablation" in argv
-    if "--steps-ablation" in argv:
+    if "--steps-ablation" in argv or "eval complex" in argv:
         assert Image.open(kept(file).with_suffix(".png")).width > 600
+
+
+def test_contradictions_are_counted_refused_and_drawn_raw(hb, tiny_folder):
+    status, said, _ = hb("eval", "contradictory", "--results", "out/results")
+    words = in_one_line(said)
+    assert status == 0 and "40 of 40 contradictory prompts are refused" in words and "0 of 40 consistent ones" in words
+    assert "NOT MET" not in said and json.loads(Path("out/results/contradictory.json").read_text())["model"] is None
+    draw = ["draw", "two stars and only one star", "--steps", 1, "--n", 1, "--model", tiny_folder]
+    status, _, err = hb(*draw)
+    assert status == 2 and "'two stars'" in err and "'only one star'" in err
+    assert hb(*draw, "--raw")[0] == 0 and Path("out/draw.png").exists()
+
+
+def test_two_sets_of_edits_are_not_one(hb, tiny_folder):
+    status, _, err = hb("eval", "edit", "--chains", "--complex", "--model", tiny_folder)
+    assert status == 2 and "choose one" in err
 
 
 def test_the_judge_is_judged_and_targets_missed_are_said(hb, few, tiny_folder):

@@ -24,6 +24,14 @@ def _ladder():
     return [row(True, 100, 0.9), row(True, 12, 0.5), row(False, 50, 0.8), row(False, 1, 0.2)]
 
 
+def _complex(v):
+    right = dict(value=v, low=v - 0.1, high=v + 0.1)
+    return dict(
+        cells={f"{n} {said}": dict(right=right) for n in range(1, 5) for said in ("half", "full")},
+        kinds=dict(swapped=3, color=5),
+    )
+
+
 BLOBS = GaussianMixture(torch.tensor([[1.5, 0.0], [-1.5, 1.0]]), torch.tensor([0.2, 0.2]))
 FIGURES = {
     "sheet": lambda: plots.sheet(_pictures(5), ["a red circle"] * 5, [True, False, None, True, False], columns=3),
@@ -31,6 +39,7 @@ FIGURES = {
     "attention": lambda: ch03.attention_figure("editing"),
     "ledger": lambda: ch04.ledger({"draw": [2] * 50, "edit": [3] * 41 + [1] * 9}, title="t"),
     "ladder": lambda: plots.ladder(_ladder(), title="t"),
+    "complexity": lambda: plots.complexity({"teacher": _complex(0.5), "student": _complex(0.4)}, title="t"),
     "curve": lambda: plots.learning_curve({"a": [3, 2, 1]}, smooth=0.5, log=True, levels={"floor": 1.0}),
     "response": lambda: plots.response([1, 2], {"x": [0.1, 0.2]}, xlabel="scale", marks={"here": 1.5}, doubling=True),
     "trajectories": lambda: plane.trajectories({"p": torch.randn(4, 6, 2)}, data=torch.randn(3, 2), marked=0),

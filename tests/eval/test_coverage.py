@@ -1,15 +1,17 @@
 """Coverage tells the world's distribution from a collapsed one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from hb.eval.coverage import coverage_eval, coverage_share, features_of, frechet, overlap
+from hb.eval.coverage import AMBIGUOUS_PROMPTS, _in_order, coverage_eval, coverage_share, features_of, frechet, overlap
 from hb.models.vision import patchify, table_rows
 from hb.world.language import parse
 from hb.world.render import render
-from hb.world.scene import sample_scenes
+from hb.world.scene import Thing, sample_scenes
 from tests.eval.oracle import Oracle
 
 
@@ -21,6 +23,23 @@ def test_coverage_of_the_true_distribution_is_near_one_and_of_a_collapsed_one_is
     away = true["frechet"]
     assert 0 < away["floor"] < away["highest"] and away["value"] < 1.5 * away["highest"]
     assert collapsed["frechet"]["value"] > 4 * away["highest"]
+
+
+def test_open_shapes_of_the_true_distribution_are_covered_and_a_thing_that_is_always_a_circle_is_not(tiny):
+    true = coverage_eval(Oracle(tiny), pictures=100, prompts=AMBIGUOUS_PROMPTS, bar=False)
+    assert true["value"]["value"] > 0.93 and true["attributes"]["shape"] > 0.9 and true["readable"]["value"] > 0.97
+    collapsed = coverage_eval(Oracle(tiny, "collapsed"), pictures=50, prompts=AMBIGUOUS_PROMPTS, bar=False)
+    assert collapsed["attributes"]["shape"] < 0.4
+
+
+def test_a_wish_that_several_things_fulfil_gets_one_that_leaves_the_others_something():
+    request = parse("a red thing and a star")
+    circle, star = Thing("circle", "red", "small", 0.2, 0.2), Thing("star", "red", "small", 0.7, 0.7)
+    assert _in_order(request, [circle, star]) == _in_order(request, [star, circle]) == [circle, star]
+    assert _in_order(request, [circle, replace(circle, x=0.7)]) is None and _in_order(request, [star]) is None
+    places = np.random.default_rng(0).uniform(0.2, 0.5, 400)
+    first = [_in_order(request, [replace(star, x=x), replace(star, x=x + 0.3)])[0].x == x for x in places]
+    assert 0.4 < np.mean(first) < 0.6
 
 
 def gaussian(n: int, mean: np.ndarray, root: np.ndarray, seed: int) -> np.ndarray:

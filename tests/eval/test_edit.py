@@ -1,6 +1,7 @@
 """EditEval tells a perfect edit from none; drift is measured where nothing was to change; pairs are paired."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from hb.eval.edit import edit_eval, edit_flips, edit_ratios, touched
 from hb.world import benchmark as bench
 from hb.world.judge.judge import read
-from hb.world.language import parse
+from hb.world.language import CHOOSING, others_instead, parse, parse_edit
 from hb.world.render import render
 from hb.world.scene import Scene, sample_scenes
 from tests.eval.oracle import Oracle
@@ -24,6 +25,21 @@ def test_a_perfect_edit_scores_ten_and_a_lazy_one_fails(tiny):
     assert perfect["O"]["value"] >= 9.8 and perfect["drift"]["value"] < 1e-3
     unchanged = edit_eval(lazy, cases=cases, bar=False)
     assert unchanged["O"]["value"] < 6 and unchanged["drift"]["value"] < 1e-6
+
+
+def test_an_edit_of_the_right_thing_is_told_from_that_of_another(tiny):
+    cases = {c.edit.instruction: c for c in bench.edit_complex_set()[::6]}
+    right, other = Oracle(tiny), Oracle(tiny)
+    instead = {words: others_instead(parse_edit(words), c.source)[0] for words, c in cases.items()}
+    right.edits = cases
+    other.edits = {words: replace(c, edit=replace(c.edit, target=instead[words])) for words, c in cases.items()}
+    perfect = edit_eval(right, cases=list(cases.values()), choices=True, bar=False)
+    assert perfect["picked"]["right"]["value"] == 1.0 and perfect["O"]["value"] > 9.8
+    assert {g: share["value"] for g, share in perfect["picked_right"].items()} == dict.fromkeys(CHOOSING, 1.0)
+    mistaken = edit_eval(other, cases=list(cases.values()), choices=True, bar=False)
+    assert mistaken["picked"]["other"]["value"] > 0.9 and mistaken["O"]["value"] < 3
+    words = [words.split(",")[0] for told in mistaken["outcomes"].values() for words in told]
+    assert words.count("other") > 0.9 * len(cases)
 
 
 def test_the_edited_region_follows_where_an_added_thing_was_put(tiny):

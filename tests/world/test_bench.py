@@ -3,24 +3,49 @@
 import hashlib
 from collections import Counter
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
 
 from hb.world import benchmark as bench
-from hb.world.language import GROUPS, QUESTION_KINDS, parse, parse_edit
+from hb.world.language import CHOOSING, GROUPS, QUESTION_KINDS, LanguageError, find, parse, parse_edit, say
 from hb.world.language.prompts import SIX_TASKS
 from hb.world.scene import COLORS, PLACES, Request, Wish, holds, place_of, sample_scenes
 
-FILES = ("scene.jsonl", "edit.jsonl", "edit_chains.jsonl", "understand.jsonl")
+FILES = (
+    "scene.jsonl",
+    "edit.jsonl",
+    "edit_chains.jsonl",
+    "understand.jsonl",
+    "complex.jsonl",
+    "edit_complex.jsonl",
+    "contradictory.jsonl",
+)
+FIRST = dict(
+    scene="be3363ec60a3add1", edit="a51ceb0c37f9d153", edit_chains="698ab37ddc00e325", understand="9094c564bccd8d8b"
+)
 
 
-def test_the_committed_sets_are_what_the_code_writes(tmp_path):
-    hashes = bench.write_sets(tmp_path)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder of sets as the code writes them, and their hashes."""
+    folder = tmp_path_factory.mktemp("sets")
+    return folder, bench.write_sets(folder)
+
+
+def test_the_committed_sets_are_what_the_code_writes(written):
+    folder, hashes = written
     assert set(hashes) == set(FILES)
     for file in FILES:
         assert hashlib.sha256((bench.FOLDER / file).read_bytes()).hexdigest() == hashes[file], file
-        assert hashlib.sha256((tmp_path / file).read_bytes()).hexdigest() == hashes[file], file
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == hashes[file], file
+
+
+def test_a_new_set_leaves_those_before_it_as_they_were():
+    assert {
+        name: hashlib.sha256((bench.FOLDER / f"{name}.jsonl").read_bytes()).hexdigest()[:16] for name in FIRST
+    } == FIRST
 
 
 def test_prompts_are_distinct_and_mean_their_requests():
@@ -34,12 +59,70 @@ def test_prompts_are_distinct_and_mean_their_requests():
         assert not case.request.relation or asked.wishes[:2] == case.request.wishes[:2]
 
 
+def test_complex_prompts_are_distinct_have_room_and_say_half_or_all():
+    cases = bench.complex_set()
+    assert Counter(case.task for case in cases) == {
+        f"{n} {level}": 40 for n in (1, 2, 3, 4) for level in ("half", "full")
+    }
+    assert len({say(case.request) for case in cases}) == len({case.prompt for case in cases}) == 320
+    sample_scenes([case.request for case in cases], np.random.default_rng(0), tries=100_000)  # else: no room
+    said = {"half": [], "full": []}
+    for case in cases:
+        count, level = case.task.split()
+        asked = parse(case.prompt)
+        assert Counter(asked.wishes) == Counter(case.request.wishes) and len(asked.wishes) == int(count)
+        assert asked.background == case.request.background and asked.relation is None
+        assert all(wish.shape for wish in asked.wishes)
+        values = [value for wish in asked.wishes for name, value in vars(wish).items() if name != "shape"] + [
+            asked.background
+        ]
+        said[level] += [value is not None for value in values]
+    assert all(said["full"]) and abs(np.mean(said["half"]) - 0.5) < 0.05
+
+
 def test_edits_have_room_and_change_only_what_they_say():
     cases = bench.edit_set()
     assert Counter(case.edit.group for case in cases) == dict.fromkeys(GROUPS, 60)
     for case in cases:
         assert case.source.has_room() and case.edit.target.has_room()
         assert_only_said(case.source, case.edit)
+
+
+def test_edits_that_choose_name_one_of_several_alike_things_and_say_no_more_than_they_need():
+    cases = bench.edit_complex_set()
+    assert Counter(case.edit.group for case in cases) == dict.fromkeys(CHOOSING, 30)
+    assert Counter(len(case.source.things) for case in cases) == {3: 60, 4: 60}
+    said = Counter()
+    for case in cases:
+        of, change = parse_edit(case.edit.instruction).of, parse_edit(case.edit.instruction).change
+        assert case.source.has_room() and case.edit.target.has_room()
+        assert_only_said(case.source, case.edit)
+        alike = [thing for thing in case.source.things if thing.shape == of.shape]
+        meant = case.source.things[find(of, case.source)]
+        assert len(alike) >= 2 and meant in alike
+        known = [side for side in ("size", "texture", "color", "place") if getattr(of, side)]
+        for left_out in known:  # a shorter name is another's too
+            with pytest.raises(LanguageError, match="there are (two|three|four) things like that"):
+                find(replace(of, **{left_out: None}), case.source)
+        said[tuple(known)] += 1
+        for name, value in vars(change or Wish()).items():
+            assert value is None or value not in {getattr(thing, name) for thing in alike}
+    assert min(said.values()) >= 16 and {len(known) for known in said} == {1, 2} and len(said) == 6
+
+
+def test_every_contradiction_has_a_look_alike_that_can_be_drawn():
+    cases = bench.contradictory_set()
+    assert len({case.prompt for case in cases}) == len(cases) == 80 and set(
+        Counter(case.kind for case in cases).values()
+    ) == {8}
+    for clashing, alike in zip(cases[::2], cases[1::2]):
+        assert clashing.kind == alike.kind and len(clashing.clash) == 2 and not alike.clash
+        assert all(words in clashing.prompt for words in clashing.clash)
+        with pytest.raises(LanguageError):
+            parse(clashing.prompt)
+    requests = [parse(case.prompt) for case in cases[1::2]]
+    assert len(sample_scenes(requests, np.random.default_rng(0), tries=100_000)) == 40
+    assert all(parse(say(request)) == request for request in requests)
 
 
 def test_chains_go_on_from_scene_to_scene():
@@ -78,11 +161,22 @@ def test_described_scenes_hold_one_to_four_things_alike():
     assert Counter(len(scene.things) for scene in bench.description_set()) == {1: 25, 2: 25, 3: 25, 4: 25}
 
 
-@pytest.mark.parametrize("load", [bench.scene_set, bench.edit_set, bench.edit_chains, bench.question_set])
-def test_a_missing_or_damaged_file_says_how_to_rebuild_it(load, tmp_path):
+@pytest.mark.parametrize(
+    "load",
+    [
+        bench.scene_set,
+        bench.edit_set,
+        bench.edit_chains,
+        bench.question_set,
+        bench.complex_set,
+        bench.edit_complex_set,
+        bench.contradictory_set,
+    ],
+)
+def test_a_missing_or_damaged_file_says_how_to_rebuild_it(load, written, tmp_path):
     with pytest.raises(FileNotFoundError, match="write_sets"):
         load(tmp_path)
-    bench.write_sets(tmp_path)
+    copytree(written[0], tmp_path, dirs_exist_ok=True)
     load(tmp_path)
     for file in FILES:
         data = (tmp_path / file).read_bytes()
@@ -96,8 +190,8 @@ def test_a_missing_or_damaged_file_says_how_to_rebuild_it(load, tmp_path):
         load(tmp_path)
 
 
-def test_a_line_with_an_unknown_thing_is_damaged(tmp_path):
-    bench.write_sets(tmp_path)
+def test_a_line_with_an_unknown_thing_is_damaged(written, tmp_path):
+    copytree(written[0], tmp_path, dirs_exist_ok=True)
     data = (tmp_path / "edit.jsonl").read_text().replace('"circle"', '"banana"', 1)
     (tmp_path / "edit.jsonl").write_text(data)
     with pytest.raises(ValueError, match="banana"):

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from hb.world.judge.damage import GRADES, confusion, damage, format_confusion, random_scenes
-from hb.world.judge.edits import edit_region, score_edit
+from hb.world.judge.edits import edit_region, picked, score_edit
+from hb.world.judge.faults import FAULTS, faults
 from hb.world.judge.judge import ATTRIBUTES, COLOR_TOLERANCE, check, in_place, judge, nearest_color, read, same_scene
-from hb.world.language import parse_edit, sample_edit
+from hb.world.language import apply, find, names, others_instead, parse_edit, sample_edit, sample_request
 from hb.world.render import COLOR_RGB, render
 from hb.world.scene import COLORS, MAX_TURN, RELATIONS, SHAPES, Request, Scene, Thing, Wish, sample_scenes
 
@@ -256,6 +257,73 @@ def test_wrong_pictures_are_wrong_for_the_right_reason(request_, reason):
     assert check(seen(STAR, CIRCLE), request_).reasons == (reason,)
 
 
+def asked_of(*things, background="navy"):
+    """A request that says everything about these things."""
+    return ask(*({side: getattr(t, side) for side in (*ATTRIBUTES, "place")} for t in things), background=background)
+
+
+def traded(a, b, *sides):
+    """The two things, each with the other's values."""
+    return [replace(to, **{side: getattr(of, side) for side in sides}) for to, of in ((a, b), (b, a))]
+
+
+@pytest.mark.parametrize(
+    "drawn, background, kinds",
+    [
+        ((STAR, CIRCLE, MOON, HEART), "navy", ()),
+        ((*traded(STAR, CIRCLE, "color"), MOON, HEART), "navy", ("swapped",)),
+        ((*traded(STAR, CIRCLE, "shape"), MOON, HEART), "navy", ("swapped",)),
+        ((*traded(STAR, MOON, "texture"), CIRCLE, HEART), "navy", ("swapped",)),
+        ((*traded(MOON, HEART, "x", "y"), CIRCLE, STAR), "navy", ("swapped",)),
+        ((replace(STAR, color="green"), CIRCLE, MOON, HEART), "navy", ("color",)),
+        # red moved on, blue is gone
+        ((replace(STAR, color="red"), replace(CIRCLE, color="yellow"), MOON, HEART), "navy", ("color",)),
+        ((replace(STAR, shape="ring", turn=0.0), CIRCLE, MOON, HEART), "navy", ("shape",)),
+        ((STAR, replace(CIRCLE, size="small"), MOON, HEART), "navy", ("size",)),
+        ((STAR, CIRCLE, replace(MOON, texture="plain"), HEART), "navy", ("texture",)),
+        ((STAR, CIRCLE, MOON, replace(HEART, x=0.63, y=0.8)), "navy", ("place",)),
+        ((STAR, CIRCLE, MOON), "navy", ("missing",)),
+        ((STAR, CIRCLE, MOON, HEART), "black", ("background",)),
+        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON), "black", ("missing", "background")),
+        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON, HEART), "black", ("color", "size", "background")),
+    ],
+)  # fmt: skip
+def test_pictures_damaged_on_purpose_have_that_kind_of_mistake(drawn, background, kinds):
+    assert faults(seen(*drawn, background=background), asked_of(STAR, CIRCLE, MOON, HEART)) == kinds
+
+
+def test_what_is_too_much_blurred_or_on_the_wrong_side_is_a_mistake_of_its_kind():
+    assert faults(seen(STAR, CIRCLE), asked_of(STAR)) == ("extra",)
+    assert faults(seen(STAR, CIRCLE), ask(dict(shape="circle"), dict(shape="star"), relation="left of")) == (
+        "relation",
+    )
+    blurred = read(damage(render([Scene((STAR, CIRCLE), "navy")]), "blur", 2.5, torch.Generator().manual_seed(0)))[0]
+    assert "unclean" in faults(blurred, ask({}, {}))
+
+
+def test_there_is_a_kind_of_mistake_exactly_where_the_judge_finds_one():
+    rng = np.random.default_rng(5)
+    requests = [sample_request(task, rng) for task in ("rich", "complex", "position", "counting") for _ in range(60)]
+    scenes_of = sample_scenes(requests, rng).to_list()
+    readings = read(render(scenes_of))
+    apart = [
+        (reading, request)
+        for step in (0, 1, 7)
+        for reading, request in zip(readings, requests[step:] + requests[:step])
+    ]
+    found = [faults(reading, request) for reading, request in apart]
+    assert [not kinds for kinds in found] == [check(reading, request).right for reading, request in apart]
+    assert set().union(*found) == set(FAULTS) - {"unclean"}
+    turned = [
+        (replace(reading, things=reading.things[::-1]), replace(request, wishes=request.wishes[::-1]))
+        for reading, request in apart
+        if request.relation is None
+    ]
+    assert [faults(*pair) for pair in turned] == [
+        kinds for kinds, (_, request) in zip(found, apart) if request.relation is None
+    ]
+
+
 def test_a_relation_binds_the_first_two_wishes_whichever_things_grant_them():
     reading = seen(CIRCLE, replace(CIRCLE, color="green", x=0.25))
     assert check(reading, ask(dict(shape="circle"), dict(shape="circle"), relation="left of")).right
@@ -375,3 +443,23 @@ def test_the_confusion_table_names_every_grade_and_keeps_its_seed():
     assert format_confusion(rows).count("\n") == len(rows) + 1
     with pytest.raises(ValueError, match="blur"):
         damage(render([SCENE]), "rust", 1.0, torch.Generator())
+
+
+TWO_STARS = Scene(
+    (STAR, replace(STAR, size="large", color="pink", x=0.7, y=0.7), replace(CIRCLE, size="small")), "navy"
+)
+
+
+@pytest.mark.parametrize("instruction", [
+    "make the small star green", "replace the pink star with a heart", "remove the large star", "move the blue star to the bottom left",
+])  # fmt: skip
+def test_which_of_two_alike_things_was_edited_is_told(instruction):
+    command, rng = parse_edit(instruction), np.random.default_rng(1)
+    free, place = ({"place"}, command.change.place) if command.group == "move" else ((), None)
+    target, (instead,) = apply(command, TWO_STARS, rng), others_instead(command, TWO_STARS)
+    rival = next(t for k, t in enumerate(TWO_STARS.things[:2]) if k != find(command.of, TWO_STARS))
+    seen_after = dict(right=target, other=instead, none=TWO_STARS)
+    if command.group != "move":  # there is no room for both
+        seen_after["both"] = apply(replace(command, of=names(target, rival)[0]), target, rng)
+    which = lambda scene: picked(read(render([scene]))[0], TWO_STARS, target, [instead], free, place)
+    assert {name: which(scene) for name, scene in seen_after.items()} == {name: name for name in seen_after}

@@ -3,37 +3,51 @@
 import re
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
 
+from hb.eval.coverage import AMBIGUOUS_PROMPTS
 from hb.world.language import (
+    CHOOSING,
     DESCRIBE_REQUESTS,
     DRAWN_TASKS,
     GROUPS,
     QUESTION_KINDS,
     STYLES,
     TASKS,
+    Command,
     LanguageError,
     apply,
     ask,
     describe,
     described_right,
+    find,
+    names,
+    others_instead,
     parse,
     parse_description,
     parse_edit,
     place_is_right,
     sample_chain,
+    sample_choice,
     sample_edit,
     sample_request,
     say,
     say_edit,
 )
+from hb.world.language.clashes import can_be_together
 from hb.world.language.corpus import corpus
-from hb.world.language.words import PLURALS, READABLE
+from hb.world.language.words import PLURALS, PROMPT_WORDS, READABLE
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
+    GAP,
+    MARGIN,
+    PLACES,
+    RADII,
+    RELATIONS,
     SHAPES,
     SIZES,
     TEXTURES,
@@ -152,6 +166,19 @@ def test_prompts_are_short(rng):
          Request((Wish("ring"), Wish("star"), Wish("moon", place="left")), "right of")),
         ("on black, a cross", Request((Wish("cross"),), None, "black")),
         ("two purple things", Request((Wish(color="purple"),) * 2)),
+        ("something", Request((Wish(),))),
+        ("something red", Request((Wish(color="red"),))),
+        ("something small and striped on the left, and a star", Request((Wish(None, None, "small", "striped", "left"), Wish("star")))),
+        ("a circle above something pink", Request((Wish("circle"), Wish(color="pink")), "above")),
+        ("exactly two stars and just one ring", Request((Wish("star"), Wish("star"), Wish("ring")))),
+        ("a circle and no stars", Request((Wish("circle"),))),
+        ("only one red star and a blue star", Request((Wish("star", "red"), Wish("star", "blue")))),
+        ("a circle left of a star and on the left of it", Request((Wish("circle"), Wish("star")), "left of")),
+        ("a star on the left left of a circle", Request((Wish("star", place="left"), Wish("circle")), "left of")),
+        ("a star, left of a circle", Request((Wish("star"), Wish("circle")), "left of")),
+        ("a star at the top and on the left", Request((Wish("star", place="top left"),))),
+        ("a star at the top left, left of a circle on the left",
+         Request((Wish("star", place="top left"), Wish("circle", place="left")), "left of")),
     ],
 )  # fmt: skip
 def test_prompts_are_read_with_tolerance(prompt, request_):
@@ -185,8 +212,89 @@ def test_a_prompt_outside_the_world_is_refused_with_a_hint(prompt, hint):
         parse(prompt)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "one", "other"),
+    [
+        ("two stars and only one star", "two stars", "only one star"),
+        ("only one star, and two red stars", "only one star", "two red stars"),
+        ("no star and a star", "no star", "a star"),
+        ("a blue circle, a heart and no blue things", "a blue circle", "no blue things"),
+        ("a circle left of a star and right of it", "left of a star", "right of it"),
+        ("a circle above a star, and below the star, and a heart", "above a star", "below the star"),
+        ("a red blue circle", "red", "blue"),
+        ("something small and large", "small", "large"),
+        ("a star on a white background with a black background", "white", "black"),
+        ("a star on the right, left of a circle on the left", "a star on the right", "left of a circle on the left"),
+        ("a star at the top below a circle in the center", "a star at the top", "below a circle in the center"),
+        ("a star at the top left and in the center", "at the top left", "in the center"),
+        ("a star on the left, at the right", "on the left", "at the right"),
+        ("two stars, a heart and two rings", "two stars", "two rings"),
+        ("two large stars at the top left", "two large stars", "at the top left"),
+        (
+            "a ring, a large star at the top left and a circle at the top left",
+            "a large star at the top left",
+            "a circle at the top left",
+        ),
+    ],
+)
+def test_a_contradiction_is_refused_and_both_phrases_are_quoted(prompt, one, other):
+    with pytest.raises(LanguageError) as refused:
+        parse(prompt)
+    assert f"'{one}'" in str(refused.value) and f"'{other}'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["only one red star and a star", "a star and no red things", "only one star and something"]
+)
+def test_what_a_request_cannot_hold_is_refused_and_not_called_a_contradiction(prompt):
+    with pytest.raises(LanguageError, match="may or may not be"):
+        parse(prompt)
+
+
+def test_two_things_can_be_together_exactly_where_a_search_finds_them_so():
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 9)] * 4), -1).reshape(
+        -1, 4
+    )  # of x, y, x, y, with the corners of every region
+    found = {True: 0, False: 0}
+    for relation, sizes, places in product(
+        (None, *RELATIONS), product(SIZES, SIZES), product((None, *PLACES), repeat=2)
+    ):
+        low, high = [], []
+        for size, place in zip(sizes, places):
+            edge = RADII[SIZES.index(size)] + MARGIN
+            line, column = divmod(PLACES.index(place), 3) if place else (None, None)
+            for k in (column, line):
+                low.append(max(edge, 0 if k is None else k / 3))
+                high.append(min(1 - edge, 1 if k is None else (k + 1) / 3))
+        x, y, u, v = (np.array(low) + grid * (np.array(high) - low)).T
+        fits = np.hypot(x - u, y - v) > sum(RADII[SIZES.index(size)] for size in sizes) + GAP
+        if relation:
+            fits &= holds(relation, x, y, u, v)
+        one, other = (Wish("star", size=size, place=place) for size, place in zip(sizes, places))
+        assert can_be_together(one, other, relation) == fits.any(), (relation, sizes, places)
+        found[bool(fits.any())] += 1
+    assert min(found.values()) > 300
+    small = [replace(wish, size="small") for wish in (one, other)]  # a size that is left open can come out small
+    assert can_be_together(Wish(place="top left"), Wish(place="top left")) and can_be_together(*small, relation)
+
+
+def test_what_is_said_of_open_shapes_is_in_the_tokenizers_words(rng):
+    known = {word for text in corpus(rng, 2000) for word in re.findall(r"\w+", text)}
+    for prompt in (
+        *AMBIGUOUS_PROMPTS,
+        "something large and striped in the center",
+        "only one thing and no stars on navy",
+    ):
+        try:
+            said = say(parse(prompt))
+        except LanguageError:
+            continue
+        assert set(said.split()) <= known and "something" not in said and parse(said) == parse(prompt)
+    assert say(parse("something red")) == "a red thing" and say(parse("something")) == "a thing"
+
+
 def test_word_salad_is_understood_or_refused_never_a_crash(rng):
-    words = sorted(READABLE)
+    words = sorted(READABLE | PROMPT_WORDS)
     for _ in range(3000):
         salad = " ".join(rng.choice(words, size=rng.integers(0, 9)))
         for read in (parse, parse_edit):
@@ -360,6 +468,59 @@ def test_reading_an_edit_and_doing_it_gives_the_target(group, scenes, rng):
         target = apply(command, scene, rng)
         assert agree(target, edit.target, edit.thing, edit.free), edit
     assert made > 200
+
+
+CHANGES = {
+    "recolor": Wish(color="green"), "replace": Wish("moon", "red"), "remove": None, "move": Wish(place="top right"),
+    "resize": Wish(size="large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", CHANGES)
+def test_a_thing_can_be_named_by_all_it_shows_in_every_phrasing(group, rng):
+    values = dict(color=("blue", None), size=("small", None), texture=("striped", None), place=(*PLACES, None))
+    for said in product(*values.values()):
+        command = Command(group, Wish("star", *said), CHANGES[group])
+        assert {parse_edit(say_edit(command, generator)) for generator in [None, *[rng] * 12]} == {command}, command
+
+
+def test_names_are_unique_and_as_short_as_can_be(scenes):
+    several = 0
+    for scene in scenes:
+        for k, thing in enumerate(scene.things):
+            found = names(scene, thing)
+            assert all(find(wish, scene) == k for wish in found)
+            for wish in found:
+                for side in ("size", "texture", "color", "place"):
+                    if getattr(wish, side):
+                        with pytest.raises(LanguageError, match="like that"):
+                            find(replace(wish, **{side: None}), scene)
+            alone = [other.shape for other in scene.things].count(thing.shape) == 1
+            assert (found == [Wish(thing.shape)]) == alone
+            several += len(found) > 1
+    assert several > 100
+    twins = Scene((CIRCLE, replace(CIRCLE, x=CIRCLE.x + 0.01)))
+    assert names(twins, CIRCLE) == []
+
+
+def test_what_is_asked_of_one_of_several_is_true_of_none_of_them(rng):
+    scene = Scene((STAR, replace(STAR, color="red", size="small", x=0.2), replace(CIRCLE, x=0.2, y=0.3)))
+    for group in CHOOSING:
+        for said in (("size",), ("color",), ("place",)):
+            edits = [edit for edit in [sample_choice(scene, rng, group, said) for _ in range(40)] if edit]
+            assert len(edits) > 20
+            for edit in edits:
+                command = parse_edit(edit.instruction)
+                assert [side for side in ("size", "texture", "color", "place") if getattr(command.of, side)] == list(
+                    said
+                )
+                outcomes = [edit.target, *others_instead(command, scene)]
+                assert (
+                    len(outcomes) == 2 and all(outcome != scene for outcome in outcomes) and outcomes[0] != outcomes[1]
+                )
+        assert sample_choice(scene, rng, group, ("texture",)) is None  # both are striped
+    with pytest.raises(ValueError, match="choose from recolor"):
+        sample_choice(scene, rng, "add", ("size",))
 
 
 def agree(a, b, thing, free):

@@ -73,9 +73,43 @@ def scene(
 
 @verb(
     app,
+    name="complex",
+    short_help="Prompts that say much: one to four things, half or all said.",
+    stopped=STOPPED,
+    examples="""
+hb eval complex
+hb eval complex --student dmdo --nfe 6 --against teacher
+hb eval complex --limit 5 --pictures 1
+""",
+)
+def complex_prompts(
+    model: o.ModelOptions,
+    nfe: PictureNFE = None,
+    steps: o.Steps = None,
+    student: o.StudentName = None,
+    against: o.Against = None,
+    text_scale: o.TextScale = None,
+    pictures: Annotated[int | None, o.Whole(help="Pictures of each prompt (default: 4).")] = None,
+    limit: Annotated[int | None, Limit(help="Only the first N prompts of each cell: for a quick look.")] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Eight cells of 40 prompts: one to four things, and half or all of what can be said about them.
+
+    Shares right, what drawing again would bring, and what is wrong in the others, by kind and as a figure."""
+    args = arguments(locals())
+    o.nfe_or_steps(nfe, steps)
+    from hb.cli.complex import complex_prompts
+
+    return complex_prompts(args)
+
+
+@verb(
+    app,
     short_help="EditEval: are edits done, and is all else kept?",
     stopped=STOPPED,
-    examples="hb eval edit\nhb eval edit --steps 6\nhb eval edit --chains\nhb eval edit --limit 5",
+    examples="hb eval edit\nhb eval edit --steps 6\nhb eval edit --chains\nhb eval edit --complex --limit 5",
 )
 def edit(
     model: o.ModelOptions,
@@ -88,6 +122,13 @@ def edit(
     chains: Annotated[
         bool,
         o.Flag("--chains", help="Instead, five edits one after another: how far does the rest of the picture drift?"),
+    ] = False,
+    complex: Annotated[
+        bool,
+        o.Flag(
+            "--complex",
+            help="Instead, edits of one of several alike things (the small red circle): was the right one edited?",
+        ),
     ] = False,
     limit: Annotated[int | None, Limit(help="Only the first N edits of each group: for a quick look.")] = None,
     seed: o.Seed = 0,
@@ -125,6 +166,10 @@ def coverage(
     against: o.Against = None,
     text_scale: o.TextScale = None,
     pictures: Annotated[int | None, o.Whole(help="Pictures of each prompt (default: 200).")] = None,
+    ambiguous: Annotated[
+        bool,
+        o.Flag("--ambiguous", help='Instead, prompts that leave a shape open: "something", "a red thing and a star".'),
+    ] = False,
     results: o.Results = None,
     json: o.Json = False,
 ):
@@ -154,6 +199,19 @@ def lossless(
     from hb.cli.speculation import lossless
 
     return lossless(args)
+
+
+@verb(
+    app, short_help="Are prompts that contradict themselves refused, and no others?", examples="hb eval contradictory"
+)
+def contradictory(results: o.Results = None, json: o.Json = False):
+    """Forty prompts of ten kinds that cannot be true (two stars and only one star), each with a look-alike that can.
+
+    A refusal has to quote both clashing phrases. Needs no model."""
+    args = arguments(locals())
+    from hb.cli.complex import contradictory
+
+    return contradictory(args)
 
 
 @verb(app, short_help="Can the judge be trusted?", examples="hb eval judge\nhb eval judge --n 1000")

@@ -61,6 +61,9 @@ def draw(
     text_scale: o.TextScale = None,
     seed: o.Seed = 0,
     raw: o.Raw = False,
+    quiet: Annotated[
+        bool, o.Flag("--quiet", help="No warning of prompts that the model was measured to draw wrong mostly.")
+    ] = False,
     out: PictureOut = "out/draw.png",
     json: o.Json = False,
 ):

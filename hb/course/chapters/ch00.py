@@ -30,7 +30,7 @@ def compare_figure(
     request = parse(prompt)
     rows, right = {}, {}
     for scale in text_scales:
-        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed) for n in steps]
+        drawn = [model.draw(prompt, steps=n, text_scale=scale, seed=seed, warn=False) for n in steps]
         seen = torch.cat([as_seen(d) for d in drawn])
         name = f"text scale {scale:g}" if scale > 1 else "unguided"
         rows[name], right[name] = seen, [check(r, request).right for r in read(seen)]
@@ -47,10 +47,10 @@ def compare(model: Model, prompt: str = "a red circle left of a blue star", step
     def draw(prompt, steps, text_scale, seed, student):
         request = parse(prompt)
         if (prompt, seed) not in references:
-            references[prompt, seed] = model.draw(prompt, seed=seed)
+            references[prompt, seed] = model.draw(prompt, seed=seed, warn=False)
         reference = references[prompt, seed]
         who = {} if student == TEACHER else dict(student=student)
-        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed, **who)
+        drawn = model.draw(prompt, steps=steps, text_scale=text_scale, seed=seed, warn=False, **who)
         seen = torch.cat([as_seen(reference), as_seen(drawn)])
         verdicts = [check(r, request) for r in read(seen)]
         captions = [f"the preset: {reference.nfe:g} NFE", f"yours: {drawn.nfe:g} NFE"]

@@ -16,7 +16,8 @@ from hb.course.exercises import Hint, call, exercise, expect
 from hb.course.widgets import live, slider
 from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import Prefill, speculate
-from hb.infer.speculative.runner import DraftModel, DraftRunner, Plan
+from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel, DraftRunner
 from hb.infer.speculative.tree import Tree, root_only
 from hb.infer.speculative.verify import children_of
 from hb.models.distribution import TokenDistribution

@@ -129,7 +129,8 @@ def scale_grid(
     seed: int = CHAIN_SEED,
 ) -> ScaleGrid:
     """Draw them all, once: a slider then only looks them up."""
-    at = lambda who: {a: model.draw(prompts, steps=steps, text_scale=a, seed=seed, student=who) for a in scales}
+    how = dict(steps=steps, seed=seed, warn=False)
+    at = lambda who: {a: model.draw(prompts, text_scale=a, student=who, **how) for a in scales}
     return ScaleGrid(student, at("teacher"), at(student))
 
 

@@ -62,6 +62,26 @@ def score_edit(
     return EditScore(success, share([all(good for good, _ in part) for part in kept]), reasons)
 
 
+def picked(
+    reading: Reading,
+    source: Scene,
+    target: Scene,
+    instead: Sequence[Scene],
+    free: Collection[str] = (),
+    place: str | None = None,
+) -> str:
+    """Which of several alike things was edited: "right", "other", "both" or "none".
+
+    instead   the scenes after the same edit of each of the others. The one that fits best tells; "both" is where two
+              fit equally well
+    """
+    well = lambda outcome: min((score := score_edit(reading, source, outcome, free, place)).success, score.kept)
+    asked, other = well(target), max(map(well, instead), default=0.0)
+    if asked == other:
+        return "both" if asked else "none"
+    return "right" if asked > other else "other"
+
+
 def _plan(source: Scene, target: Scene) -> list[tuple[Thing | None, Thing | None]]:
     """Pairs (before, after): equal for kept things, None where a thing is added or removed."""
     gone, new = list(source.things), list(target.things)

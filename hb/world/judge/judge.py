@@ -361,7 +361,7 @@ def _count(n: int, noun: str) -> str:
 def _mismatches(things: Sequence[Thing], request: Request) -> list[str]:
     """What is wrong if the first thing is for the first wish, and so on."""
     out = [words for thing, wish in zip(things, request.wishes) for words in _disappointments(thing, wish)]
-    if request.relation is not None and not _related(request.relation, *things[:2]):
+    if request.relation is not None and not related(request.relation, *things[:2]):
         a, b = things[:2]
         out.append(f"the {a.shape} at {whereabouts(a)} is not {request.relation} the {b.shape} at {whereabouts(b)}")
     return out
@@ -391,7 +391,7 @@ def _inside(c: float) -> float:
     return min(max(c, 0.0), 1.0)
 
 
-def _related(relation: str, a: Thing, b: Thing) -> bool:
+def related(relation: str, a: Thing, b: Thing) -> bool:
     dx = {"left of": -1, "right of": 1}.get(relation, 0) * PLACE_SLACK
     dy = {"above": -1, "below": 1}.get(relation, 0) * PLACE_SLACK
     return bool(holds(relation, a.x + dx, a.y + dy, b.x, b.y))

@@ -1,5 +1,6 @@
 """All the speech of the tiny world in one place: prompts, descriptions, questions and edits."""
 
+from hb.world.language.choices import CHOOSING, names, others_instead, sample_choice
 from hb.world.language.descriptions import (
     DESCRIBE_REQUEST,
     DESCRIBE_REQUESTS,
@@ -18,8 +19,10 @@ from hb.world.language.questions import QUESTION_KINDS, Question, ask
 from hb.world.language.words import LanguageError, read_wish
 
 __all__ = [
-    "DESCRIBE_REQUEST", "DESCRIBE_REQUESTS", "DRAWN_TASKS", "GROUPS", "PLACE_MARGIN", "QUESTION_KINDS", "SIX_TASKS", "STYLES", "TASKS",
+    "CHOOSING", "DESCRIBE_REQUEST", "DESCRIBE_REQUESTS", "DRAWN_TASKS", "GROUPS", "PLACE_MARGIN", "QUESTION_KINDS",
+    "SIX_TASKS", "STYLES", "TASKS",
     "Command", "Edit", "LanguageError", "Match", "Question", "Told",
-    "apply", "ask", "describe", "described_right", "find", "parse", "parse_description", "parse_edit", "place_is_right",
-    "read_wish", "sample_chain", "sample_complex", "sample_edit", "sample_request", "say", "say_edit",
+    "apply", "ask", "describe", "described_right", "find", "names", "others_instead", "parse", "parse_description",
+    "parse_edit", "place_is_right", "read_wish", "sample_chain", "sample_choice", "sample_complex", "sample_edit",
+    "sample_request", "say", "say_edit",
 ]  # fmt: skip

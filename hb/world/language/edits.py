@@ -44,6 +44,7 @@ from hb.world.scene import (
 
 GROUPS = ("recolor", "replace", "remove", "add", "move", "resize", "background")
 
+
 SPOTS, TRIES = 64, 20
 ROOMY = 4  # of SPOTS: a drawn edit has room to spare, so that not every picture but one is wrong
 
@@ -54,6 +55,7 @@ _PHRASINGS = {
     "add": ("add {new}", "put {new} into the picture"),
     "add at": ("add {new} {at}", "put {new} {at}"),
     "move": ("move {of} to the {place}", "put {of} {at}"),
+    "move from": ("move {of} to the {place}",),  # "put the star on the left at the top" could be read in two ways
     "resize": ("make {of} {size}", "make {of} {sizer}", "change the size of {of} to {size}"),
     "background": ("change the background to {background}", "make the background {background}"),
 }
@@ -164,9 +166,13 @@ def say_edit(command: Command, rng: Generator | None = None) -> str:
     """The command in words, in one of several phrasings, without `rng` the first: "turn the star into a circle"."""
     of, change = command.of, command.change or Wish()
     at = PLACE_PHRASES.get(change.place)
-    key = "add at" if command.group == "add" and at else command.group
+    key = command.group
+    if key == "add" and at:
+        key = "add at"
+    if key == "move" and of.place:
+        key = "move from"
     return first_or_pick(rng, _PHRASINGS[key]).format(
-        of=of and phrase(of, article="the"),
+        of=of and _say_named(of),
         new=phrase(change) if command.group in ("add", "replace") else None,
         at=at,
         place=change.place,
@@ -175,6 +181,10 @@ def say_edit(command: Command, rng: Generator | None = None) -> str:
         sizer={"small": "smaller", "large": "larger"}.get(change.size),
         background=command.background,
     )
+
+
+def _say_named(wish: Wish) -> str:
+    return phrase(wish, article="the") + (f" {PLACE_PHRASES[wish.place]}" if wish.place else "")
 
 
 _COLOR, _SIZE, _GROUND = "|".join(COLORS), "|".join(SIZES), "|".join(BACKGROUNDS)
@@ -191,7 +201,7 @@ _PATTERNS = tuple(
         ("resize", rf"(?:make|change|turn) (?P<of>.+?){_TO} (?P<size>{_SIZE}|smaller|larger)"),
         ("add", r"(?:add|draw|put) (?P<new>(?:an?|one|1) .+?)(?: (?:in|into|to) the picture)?"),
         ("replace", r"(?:replace|change|turn|make) (?P<of>.+?) (?:with|by|into|to) (?P<new>.+)"),
-        ("move", r"(?:move|put) (?P<of>.+?) (?P<at>(?:to|at|in|on) (?:the )?\w+.*)"),
+        ("move", r"(?:move|put) (?P<of>.+) (?P<at>(?:to|at|in|on) (?:the )?\w+.*)"),
     )
 )
 

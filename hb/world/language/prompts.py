@@ -7,12 +7,13 @@ thing in the picture: things beyond those asked for are wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 
 from numpy.random import Generator
 
-from hb.world.language.words import PLACE_PHRASES, LanguageError, Reader, join, known_words, phrase
+from hb.world.language.clashes import can_be_together, is_a, may_be
+from hb.world.language.words import PLACE_PHRASES, PROMPT_WORDS, LanguageError, Reader, join, known_words, phrase
 from hb.world.scene import (
     BACKGROUNDS,
     COLORS,
@@ -30,6 +31,9 @@ from hb.world.scene import (
 SIX_TASKS = ("single", "two", "counting", "colors", "position", "attribution")
 TASKS = (*SIX_TASKS, "rich")
 DRAWN_TASKS = (*TASKS, "complex")  # of training prompts; the frozen sets and the tokenizer's corpus were made of TASKS
+
+_JOINED_PLACES = {frozenset(place.split()): place for place in PLACES}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 OPENERS = ("", "", "", "draw ", "a picture of ", "a photo of ")
 BACKGROUND_PHRASES = (" on a {} background", " with a {} background")
@@ -75,11 +79,7 @@ def sample_request(task: str, rng: Generator, skew: float = 1.0) -> Request:
         return _sample_rich(rng, skew)
     if task == "complex":
         count = 1 + int(rng.choice(MAX_THINGS, p=COMPLEX_COUNTS))
-        while True:
-            said = 1.0 if rng.random() < 0.5 else rng.uniform(0.25, 1.0)
-            request = sample_complex(count, said, rng, SHAPE_UNSAID)
-            if _has_room_when_large(request, rng):
-                return request
+        return sample_complex(count, 1.0 if rng.random() < 0.5 else rng.uniform(0.25, 1.0), rng, SHAPE_UNSAID)
     if task not in TASKS:
         raise ValueError(f"no task {task!r}; choose from {', '.join(DRAWN_TASKS)}")
     if task in ("single", "counting", "colors"):
@@ -135,16 +135,6 @@ def sample_complex(count: int, said: float, rng: Generator, shape_unsaid: float 
     return Request(tuple(wishes), None, maybe(scene.background))
 
 
-def _has_room_when_large(request: Request, rng: Generator) -> bool:
-    """Is there room, even if every size that is left open comes out large? Two large things never share a ninth."""
-    large = tuple(replace(wish, size=wish.size or "large") for wish in request.wishes)
-    try:
-        sample_scenes([replace(request, wishes=large)], rng, tries=16_384)
-    except ValueError:
-        return False
-    return True
-
-
 def _rich_wish(fullness: float, rng: Generator) -> Wish:
     return Wish(
         shape=pick(rng, SHAPES) if rng.random() > 0.08 else None,
@@ -176,7 +166,7 @@ def say(request: Request, rng: Generator | None = None) -> str:
     parts, rest = [], request.wishes
     if request.relation:
         first, second, *rest = request.wishes
-        parts.append(f"{_say_wish(first)} {request.relation} {_say_wish(second)}")
+        parts.append(f"{_say_wish(first)}{',' * bool(first.place)} {request.relation} {_say_wish(second)}")
     parts += [_say_wish(wish, len(list(same))) for wish, same in groupby(sorted(rest, key=_order(rest)))]
     background = request.background and first_or_pick(rng, BACKGROUND_PHRASES).format(request.background)
     return first_or_pick(rng, OPENERS) + join(parts) + (background or "")
@@ -195,22 +185,26 @@ def _say_wish(wish: Wish, count: int = 1) -> str:
 
 def parse(prompt: str) -> Request:
     """The request behind a prompt: the inverse of `say`, tolerant of articles, capitals, commas, digits and openers.
+    "something red" is "a red thing"; "only one star" and "no stars" are understood where nothing else in the prompt
+    speaks against them.
 
     Identical wishes come back side by side; if two things are related, they come first.
-    Raises LanguageError naming the unknown word and the nearest known one, or saying what is missing or too much.
+    Raises LanguageError naming the unknown word and the nearest known one, saying what is missing or too much, or
+    quoting the two phrases that cannot both be true of a picture of this world.
     """
-    words = _without_opener(known_words(prompt))
+    words = _without_opener(known_words(prompt, PROMPT_WORDS))
     words, background = _take_background(words, prompt)
-    groups, relation, related = _read_groups(Reader(words, prompt))
-    total = sum(count for count, _ in groups)
-    if total > MAX_THINGS:
-        raise LanguageError(f"{total} things are too many; a picture holds at most {MAX_THINGS}")
+    spoken, relation = _read_groups(Reader(words, prompt))
+    groups = [group for group in spoken if group.count]
+    if not groups:
+        raise LanguageError(f"'{prompt}' asks for zero of something; just leave it out")
+    _check_counts(groups, [group for group in spoken if not group.count])
     if relation:
-        if groups[related][0] != 1 or groups[related + 1][0] != 1:
-            raise LanguageError(f"{relation!r} relates one thing to one other; I cannot place several at once")
-        pair = groups[related : related + 2]
-        groups = pair + groups[:related] + groups[related + 2 :]
-    return Request(tuple(wish for count, wish in groups for _ in range(count)), relation, background)
+        pair = [groups.index(relation.first), groups.index(relation.second)]
+        groups = [groups[k] for k in pair] + [group for k, group in enumerate(groups) if k not in pair]
+    _check_room(groups, relation)
+    wishes = tuple(group.wish for group in groups for _ in range(group.count))
+    return Request(wishes, relation.name if relation else None, background)
 
 
 def _without_opener(words: list[str]) -> list[str]:
@@ -251,23 +245,149 @@ def _take_background(words: list[str], prompt: str) -> tuple[list[str], str | No
     return words[:start] + words[stop:], said[0]
 
 
-def _read_groups(reader: Reader) -> tuple[list[tuple[int, Wish]], str | None, int]:
-    """All counted things, the relation, and the number of the first group of the related pair."""
-    groups, relation, related = [], None, -1
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Counted things as they were said. only: are there to be no others like them?"""
+
+    count: int
+    wish: Wish
+    things: str  # "two stars"
+    place: str = ""  # "at the top left"
+    only: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"{self.things} {self.place}".rstrip()
+
+
+@dataclass(frozen=True)
+class _Related:
+    """first NAME second; `words` are those of the relation: "to the left of"."""
+
+    name: str
+    first: _Group
+    second: _Group
+    words: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.words} {self.second.text}"
+
+
+def _read_groups(reader: Reader) -> tuple[list[_Group], _Related | None]:
+    """All counted things, those that are to be absent (count 0) among them, and the relation."""
+    groups, relation, head = [_read_group(reader)], None, None
     while True:
-        count, wish = reader.thing()
-        if count == 0:
-            raise LanguageError(f"'{reader.text}' asks for zero of something; just leave it out")
-        place = reader.place()
-        groups.append((count, replace(wish, place=place) if place else wish))
-        new = reader.relation()
+        new = _read_relation(reader, after_comma=relation is None)
         if new and relation:
-            raise LanguageError(f"I found two relations, {relation!r} and {new!r}; I can hold one per picture")
+            raise LanguageError(f"I found two relations, {relation.name!r} and {new[0]!r}; I can hold one per picture")
         if new:
-            relation, related = new, len(groups) - 1
+            head, groups = groups[-1], [*groups, _read_group(reader)]
+            relation = _Related(new[0], head, groups[-1], new[1])
+            if head.count != 1 or relation.second.count != 1:
+                raise LanguageError(f"{relation.name!r} relates one thing to one other; I cannot place several at once")
+            _read_again(reader, relation)
             continue
         linked = [reader.skip(link) for link in (",", "and", "with")]
         if not reader.peek() and not any(linked[1:]):
-            return groups, relation, related
+            return groups, relation
         if not any(linked):
             raise LanguageError(f"after {' '.join(reader.words[: reader.i])!r} I did not expect {reader.peek()!r}")
+        groups.append(_read_group(reader))
+
+
+def _read_group(reader: Reader) -> _Group:
+    """ "two stars at the top left", "only one red star", "no stars". "at the top and on the left" is "at the top left".
+
+    Raises LanguageError where one thing has two places.
+    """
+    start, only = reader.i, reader.skip("only")
+    count, wish = reader.thing()
+    things, start = reader.since(start), reader.i
+    place = reader.place()
+    text = reader.since(start)
+    while place:
+        start = reader.i
+        any([reader.skip(","), reader.skip("and")])
+        said = reader.i
+        other = reader.place()
+        if other is None:
+            reader.i = start
+            break
+        both = _JOINED_PLACES.get(frozenset([*place.split(), *other.split()]))
+        if both is None and count == 1:
+            raise LanguageError(f"I found two places for one thing, {text!r} and {reader.since(said)!r}; choose one")
+        if both is None:
+            raise LanguageError(
+                f"say each of {things!r} by itself, with its own place: {text!r} and {reader.since(said)!r} are two"
+            )
+        place, text = both, PLACE_PHRASES[both]
+    return _Group(count, replace(wish, place=place) if place else wish, things, text, only)
+
+
+def _read_relation(reader: Reader, after_comma: bool = False) -> tuple[str, str] | None:
+    """A relation and its words: "left of" and "to the left of"."""
+    start = reader.i
+    if after_comma:
+        reader.skip(",")
+    said = reader.i
+    name = reader.relation()
+    if name is None:
+        reader.i = start
+        return None
+    return name, reader.since(said)
+
+
+def _read_again(reader: Reader, relation: _Related) -> None:
+    """What more is said of the same two things: "and right of it", "and above the star".
+
+    Raises LanguageError if both cannot hold, or if both could and that is more than a request holds.
+    """
+    start = reader.i
+    any([reader.skip(","), reader.skip("and")])
+    said = reader.i
+    new = _read_relation(reader)
+    if (
+        said == start
+        or new is None
+        or not (reader.skip("it") or (reader.peek() == "the" and reader.thing()[1] == relation.second.wish))
+    ):
+        reader.i = start
+    elif new[0] == OPPOSITE[relation.name]:
+        raise LanguageError(
+            f"{relation.text!r} and {reader.since(said)!r} cannot both be true of {relation.first.text!r}"
+        )
+    elif new[0] != relation.name:
+        raise LanguageError(f"I found two relations, {relation.name!r} and {new[0]!r}; I can hold one per picture")
+
+
+def _check_counts(groups: Sequence[_Group], absent: Sequence[_Group]) -> None:
+    """Raises LanguageError where there are too many things, or a thing is asked for that is not to be there or not to
+    be repeated."""
+    total = sum(group.count for group in groups)
+    said = join([repr(group.text) for group in groups])
+    if total > MAX_THINGS and len(groups) == 1:
+        raise LanguageError(f"{said} are too many things; a picture holds at most {MAX_THINGS}")
+    if total > MAX_THINGS:
+        raise LanguageError(f"{said} are {total} things together; a picture holds at most {MAX_THINGS}")
+    for limit in [*absent, *(group for group in groups if group.only)]:
+        for group in groups:
+            if group is limit or not may_be(group.wish, limit.wish):
+                continue
+            if is_a(group.wish, limit.wish):
+                raise LanguageError(f"{limit.text!r} and {group.text!r} contradict each other; leave out one of them")
+            raise LanguageError(
+                f"{group.text!r} may or may not be what {limit.text!r} speaks of; say more of it, or leave that out"
+            )
+
+
+def _check_room(groups: Sequence[_Group], relation: _Related | None) -> None:
+    """Raises LanguageError where two things cannot both be where they are asked to be, whatever is left open."""
+    if relation and not can_be_together(relation.first.wish, relation.second.wish, relation.name):
+        raise LanguageError(f"{relation.first.text!r} cannot be {relation.text!r}")
+    for group in groups:
+        if group.count > 1 and not can_be_together(group.wish, group.wish):
+            raise LanguageError(f"there is no room for {group.things!r} {group.place!r}")
+    for one, other in combinations(groups, 2):
+        if not can_be_together(one.wish, other.wish):
+            raise LanguageError(f"there is no room for {one.text!r} and {other.text!r}")

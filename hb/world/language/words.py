@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hb.world.scene import BACKGROUNDS, COLORS, PLACES, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, Thing, Wish
 
@@ -22,7 +22,8 @@ _SPELLINGS = {
     "image": "picture", "drawing": "picture", "scene": "picture", "big": "large", "little": "small", "tiny": "small",
     "bigger": "larger", "huge": "large", "stripy": "striped", "stripey": "striped", "stripes": "striped",
     "over": "above", "under": "below", "beneath": "below", "crescent": "moon", "delete": "remove",
-    "shape": "thing", "shapes": "things", "object": "thing", "objects": "things",
+    "shape": "thing", "shapes": "things", "object": "thing", "objects": "things", "anything": "something",
+    "exactly": "only", "just": "only",
 }  # fmt: skip
 
 ATTRIBUTE_OF = {
@@ -32,6 +33,9 @@ ATTRIBUTE_OF = {
 }  # fmt: skip
 _NOUNS = {noun: (shape, many) for shape, plural in PLURALS.items() for noun, many in ((shape, False), (plural, True))}
 _COUNTS = {"a": 1, "an": 1, "the": 1, **{word: n for n, word in enumerate(NUMBERS)}, **{str(n): n for n in range(10)}}
+_MANY = {
+    word: 5 + k for k, word in enumerate(("five", "six", "seven", "eight", "nine", "ten"))
+}  # refused, with a reason
 _RELATION_HEADS = tuple(relation.split()[0] for relation in RELATIONS)
 _SMALL_WORDS = (
     "at in on to of with and is , draw picture photo show me please background color corner side "
@@ -41,6 +45,8 @@ READABLE = frozenset((
     *ATTRIBUTE_OF, *_NOUNS, *_COUNTS, *BACKGROUNDS, *_RELATION_HEADS, *_SMALL_WORDS,
     *(word for place in PLACES for word in place.split()),
 ))  # fmt: skip
+
+PROMPT_WORDS = frozenset(("something", "only", "no", "it", *_MANY))  # understood in prompts alone, and never spoken
 
 
 class LanguageError(ValueError):
@@ -54,14 +60,14 @@ def split_words(text: str) -> list[str]:
     return [word for word in words if word]
 
 
-def known_words(text: str) -> list[str]:
-    """`split_words`, refusing what is outside the world.
+def known_words(text: str, also: Collection[str] = ()) -> list[str]:
+    """`split_words`, refusing what is outside the world. also: words that are understood besides READABLE.
 
     Raises LanguageError naming the unknown word and the nearest known one.
     """
     words = split_words(text)
     for word in words:
-        if word not in READABLE:
+        if word not in READABLE and word not in also:
             raise LanguageError(_unknown(word))
     return words
 
@@ -129,29 +135,36 @@ class Reader:
         return True
 
     def thing(self) -> tuple[int, Wish]:
-        """A count and what is counted: "two small hearts" is (2, Wish("heart", size="small")).
+        """A count and what is counted: "two small hearts" is (2, Wish("heart", size="small")), "no hearts" (0,
+        Wish("heart")), and "something red" (1, Wish(color="red")).
 
         Raises LanguageError when there is no noun, or an attribute is said twice.
         """
         first = self.i
-        count = _COUNTS.get(self.peek())
+        if self.skip("something"):
+            return 1, Wish(**self._attributes())
+        count = {"no": 0, **_MANY, **_COUNTS}.get(self.peek())
         self.i += count is not None
-        said: dict[str, str] = {}
-        while True:
-            word = self.peek()
-            if word == "and" and said and self.peek(1) in ATTRIBUTE_OF:  # "a small and red circle"
-                self.i += 1
-            elif word in ATTRIBUTE_OF:
-                self._note(said, ATTRIBUTE_OF[word], word)
-            elif word in _NOUNS:
-                break
-            else:
-                raise LanguageError(self._no_shape(first, word))
+        said, word = self._attributes(), self.peek()
+        if word not in _NOUNS:
+            raise LanguageError(self._no_shape(first, word))
         self.i += 1
         shape, many = _NOUNS[word]
         if count is None and many:
             raise LanguageError(f"how many {word}? Say for instance 'two {word}'")
         return count if count is not None else 1, Wish(shape if shape != "thing" else None, **said)
+
+    def _attributes(self) -> dict[str, str]:
+        """The attributes that come next: "large striped", "small and red"."""
+        said: dict[str, str] = {}
+        while True:
+            word = self.peek()
+            if word == "and" and said and self.peek(1) in ATTRIBUTE_OF:
+                self.i += 1
+            elif word in ATTRIBUTE_OF:
+                self._note(said, ATTRIBUTE_OF[word], word)
+            else:
+                return said
 
     def _note(self, said: dict[str, str], name: str, word: str) -> None:
         if name in said:
@@ -169,6 +182,10 @@ class Reader:
             return f"I found no shape after {before!r}; shapes are {', '.join(SHAPES)}"
         return f"I found no shape in {self.text!r}; shapes are {', '.join(SHAPES)}"
 
+    def since(self, start: int) -> str:
+        """The words from number `start` to here."""
+        return " ".join(self.words[start : self.i])
+
     def place(self) -> str | None:
         """ "at the top left" or "in the center" is that place; None, and nothing read, if no place comes next."""
         start = self.i
@@ -180,20 +197,13 @@ class Reader:
         while self.peek() in ("top", "bottom", "left", "right", "center"):
             words.append(self.peek())
             self.i += 1
-        place = " ".join(words)
-        place = {
-            "center left": "left",
-            "center right": "right",
-            "top center": "top",
-            "bottom center": "bottom",
-            "left top": "top left",
-            "right top": "top right",
-            "left bottom": "bottom left",
-            "right bottom": "bottom right",
-        }.get(place, place)
+        if len(words) > 1 and self.peek() == "of" and _place(words) is None:  # "on the right right of a star"
+            words.pop()
+            self.i -= 1
+        place = _place(words)
         self.skip("side") or self.skip("corner")
         of_picture = self.skip("of", "the", "picture")
-        if place not in PLACES or (self.peek() == "of" and not of_picture):
+        if place is None or (self.peek() == "of" and not of_picture):
             self.i = start
             return None
         return place
@@ -209,6 +219,19 @@ class Reader:
                 return relation
         self.i = start
         return None
+
+
+_OTHER_PLACES = {
+    "center left": "left", "center right": "right", "top center": "top", "bottom center": "bottom",
+    "left top": "top left", "right top": "top right", "left bottom": "bottom left", "right bottom": "bottom right",
+}  # fmt: skip
+
+
+def _place(words: Sequence[str]) -> str | None:
+    """The place that these words name; None if they name none."""
+    place = " ".join(words)
+    place = _OTHER_PLACES.get(place, place)
+    return place if place in PLACES else None
 
 
 def read_wish(text: str) -> Wish:
