@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "notebooks" / "reference"
 PAGES = sorted(REFERENCE.glob("*.md"))
-LONGEST = {"method.md": 450, "bagel.md": 350}  # lines: each page is read in one sitting
+LONGEST = {"method.md": 470, "bagel.md": 350}  # lines: each page is read in one sitting
 
 GAP = r"[\s#]*"  # a citation in a comment may go on after the next line's mark
 NUMBER = r"\d+(?:\.\d+)*"

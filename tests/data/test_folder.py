@@ -17,7 +17,7 @@ from hb.models.bagel import Bagel
 from hb.models.initialize import initialize
 from hb.models.tokenizer import Text
 from hb.train.pools import features_of, pool_for
-from hb.train.teacher import TeacherTraining
+from hb.train.teacher import TeacherSettings, TeacherTraining
 from tests.conftest import TOKENIZER, tiny_config
 
 SIZE = (64, 64)
@@ -378,7 +378,7 @@ def training(text):
     model = Bagel(tiny_config(text.vocab_size), (text.start, text.end, text.vision_start, text.vision_end))
     initialize(model, torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.latent.output.weight, 0, 0.1, generator=torch.Generator().manual_seed(1))
-    return TeacherTraining(model, total=8, drop_text=0.0, drop_pictures=0.0, drop_view=0.0)
+    return TeacherTraining(model, total=8, settings=TeacherSettings(drop_text=0.0, drop_pictures=0.0, drop_view=0.0))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 64), (64, 16)], ids=str)

@@ -125,9 +125,9 @@ def test_weights_and_number_types_change_the_key(tiny):
     with torch.no_grad():
         shaken.mot.understanding.norm.weight.add_(1.0)
     rows = lambda model, verb="draw": digest(key(model, verb=verb))
-    others = [twin(tiny, bagel=shaken), twin(tiny, bagel=deepcopy(tiny.bagel).double()), twin(tiny, tiny=Weights("a"))]
-    assert len({rows(model) for model in (tiny, *others, twin(tiny, tiny=Weights("b")))}) == 5
-    drafts = [twin(tiny, drafter=Weights(*draft)) for draft in (("a", {}), ("b", {}), ("a", {"0": dict(depth=3)}))]
+    others = [twin(tiny, bagel=shaken), twin(tiny, bagel=deepcopy(tiny.bagel).double()), twin(tiny, pixel_decoder=Weights("a"))]
+    assert len({rows(model) for model in (tiny, *others, twin(tiny, pixel_decoder=Weights("b")))}) == 5
+    drafts = [twin(tiny, draft=Weights(*draft)) for draft in (("a", {}), ("b", {}), ("a", {"0": dict(depth=3)}))]
     assert len({rows(model, "ask") for model in (tiny, *drafts)}) == 4
     assert len({rows(model) for model in (tiny, *drafts)}) == 1  # a draft draws nothing
     assert len({digest(result_key(model, "scene", {})) for model in (tiny, *others, *drafts)}) == 7

@@ -452,7 +452,7 @@ def test_a_fresh_start_with_another_pool_trains_on_that_one(tiny_folder, tmp_pat
 
 
 def test_a_blind_student_is_no_real_score(teacher, pool, students, tmp_path):
-    with pytest.raises(ValueError, match="hb distill cfg --eyes"):
+    with pytest.raises(ValueError, match="hb distill cfg --vision"):
         run("dmdo-literal", tmp_path, teacher, pool, students | dict(cfg=replace(students["cfg"], reads_vision=False)))
 
 
