@@ -118,7 +118,8 @@ def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -
 
 def results_table(folder: Path, now: Callable[[str], tuple[str, dict[str, str]]] = shipped) -> str:
     """The headlines of all results, as Markdown. now: `shipped`."""
-    records = [renewed(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"), key=_rank)]
+    stored = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=_rank)]
+    records = [renewed(record) for record in stored if "numbers" in record]  # notebooks store files of their own here
     earlier = [of_another(record, now) for record in records]
     rows = [
         _row(number, record, words)
