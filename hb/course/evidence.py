@@ -98,7 +98,7 @@ def deviations(model: Model, student: str = "dmdo") -> str:
         (
             "an edit reads",
             "clean latent and ViT patches",
-            "both" if model.students[student].eyes else "the clean latent",
+            "both" if model.students[student].reads_vision else "the clean latent",
         ),
         ("latents", "FLUX's, learned from pixels", "semantic latents, and a latent refiner before the decoder"),
     )

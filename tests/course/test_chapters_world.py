@@ -110,7 +110,7 @@ class _Painter:
     def __init__(self):
         self.asked = []
 
-    def draw(self, prompt, steps=50, text_scale=4.0, seed=0, student="teacher"):
+    def draw(self, prompt, steps=50, text_scale=4.0, seed=0, student="teacher", warn=True):
         self.asked.append((prompt, steps, seed, student))
         from hb.infer.pipeline import Pictures
         from hb.world.render import render

@@ -10,9 +10,9 @@ from hb.course import evidence, toy
 from hb.course.toy import Setting
 
 
-def _student(date, after=None, command="hb distill x", eyes=False, **options):
+def _student(date, after=None, command="hb distill x", reads_vision=False, **options):
     made = dict(steps=100, date=date, command=command, settings=dict(after=after, options=options))
-    return SimpleNamespace(provenance=made, eyes=eyes)
+    return SimpleNamespace(provenance=made, reads_vision=reads_vision)
 
 
 def _model(**students):
