@@ -118,7 +118,7 @@ def test_torchvision_is_absent_or_whole():
         assert done.returncode == 0, f"uninstall torchvision: it does not fit this PyTorch\n{done.stderr}"
 
 
-LOOKS_FOR_PATHS = "hb/notebook.py"  # it names such places in order to find them in notebooks
+LOOKS_FOR_PATHS = "hb/course/notebook.py"  # it names such places in order to find them in notebooks
 
 
 def tracked_texts():

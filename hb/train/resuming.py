@@ -19,7 +19,8 @@ Names = dict[nn.Parameter, str]
 RUN, LAST = "run.json", "last.ckpt"
 BY_ROLE, BY_NAME = "role", "name"
 # parts of names by which the old rule found embeddings, first and last layers; it missed heads and other first layers
-OUTER = ("embed", "lm_head", "conv_in", "conv_out", "vae2llm", "llm2vae", "patch_embedding", "time_embedder.mlp.0")
+OUTER = ("embed", "lm_head", "conv_in", "conv_out", "vae2llm", "llm2vae", "patch_embedding", "time_embedder.mlp.0",
+         "latent.input", "latent.output", "latent.time")
 
 
 def rule_of_run(folder: Path) -> str:
@@ -48,7 +49,7 @@ def roles_by_name(module: nn.Module, names: Names | None = None) -> dict[nn.Para
 
 
 def _role(name: str, p: nn.Parameter) -> str:
-    if "scale_embedder" in name:
+    if "scale_embedder" in name or ".guidance." in name:
         return GUIDANCE
     return MUON if p.ndim >= 2 and not any(part in name for part in OUTER) else ADAMW
 

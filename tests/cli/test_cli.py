@@ -583,7 +583,7 @@ def test_shares_reach_the_pool(hb, tiny_preset, tiny_folder, monkeypatch):
     def made(*_, mix, **__):
         raise ValueError(f"counting {mix['counting']}, rich {mix['rich']}")
 
-    monkeypatch.setattr("hb.train.teacher.make_pool", made)
+    monkeypatch.setattr("hb.train.pools.make_pool", made)
     monkeypatch.setitem(train.PRESETS, "tiny", load(tiny_folder).bagel.config)
     status, _, said = hb(
         "train",
@@ -639,7 +639,7 @@ def test_training_from_nothing_to_a_model(hb, tiny_preset):
         )[0]
         == 0
     )
-    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, talk=2)
+    assert json.loads(Path("more/model/provenance.json").read_text())["sizes"] == dict(draw=3, edit=1, dialogue=2)
     assert Path("more/model/ae.safetensors").read_bytes() == Path("mine/model/ae.safetensors").read_bytes()
 
 

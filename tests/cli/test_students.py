@@ -37,7 +37,7 @@ def model(tiny_folder):
     model.students = dict(
         cfg=parcel(model, any_steps=True),
         six=parcel(model, shaken=0.02, default=True),
-        renoise=parcel(model, shaken=0.02, sampler="multistep"),
+        multistep=parcel(model, shaken=0.02, sampler="multistep"),
         other=parcel(model, shaken=0.02, seed=3),
     )
     return model
@@ -76,7 +76,7 @@ def test_a_student_without_eyes_edits_by_the_latent_alone(model, monkeypatch):
     model = Model(model.bagel, model.text, model.sampling, students=dict(six=model.students["six"]))
     edit = lambda **how: model.edit(pictures, "make the circle green", nfe=6, **how).pixels
     seeing = edit()
-    model.students["six"] = replace(model.students["six"], eyes=False)
+    model.students["six"] = replace(model.students["six"], reads_vision=False)
     blind = edit()
     assert not torch.allclose(blind, seeing, atol=1e-4)
     monkeypatch.setattr(type(model.bagel), "see", None)  # whoever looks now falls over

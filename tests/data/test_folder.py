@@ -391,7 +391,7 @@ def test_a_teacher_trains_on_pictures_of_any_aspect(folder, text, training, size
     terms = {}
     monkeypatch.setattr(training, "log_dict", lambda values, **_: terms.update(values))
     loss = training.training_step(batch, 0)
-    assert torch.isfinite(loss) and terms.keys() == {"draw", "edit", "unlike", "ce"}
+    assert torch.isfinite(loss) and terms.keys() == {"draw", "edit", "align", "ce"}
 
 
 def test_rows_and_columns_of_a_picture_are_its_own(folder, text, training):
@@ -416,7 +416,7 @@ def test_captions_alone_or_edits_alone_train_too(folder, text, training, kept, m
     terms = {}
     monkeypatch.setattr(training, "log_dict", lambda values, **_: terms.update(values))
     loss = training.training_step(pick(pool, BatchSizes(2, 2, 0).fitting(pool), 0, 0), 0)
-    assert torch.isfinite(loss) and terms.keys() == {"draw" if kept[0] == "c" else "edit", "unlike"}
+    assert torch.isfinite(loss) and terms.keys() == {"draw" if kept[0] == "c" else "edit", "align"}
 
 
 def test_features_of_an_oblong_picture_are_row_by_row(training):
