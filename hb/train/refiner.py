@@ -115,7 +115,7 @@ def train_refiner(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         decoder = PixelDecoder(replace(config, settler=config.settler or REFINER))
-    decoder.load_state_dict(decoder.state_dict() | start_from.weights)
+    decoder.load_state_dict(decoder.state_dict() | dict(start_from.weights))
     module = RefinerTraining(decoder.settle, total=steps, lr=lr, noise=noise, seed=seed)
 
     def possible_fields(step: int, rank: int) -> Tensor:

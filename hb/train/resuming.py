@@ -19,8 +19,19 @@ Names = dict[nn.Parameter, str]
 RUN, LAST = "run.json", "last.ckpt"
 BY_ROLE, BY_NAME = "role", "name"
 # parts of names by which the old rule found embeddings, first and last layers; it missed heads and other first layers
-OUTER = ("embed", "lm_head", "conv_in", "conv_out", "vae2llm", "llm2vae", "patch_embedding", "time_embedder.mlp.0",
-         "latent.input", "latent.output", "latent.time")
+OUTER = (
+    "embed",
+    "lm_head",
+    "conv_in",
+    "conv_out",
+    "vae2llm",
+    "llm2vae",
+    "patch_embedding",
+    "time_embedder.mlp.0",
+    "latent.input",
+    "latent.output",
+    "latent.time",
+)
 
 
 def rule_of_run(folder: Path) -> str:

@@ -76,7 +76,7 @@ class _Drawer:
 
     students = dict(cfg=None)
 
-    def draw(self, prompts, steps, seed, student, text_scale=4.0):
+    def draw(self, prompts, steps, seed, student, text_scale=4.0, warn=True):
         from hb.infer.pipeline import Pictures
         from hb.world.render import render
         from hb.world.scene import Scene, Thing

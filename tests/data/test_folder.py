@@ -398,8 +398,9 @@ def test_rows_and_columns_of_a_picture_are_its_own(folder, text, training):
     """32 x 128 pixels have as many tokens as 64 x 64: read as a square, the places would be wrong without an error."""
     pool = read_folder(folder, size=(16, 64)).pool(encode, text)
     latent = pool.draw_latent
-    assert training.grid(latent) == (1, 4) and training.tokens(latent).size(-2) == 4
-    splits, _ = training._noised(training.tokens(latent[:1]), training.grid(latent), torch.Generator().manual_seed(0))
+    tokens, grid = training._latent(latent)
+    assert grid == (1, 4) and tokens.size(-2) == 4
+    splits, _ = training._noised(tokens[:1], grid, torch.Generator().manual_seed(0))
     x, t = splits[0].tokens, splits[0].t
     model = training.model
     alone = model.velocity(x, t, model.empty(1), (1, 4))
@@ -412,7 +413,7 @@ def test_captions_alone_or_edits_alone_train_too(folder, text, training, kept, m
     monkeypatch.setattr(TeacherTraining, "global_step", property(lambda self: 0))
     monkeypatch.setattr(TeacherTraining, "global_rank", property(lambda self: 0))
     pool = read_folder(folder / kept, size=SIZE).pool(encode, text)
-    monkeypatch.setattr(training, "talks", False)
+    monkeypatch.setattr(training, "answers", False)
     terms = {}
     monkeypatch.setattr(training, "log_dict", lambda values, **_: terms.update(values))
     loss = training.training_step(pick(pool, BatchSizes(2, 2, 0).fitting(pool), 0, 0), 0)
