@@ -1,3 +1,5 @@
+from hb.plots import DPI
+
 """Chapters 07 to 09: the scale as an input, segments of a path, real score against fake score."""
 
 import pytest
@@ -132,7 +134,7 @@ def test_the_collapse_is_seen_while_moves_are_turned_and_is_computed_once(monkey
 def test_the_figure_of_two_scores_is_the_widgets_after_as_many_moves():
     box = ch09.two_scores(BLOBS, count=100)
     box.controls["updates"].value = 20
-    assert box.picture.png == ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", updates=20, count=100).png()
+    assert box.picture.png == ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", updates=20, count=100).png(2 * DPI)
 
 
 def test_two_scores_names_the_ways_it_knows():

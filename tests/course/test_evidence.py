@@ -78,6 +78,8 @@ def test_a_log_is_printed_by_step():
 def test_a_student_scored_at_the_end_is_scored_where_its_trajectory_ends():
     torch.manual_seed(0)
     net, z = toy.Net(), torch.randn(32, 2)
+    for p in net.parameters():  # an untrained network's last layer is zero
+        torch.nn.init.normal_(p, std=0.3)
     rollout = toy.sample(net, z, Setting())
     _, x0 = toy.scored(net, rollout, Setting(to_end=True), torch.Generator().manual_seed(0))
     assert torch.allclose(x0, rollout.x0, atol=1e-5)
