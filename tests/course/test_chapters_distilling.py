@@ -1,5 +1,3 @@
-from hb.plots import DPI
-
 """Chapters 07 to 09: the scale as an input, segments of a path, real score against fake score."""
 
 import pytest
@@ -9,6 +7,7 @@ from hb.course import plane
 from hb.course.chapters import ch07, ch08, ch09
 from hb.exact import FiniteData, GaussianMixture
 from hb.flow import euler, time_grid
+from hb.plots import DPI
 from hb.train.distill.segments import Segments
 
 BLOBS = GaussianMixture(torch.tensor([[1.5, 0.0], [-1.5, 1.0]]), torch.tensor([0.2, 0.2]))
@@ -134,7 +133,8 @@ def test_the_collapse_is_seen_while_moves_are_turned_and_is_computed_once(monkey
 def test_the_figure_of_two_scores_is_the_widgets_after_as_many_moves():
     box = ch09.two_scores(BLOBS, count=100)
     box.controls["updates"].value = 20
-    assert box.picture.png == ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", updates=20, count=100).png(2 * DPI)
+    figure = ch09.two_scores_figure(BLOBS, spread=1.0, way="coupled", updates=20, count=100)
+    assert box.picture.png == figure.png(2 * DPI)
 
 
 def test_two_scores_names_the_ways_it_knows():
