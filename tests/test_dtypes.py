@@ -11,7 +11,8 @@ import hb
 from hb.infer.pipeline import Model
 from hb.infer.speculative.plan import Plan
 from hb.world import benchmark
-from hb.world.judge.judge import check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse
 from hb.world.render import render
 

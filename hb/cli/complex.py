@@ -6,20 +6,20 @@ import time
 from collections.abc import Mapping
 
 from hb import plots
-from hb.cli.evaluate import (
+from hb.cli.output import Table, table, write_figure
+from hb.cli.results import (
     PICTURES,
     ROWS,
     Number,
-    _against,
-    _by,
-    _cost,
-    _first,
+    against_of,
+    by,
+    cost,
     finish,
+    first_of_each,
     flip_table,
     of_interval,
     of_low_end,
 )
-from hb.cli.output import Table, table, write_figure
 from hb.cli.use import open_model
 from hb.eval.complex import complex_difference, complex_eval, complex_summary, contradictory_eval
 from hb.world import benchmark as bench
@@ -29,14 +29,14 @@ TITLE = "Right pictures where much is asked, and what is wrong in the others"
 
 def complex_prompts(args) -> None:
     model, began = open_model(args), time.monotonic()
-    spent, name = _cost(args, "complex")
-    cases = _first(bench.complex_set(), args.limit, lambda case: case.task)
+    spent, name = cost(args, "complex")
+    cases = first_of_each(bench.complex_set(), args.limit, lambda case: case.task)
     measured = lambda how: complex_eval(
         model, pictures=args.pictures or PICTURES, seed=args.seed, cases=cases, keep=ROWS, bar=not args.json, **how
     )
-    score, against = measured(spent), _against(args)
+    score, against = measured(spent), against_of(args)
     got, notes = complex_summary(score), []
-    who = f"{_by(args)}{got['nfe']:g} NFE"
+    who = f"{by(args)}{got['nfe']:g} NFE"
     lines, seen = summary_lines(got, who), {who: got}
     if against is not None:
         theirs = measured(against)

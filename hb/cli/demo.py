@@ -18,7 +18,7 @@ from hb.eval.protocol import as_seen
 from hb.infer.pipeline import Model, Pictures
 from hb.machine import machine
 from hb.pictures import to_image
-from hb.world.judge.judge import read
+from hb.world.judge.reading import read
 from hb.world.language import DESCRIBE_REQUEST, Question, described_right, parse_description, parse_edit
 from hb.world.language import ask as ask_about
 from hb.world.render import render

@@ -8,7 +8,7 @@ from itertools import product
 
 import hb.eval.edit
 import hb.eval.scene
-from hb.cli.evaluate import ROWS, finish, of_interval
+from hb.cli.results import ROWS, finish, of_interval
 from hb.cli.use import folder_of, open_model
 from hb.world import benchmark as bench
 

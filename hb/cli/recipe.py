@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hb.cli.runs import place
-from hb.cli.train import OLD_VISION, USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_REFINER, VISION
+from hb.cli.starting import OLD_VISION, VISION
+from hb.cli.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_REFINER
 from hb.infer.artifacts import TINY
 from hb.infer.pipeline import DECODER
 from hb.train.distill.recipe import SIX_NFE, STAGES

@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from hb.cli.evaluate import Number
+from hb.cli.results import Number
 from hb.cli.use import is_shipped
 from hb.eval.cache import identity
 from hb.eval.report import STORED, STORED_MEANS, renewed

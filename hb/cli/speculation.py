@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from hb.cli.evaluate import Number, finish, of_interval
 from hb.cli.output import Table, table
+from hb.cli.results import Number, finish, of_interval
 from hb.cli.use import folder_of, open_model
 from hb.eval import text as evaluate_text
 from hb.eval.stats import t_interval

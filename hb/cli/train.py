@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from hb.cli.runs import (
     shares_of,
     trainer_options,
 )
-from hb.cli.use import folder_of, open_model
+from hb.cli.starting import VISION, autoencoder_for, check_only_answers, load_autoencoder, load_vision, model_folder
+from hb.cli.use import open_model
 from hb.data.batches import BatchSizes
 from hb.data.mixes import mixed
 from hb.data.own_pictures import OwnPictures
@@ -28,11 +28,9 @@ from hb.files import write_tensors
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
 from hb.infer.pipeline import SHIPPED, Model, Sampling
 from hb.infer.speculative.draft import DraftConfig
-from hb.models.autoencoder import Autoencoder, AutoencoderConfig
-from hb.models.checkpoint import AUTOENCODER, WEIGHTS, CheckpointError, check, load_model, read_weights
+from hb.models.checkpoint import AUTOENCODER, load_model
 from hb.models.config import PRESETS, BagelConfig
 from hb.models.tokenizer import Text, train_tokenizer
-from hb.models.vision import VisionTower
 from hb.train.autoencoder import train_autoencoder, train_pixel_decoder, train_semantic
 from hb.train.draft import train_draft
 from hb.train.optim import refuse_not_finite
@@ -42,7 +40,6 @@ from hb.train.trainer import precision_of, provenance
 from hb.train.vision import train_vision
 from hb.world.language.corpus import corpus
 
-VISION, OLD_VISION = "vision.safetensors", "eyes.safetensors"  # the second is the name of an earlier release
 TOKENIZER = SHIPPED.parent / "tokenizer"
 CORPUS = 4000  # scenes that the tokenizer is trained on
 
@@ -133,7 +130,7 @@ def autoencoder(args) -> None:
 
 def vision(args) -> None:
     config, usual, folder = _preset("vision", args), _usual("vision", args), place(_folder(args), "vision")
-    start = load_model(_model_folder(args.start_from))[0].vit_model if args.start_from else None
+    start = load_model(model_folder(args.start_from))[0].vit_model if args.start_from else None
     facts = dict(asdict(usual), start=args.start_from)
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     run = trainer_options(args) | dict(precision=precision_of(args.precision))
@@ -154,12 +151,12 @@ def vision(args) -> None:
 
 def teacher(args) -> None:
     config, usual, folder = _preset("teacher", args), _usual("teacher", args), _folder(args) / "teacher"
-    start = _model_folder(args.start_from) if args.start_from else None
-    pictures = _autoencoder_for(args, start)
+    start = model_folder(args.start_from) if args.start_from else None
+    pictures = autoencoder_for(args, start, _folder(args))
     vision = load_vision(Path(args.vision), config) if args.vision else None
     text = Text.load(start or TOKENIZER)
     if args.learns == "answers":
-        _check_only_answers(start, pictures, vision)
+        check_only_answers(start, pictures, vision)
     sizes, shares = _sizes(usual.batch, args), shares_of(args.mix)
     mix = mixed(shares)
     facts = dict(
@@ -357,60 +354,8 @@ def _sizes(batch: int, args) -> BatchSizes:
     return BatchSizes(batch, args.edits or half, (args.dialogues or half) if answers else 0)
 
 
-def _check_only_answers(start: Path | None, pictures: Autoencoder, vision: VisionTower | None) -> None:
-    """Raises ValueError if a run that is to teach answers alone would change something else."""
-    if not start:
-        raise ValueError(
-            "--learns answers is for the last layer of a trained model: say which with --start-from FOLDER"
-        )
-    begun = load_model(start)[0]
-    for option, given, own in (("--autoencoder", pictures, begun.autoencoder), ("--vision", vision, begun.vit_model)):
-        if given is not None and fingerprint(given) != fingerprint(own):
-            raise ValueError(
-                f"--learns answers leaves the rest of {start} as it is, and {option} brings another; leave {option} out"
-            )
-
-
 def _folder(args) -> Path:
     return Path(args.folder) if args.folder else Path("runs") / args.preset
-
-
-def load_autoencoder(folder: Path) -> Autoencoder:
-    """From a folder with ae.safetensors and vae_config.json: what `hb train autoencoder` leaves, or a model folder."""
-    if not (folder / AUTOENCODER).is_file() or not (folder / "vae_config.json").is_file():
-        raise CheckpointError(f"there is no autoencoder in {folder}; train one first: hb train autoencoder")
-    values = json.loads((folder / "vae_config.json").read_text())
-    values = {k: v for k, v in values.items() if k in AutoencoderConfig.__dataclass_fields__}
-    loaded = Autoencoder(AutoencoderConfig(**values | dict(ch_mult=tuple(values["ch_mult"]))))
-    weights = read_weights(folder / AUTOENCODER)
-    check(weights, {k: v.shape for k, v in loaded.state_dict().items()}, AUTOENCODER)
-    loaded.load_state_dict({k: v.float() for k, v in weights.items()})
-    return loaded.eval()
-
-
-def load_vision(folder: Path, config: BagelConfig) -> VisionTower:
-    """The vision encoder that `hb train vision` leaves in its folder."""
-    name = next((name for name in (VISION, OLD_VISION) if (folder / name).is_file()), None)
-    if name is None:
-        raise CheckpointError(f"there is no vision encoder in {folder}; train one first: hb train vision")
-    tower, weights = VisionTower(config.vision), read_weights(folder / name)
-    check(weights, {k: v.shape for k, v in tower.state_dict().items()}, name)
-    tower.load_state_dict(weights)
-    return tower.eval()
-
-
-def _autoencoder_for(args, start: Path | None) -> Autoencoder:
-    """The one that was named; else that of the model begun with, which was trained on it; else the run's own."""
-    if args.autoencoder:
-        return load_autoencoder(folder_of(args.autoencoder))
-    return load_model(start)[0].autoencoder if start else load_autoencoder(_folder(args) / "autoencoder")
-
-
-def _model_folder(name: str) -> Path:
-    folder = folder_of(name)
-    if not (folder / WEIGHTS).exists():
-        raise CheckpointError(f"{name} is no model to start from: there is no {folder / WEIGHTS}")
-    return folder
 
 
 def _same(args) -> str:

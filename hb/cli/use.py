@@ -19,7 +19,8 @@ from hb.infer.pipeline import SHIPPED, Model, Pictures, load
 from hb.models.checkpoint import WEIGHTS, CheckpointError
 from hb.pictures import to_rgb, to_tensor
 from hb.world.judge.edits import EditScore, score_edit
-from hb.world.judge.judge import Reading, Verdict, check, read
+from hb.world.judge.judge import Verdict, check
+from hb.world.judge.reading import Reading, read
 from hb.world.language import DESCRIBE_REQUESTS, Command, LanguageError, apply, find, parse, parse_edit, say, say_edit
 from hb.world.language.words import READABLE, split_words
 from hb.world.scene import Request, Scene

@@ -13,7 +13,8 @@ from hb.course.widgets import as_seen
 from hb.eval.cache import identity
 from hb.eval.protocol import RESULTS
 from hb.infer.pipeline import Model, Pictures
-from hb.world.judge.judge import check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse
 
 

@@ -29,7 +29,7 @@ from hb.seeding import TRAINING
 from hb.world.benchmark import EditCase
 from hb.world.language import sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
-from hb.world.scene import Request, Scenes, sample_any, sample_scenes
+from hb.world.scene import NoRoom, Request, Scenes, sample_any, sample_scenes
 
 PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the distribution is multi-modal
 Produce = Callable[[Tensor], Tensor]  # pictures [n, 3, H, W] in [0, 1] to one array with n rows
@@ -235,18 +235,27 @@ class _Written(Dataset):
         return self.draw_part(n, rng) if kind == "draw" else self.scene_part(n, rng)
 
     def draw_part(self, n: int, rng) -> dict[str, Tensor]:
+        copies = self.budget.pictures_a_prompt
+        requests, rows, scenes = [], [], None
+        while scenes is None:
+            self._ask_for_more(requests, rows, n, rng)
+            try:
+                scenes = sample_scenes([r for r in requests for _ in range(copies)], rng)
+            except NoRoom as full:  # large things in places side by side: others are drawn instead of these few
+                for k in sorted({row // copies for row in full.rows}, reverse=True):
+                    del requests[k], rows[k]
+        ids, length = pad(rows, self.budget.draw_tokens, self.text.end)
+        return dict(draw_ids=ids, draw_length=length, draw_record=pack(requests), drawn=render(scenes, self.side))
+
+    def _ask_for_more(self, requests: list[Request], rows: list[list[int]], n: int, rng) -> None:
+        """Adds requests, and the token ids of their prompts, until there are n."""
         names, shares = list(self.mix), list(self.mix.values())
-        width, copies = self.budget.draw_tokens, self.budget.pictures_a_prompt
-        requests, rows = [], []
         while len(rows) < n:
             request = sample_request(names[rng.choice(len(names), p=shares)], rng, SKEW)
             row = marked(self.text, self.text.encode(say(request, rng)))
-            if len(row) <= width:  # the few longer ones are left out: short sequences train faster
+            if len(row) <= self.budget.draw_tokens:  # the few longer ones are left out: short sequences train faster
                 requests.append(request)
                 rows.append(row)
-        scenes = sample_scenes([r for r in requests for _ in range(copies)], rng)
-        ids, length = pad(rows, width, self.text.end)
-        return dict(draw_ids=ids, draw_length=length, draw_record=pack(requests), drawn=render(scenes, self.side))
 
     def scene_part(self, n: int, rng) -> dict[str, Tensor]:
         scenes = sample_any(n, rng)

@@ -10,7 +10,8 @@ from hb.eval.protocol import BATCH
 from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world.judge.damage import random_scenes
-from hb.world.judge.judge import read, same_scene
+from hb.world.judge.judge import same_scene
+from hb.world.judge.reading import read
 from hb.world.render import render
 from hb.world.scene import Scenes
 

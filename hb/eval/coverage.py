@@ -19,7 +19,7 @@ from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.models.vision import patchify
 from hb.world import benchmark as bench
-from hb.world.judge.judge import read
+from hb.world.judge.reading import read
 from hb.world.language import parse, say
 from hb.world.render import render
 from hb.world.scene import Request, Thing, sample_scenes

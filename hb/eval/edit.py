@@ -19,7 +19,7 @@ from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
 from hb.world.judge.edits import edit_region, picked, score_edit
-from hb.world.judge.judge import Reading, read
+from hb.world.judge.reading import Reading, read
 from hb.world.language import others_instead, parse_edit
 from hb.world.render import render
 from hb.world.scene import Scene

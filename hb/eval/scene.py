@@ -20,7 +20,8 @@ from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
 from hb.world.judge.faults import faults
-from hb.world.judge.judge import Reading, check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import Reading, read
 from hb.world.scene import Request
 
 STEPS = (50, 25, 12, 6, 3, 1)

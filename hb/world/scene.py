@@ -240,6 +240,16 @@ def any_requests(n: int, rng: np.random.Generator) -> list[Request]:
     return [Request((Wish(),) * int(count)) for count in rng.integers(1, MAX_THINGS + 1, n)]
 
 
+class NoRoom(ValueError):
+    """Some requests ask for more than fits into the picture. rows: their numbers."""
+
+    def __init__(self, rows: list[int]):
+        super().__init__(
+            f"no room for the things of {len(rows)} request(s), the first is number {rows[0]}; ask for less"
+        )
+        self.rows = rows
+
+
 def place_centers(radius, present, place, relation, rng, tries: int = 1_000_000):
     """Centres [N, 4] for things of these radii: plain rejection sampling, so the distribution is uniform over what is
     allowed."""
@@ -270,9 +280,7 @@ def place_centers(radius, present, place, relation, rng, tries: int = 1_000_000)
         x[good], y[good] = px[chosen], py[chosen]
         todo = np.setdiff1d(todo, good, assume_unique=True)
     if len(todo):
-        raise ValueError(
-            f"no room for the things of {len(todo)} request(s), the first is number {todo[0]}; ask for less"
-        )
+        raise NoRoom(todo.tolist())
     return x, y
 
 

@@ -6,16 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import hb.data.pool
 from hb.data.batches import BatchSizes, pick
 from hb.data.pool import Budget, Pool, make_pool
 from hb.data.records import unpack
 from hb.models.tokenizer import Text
 from hb.train.distill.batch import pick_batch
 from hb.world.judge.edits import score_edit
-from hb.world.judge.judge import check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse, parse_edit
 from hb.world.render import render
-from hb.world.scene import Scenes
+from hb.world.scene import PLACES, Request, Scenes, Wish
 from tests.conftest import TOKENIZER
 
 SIZES = BatchSizes(draw=6, edit=5, dialogue=0)
@@ -125,3 +127,17 @@ def test_a_step_cannot_have_edits_of_a_pool_without_any(text):
         pick(pool, SIZES, 0, 0)
     batch = pick(pool, SIZES.fitting(pool), 0, 0)
     assert len(batch["draw_ids"]) == 6 and len(batch["edit_ids"]) == 0
+
+
+def test_prompts_without_room_are_replaced(text, monkeypatch):
+    """Four large things in one ninth of the picture: nothing can be drawn, and other prompts take their places."""
+    crowded, real, calls = Request((Wish(size="large", place=PLACES[0]),) * 4), hb.data.pool.sample_request, []
+
+    def some_crowded(task, rng, skew):
+        calls.append(task)
+        return crowded if len(calls) % 3 == 1 else real(task, rng, skew)
+
+    monkeypatch.setattr(hb.data.pool, "sample_request", some_crowded)
+    pool = make_pool(lambda p: p[:, :, ::8, ::8], text, side=64, prompts=6, scenes=2, bar=False)
+    assert pool.prompts == 6 and len(calls) > 6
+    assert all(pool.request(row).wishes != crowded.wishes for row in range(6))

@@ -8,7 +8,7 @@ import pytest
 
 from hb.eval.edit import edit_eval, edit_flips, edit_ratios, touched
 from hb.world import benchmark as bench
-from hb.world.judge.judge import read
+from hb.world.judge.reading import read
 from hb.world.language import CHOOSING, others_instead, parse, parse_edit
 from hb.world.render import render
 from hb.world.scene import Scene, sample_scenes

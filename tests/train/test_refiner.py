@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hb.cli.main import main
-from hb.cli.train import load_autoencoder
+from hb.cli.starting import load_autoencoder
 from hb.data.fields import FIELD, LOOKS, random_scenes, statistics, thing_field, with_other_looks
 from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
 from hb.infer.pipeline import SHIPPED, Model

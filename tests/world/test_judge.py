@@ -11,7 +11,8 @@ import torch
 from hb.world.judge.damage import GRADES, confusion, damage, format_confusion, random_scenes
 from hb.world.judge.edits import edit_region, picked, score_edit
 from hb.world.judge.faults import FAULTS, faults
-from hb.world.judge.judge import ATTRIBUTES, COLOR_TOLERANCE, check, in_place, judge, nearest_color, read, same_scene
+from hb.world.judge.judge import check, in_place, judge, same_scene
+from hb.world.judge.reading import ATTRIBUTES, COLOR_TOLERANCE, nearest_color, read
 from hb.world.language import apply, find, names, others_instead, parse_edit, sample_edit, sample_request
 from hb.world.render import COLOR_RGB, render
 from hb.world.scene import COLORS, MAX_TURN, RELATIONS, SHAPES, Request, Scene, Thing, Wish, sample_scenes

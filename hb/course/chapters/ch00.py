@@ -11,7 +11,8 @@ from hb import plots
 from hb.course.exercises import call, exercise, expect, expect_number
 from hb.course.widgets import as_seen, live, slider
 from hb.infer.pipeline import Model, Pictures
-from hb.world.judge.judge import check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse
 
 TEACHER = "teacher"

@@ -14,7 +14,8 @@ from hb import plots
 from hb.course.exercises import Hint, call, close, exercise, expect, expect_number
 from hb.course.widgets import live, slider
 from hb.world.judge.damage import DAMAGES, damage
-from hb.world.judge.judge import Reading, check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import Reading, read
 from hb.world.language import LanguageError, describe, say
 from hb.world.render import render
 from hb.world.scene import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, TEXTURES, Request, Scene, Thing, Wish

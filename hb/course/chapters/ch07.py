@@ -20,7 +20,8 @@ from hb.course.exercises import call, exercise, expect, expect_number, seeded
 from hb.course.widgets import as_seen, live
 from hb.guidance import combine_each
 from hb.infer.pipeline import Model, Pictures
-from hb.world.judge.judge import check, read
+from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#fbfcfd", "#f3c98f", "#c9622a"])

@@ -11,8 +11,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from hb.world.judge import fitting
-from hb.world.judge.judge import read, same_scene
+from hb.world.judge.blobs import background_of, find_blobs
+from hb.world.judge.judge import same_scene
+from hb.world.judge.reading import read
 from hb.world.render import COLOR_RGB, render
 from hb.world.scene import COLORS, MAX_THINGS, Request, Scenes, Wish, sample_scenes
 
@@ -47,8 +48,8 @@ def _mix(pictures, strength, generator):
 
 def _layer(pictures, generator):
     """One thing of each picture, drawn by lot: its mask [N, H, W], the background [N, 3] and a direction [N, 2]."""
-    background, _, _ = fitting.background_of(pictures)
-    blobs, labels = fitting.find_blobs(pictures, background)
+    background, _, _ = background_of(pictures)
+    blobs, labels = find_blobs(pictures, background)
     mask = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.bool)
     for row in range(len(pictures)):
         mine = blobs.label[blobs.row == row]

@@ -11,7 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from hb.world.judge.judge import ATTRIBUTES, MOVED, Reading, ReadThing, distance, in_place, whereabouts
+from hb.world.judge.judge import in_place
+from hb.world.judge.reading import ATTRIBUTES, MOVED, Reading, ReadThing, distance, whereabouts
 from hb.world.render import render
 from hb.world.scene import Scene, Thing
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import permutations
 
-from hb.world.judge.judge import ATTRIBUTES, Reading, in_place, related
+from hb.world.judge.judge import in_place, related
+from hb.world.judge.reading import ATTRIBUTES, Reading
 from hb.world.scene import Request, Thing, Wish
 
 FAULTS = (

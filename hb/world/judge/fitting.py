@@ -12,24 +12,18 @@ what the colors could explain). Lengths are in pixels, angles in radians, and pi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
-from hb.world.render import BACKGROUND_RGB, SIGNED_DISTANCE, STRIPE_PERIOD
-from hb.world.scene import RADII, SHAPES
+from hb.world.judge.blobs import CONTRAST, Blobs, length, window_width
+from hb.world.judge.guessing import guess
+from hb.world.judge.silhouettes import blur_maps, draw_maps, draw_with_slopes
+from hb.world.scene import RADII
 
-CONTRAST = 0.12  # a pixel this far (Euclidean, rgb) from the background belongs to a blob
-SPECK_AREA = 20  # smaller blobs are no things; in pixels of a 64 x 64 picture, as all areas here
-MAX_BLOBS = 8  # a picture with more blobs is not looked at closely
-GUESSES = 3  # shapes tried for each blob ...
 GOOD_MISFIT = 0.01  # ... until one fits as well as this
-BANK_TURNS = (0.0, 0.25, -0.25, 0.12, -0.12)
-BANK_BLURS = (0.0, 1.0)
 RIMS = (3.0, 3.0, 2.0)  # width of the rim in each Gauss-Newton step: wide first, so that it feels a far edge
 # standard deviations tried, pixels; 0.25 is left out: its neighbours weigh 0.0003, so rounding would choose between it
 # and 0
@@ -39,33 +33,6 @@ CUTS = ((0.0, 1), (0.6, 0), (0.6, 1), (0.0, 2), (0.6, 2))  # tried in turn, see 
 GUESS_BLURS = (0.5, 1.5)  # a guess is as good as the better of these fits, pixels
 MAX_STEP = 1.5  # of any parameter in one Gauss-Newton step, pixels
 CHUNK = 256  # windows at once: what fits the cache
-
-_IN_PICTURE = np.zeros((3, 3, 3), bool)  # neighbours for connected pixels: not across pictures, nor across corners
-_IN_PICTURE[1] = ndimage.generate_binary_structure(2, 1)
-
-
-@dataclass(frozen=True)
-class Blobs:
-    """What stands out in N pictures: one entry per blob that may be a thing."""
-
-    row: np.ndarray  # which picture
-    x: np.ndarray  # centroid, pixels
-    y: np.ndarray
-    area: np.ndarray  # in pixels
-    label: np.ndarray  # its number in the label map [N, H, W] that comes with it, where 0 is background
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def __getitem__(self, rows) -> Blobs:
-        return Blobs(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def unlabelled(self) -> Blobs:
-        """The same blobs, in no label map any more."""
-        return replace(self, label=np.zeros_like(self.label))
-
-    def joined(self, other: Blobs) -> Blobs:
-        return Blobs(**{f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -86,184 +53,7 @@ class Fits:
         return Fits(**{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)})
 
 
-# ---------------------------------------------------------------- finding
-
-
-def background_of(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The commonest color [N, 3], the nearest background's index [N] and its largest channel error [N]."""
-    color = pictures.flatten(2).median(-1).values
-    known = torch.as_tensor(BACKGROUND_RGB, dtype=torch.float32)
-    error, index = (color[:, None] - known).abs().amax(-1).min(-1)
-    return color, index, error
-
-
-def length(values: Tensor, dim: int) -> Tensor:
-    """Euclidean length along `dim` (torch's own norm is slow along short axes)."""
-    return values.square().sum(dim).sqrt()
-
-
-def find_blobs(pictures: Tensor, background: Tensor) -> tuple[Blobs, np.ndarray]:
-    """Connected pixels that differ from the background, and their label map [N, H, W]."""
-    differs = length(pictures - background[:, :, None, None], 1) > CONTRAST
-    return _label(differs.numpy())
-
-
-def _label(mask: np.ndarray) -> tuple[Blobs, np.ndarray]:
-    labels, count = ndimage.label(mask, _IN_PICTURE)
-    row, y, x = np.nonzero(labels)
-    label = labels[row, y, x]
-    area = np.bincount(label, minlength=count + 1)
-    least = SPECK_AREA * (mask.shape[-1] / 64) ** 2
-    keep = np.flatnonzero((area >= least) & (np.arange(count + 1) > 0))
-    whose = np.zeros(count + 1, int)
-    whose[label] = row
-    mean = lambda values: np.bincount(label, values, minlength=count + 1)[keep] / area[keep]
-    return Blobs(whose[keep], mean(x + 0.5), mean(y + 0.5), area[keep], keep), labels
-
-
-def split_blobs(
-    pictures: Tensor, background: Tensor, blobs: Blobs, labels: np.ndarray, which: np.ndarray, cut: tuple[float, int]
-) -> tuple[Blobs, np.ndarray, np.ndarray]:
-    """Blobs `which`, each cut where it is faint or thin: things whose corners touch come apart.
-
-    cut   pixels below this share of a blob's median contrast are taken away, then so many layers of its rim
-    Returns the pieces, a label map in which they replace those blobs, and the index of the blob each came from.
-    """
-    faint, layers = cut
-    mask = np.isin(labels, blobs.label[which])
-    strength = length(pictures - background[:, :, None, None], 1).numpy()
-    least = np.zeros(labels.max() + 1)
-    least[blobs.label[which]] = faint * ndimage.median(strength, labels, blobs.label[which])
-    thick = mask & (strength >= least[labels])
-    if layers:
-        thick = ndimage.binary_erosion(thick, _IN_PICTURE, iterations=layers * mask.shape[-1] // 64)
-    pieces, map_ = _label(thick)
-    parent_of = np.zeros(labels.max() + 1, int)
-    parent_of[blobs.label] = np.arange(len(blobs))
-    piece_parent = np.zeros(map_.max() + 1, int)
-    piece_parent[map_[thick]] = parent_of[labels[thick]]
-    kept = (labels > 0) & ~mask
-    map_[kept] = labels[kept] + map_.max()
-    return pieces, map_, piece_parent[pieces.label]
-
-
-# ---------------------------------------------------------------- windows
-
-
-def window_width(side: int) -> int:
-    """Odd, and wide enough for the largest thing, a blur and a wrong first guess of the center."""
-    return 2 * math.ceil(1.2 * max(RADII) * side + 4) + 1
-
-
-def cut_windows(
-    pictures: Tensor, background: Tensor, blobs: Blobs, labels: np.ndarray
-) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Differences from the background [n, P, 3], weights [n, P] (0 outside the picture and on other blobs), corners."""
-    side, width = pictures.shape[-1], window_width(pictures.shape[-1])
-    half = width // 2
-    corner = np.stack([np.floor(blobs.x).astype(int), np.floor(blobs.y).astype(int)], 1) - half
-    xs = torch.as_tensor(corner[:, :1] + np.arange(width))
-    ys = torch.as_tensor(corner[:, 1:] + np.arange(width))
-    inside = ((ys >= 0) & (ys < side))[:, :, None] & ((xs >= 0) & (xs < side))[:, None, :]
-    row = torch.as_tensor(blobs.row)[:, None, None]
-    ys, xs = ys.clamp(0, side - 1)[:, :, None], xs.clamp(0, side - 1)[:, None, :]
-    values = pictures[row, :, ys, xs] - background[row]
-    owner = _grow(torch.as_tensor(labels, dtype=torch.float32), steps=3 * side // 64)[row, ys, xs]
-    mine = (owner == 0) | (owner == torch.as_tensor(blobs.label)[:, None, None])
-    weight = (inside & mine).float()
-    return (values * weight[..., None]).flatten(1, 2), weight.flatten(1), corner
-
-
-def _grow(labels: Tensor, steps: int) -> Tensor:
-    """Labels spread into the background, so that a blob also owns its soft rim."""
-    for _ in range(steps):
-        spread = torch.nn.functional.max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0]
-        labels = torch.where(labels > 0, labels, spread)
-    return labels
-
-
-# ---------------------------------------------------------------- drawing a thing in a window
-
-
-def _distances(shape: Tensor, pose: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Signed distance [n, width, width] in pixels, and the offsets dx, dy from the center."""
-    axis = torch.arange(width) - (width - 1) / 2
-    x, y, turn, radius = (p[:, None, None] for p in pose.unbind(-1))
-    dx, dy = axis[None, None, :] - x, axis[None, :, None] - y
-    cos, sin = turn.cos(), turn.sin()
-    u, v = (cos * dx + sin * dy) / radius, (cos * dy - sin * dx) / radius
-    out = torch.empty_like(u)
-    for index in shape.unique().tolist():
-        at = shape == index
-        out[at] = SIGNED_DISTANCE[SHAPES[index]](u[at], v[at])
-    return out * radius, dx, dy
-
-
-def _stripe_direction(turn, side: int) -> tuple[Tensor, Tensor]:
-    """How much the stripes' phase grows per pixel, to the right and downwards."""
-    wave_number = 2 * math.pi / (STRIPE_PERIOD * side) * math.sqrt(0.5)
-    cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
-    return wave_number * (cos - sin), wave_number * (cos + sin)
-
-
-def _stripes(dx, dy, turn, side: int) -> tuple[Tensor, Tensor]:
-    """How dark the stripes are in [0, 1], and their slope in the wave's phase."""
-    a, b = _stripe_direction(turn, side)
-    phase = a * dx + b * dy
-    level = 0.5 + 1.5 * phase.sin()
-    return level.clamp(0, 1), 1.5 * phase.cos() * ((level > 0) & (level < 1))
-
-
-def draw_maps(shape: Tensor, pose: Tensor, width: int, side: int) -> tuple[Tensor, Tensor]:
-    """Cover and cover * stripe, [n, width * width] each: the renderer's, without colors."""
-    distance, dx, dy = _distances(shape, pose, width)
-    cover = (0.5 - distance).clamp(0, 1)
-    stripe, _ = _stripes(dx, dy, pose[:, 2], side)
-    return cover.flatten(1), (cover * stripe).flatten(1)
-
-
-def _draw_with_slopes(shape: Tensor, pose: Tensor, width: int, side: int, rim: float) -> Tensor:
-    """Ten maps [n, 10, width * width]: cover, cover * stripe, then both differentiated by x, y, turn and radius.
-
-    Turn and radius are measured at the rim (arc length and growth), so all four are in pixels.
-    """
-    distance, dx, dy = _distances(shape, pose, width + 2)  # one pixel more on each side, for differences
-    gx = (distance[:, 1:-1, 2:] - distance[:, 1:-1, :-2]) / 2
-    gy = (distance[:, 2:, 1:-1] - distance[:, :-2, 1:-1]) / 2
-    distance, dx, dy = distance[:, 1:-1, 1:-1], dx[:, :, 1:-1], dy[:, 1:-1]
-    turn, radius = pose[:, 2], pose[:, 3, None, None]
-    cover = (0.5 - distance / rim).clamp(0, 1)
-    edge = ((cover > 0) & (cover < 1)) / -rim
-    swing, growth = (gx * dy - gy * dx) / radius, (distance - gx * dx - gy * dy) / radius
-    by_pose = [-gx * edge, -gy * edge, swing * edge, growth * edge]
-    stripe, slope = _stripes(dx, dy, turn, side)
-    slope = slope * cover
-    a, b = _stripe_direction(turn, side)
-    by_phase = [-a * slope, -b * slope, (a * dy - b * dx) / radius * slope, torch.zeros_like(slope)]
-    striped = [m * stripe + p for m, p in zip(by_pose, by_phase)]
-    return torch.stack([cover, cover * stripe, *by_pose, *striped], 1).flatten(2)
-
-
-@cache
-def _blur_matrix(width: int, sigma: float) -> Tensor:
-    """[width, width]: a Gaussian blur along one axis."""
-    if sigma == 0:
-        return torch.eye(width)
-    gaussian = lambda offset: (-0.5 * (offset / sigma) ** 2).exp() * (offset.abs() < 5 * sigma)  # denormals are slow
-    axis = torch.arange(width)
-    return gaussian(axis[:, None] - axis[None]) / gaussian(torch.arange(-width, width + 1)).sum()
-
-
-def blur_maps(maps: Tensor, width: int, sigma: float) -> Tensor:
-    """Gaussian blur of maps [..., width * width]."""
-    k = _blur_matrix(width, sigma)
-    rows = maps.reshape(-1, width) @ k  # one large product instead of many small ones: ten times faster
-    return (rows.unflatten(0, (-1, width)).mT.reshape(-1, width) @ k).unflatten(0, (-1, width)).mT.reshape(maps.shape)
-
-
 # ---------------------------------------------------------------- solving
-
-
 _RIDGE = torch.diag(torch.tensor([1e-3, 1e-1], dtype=torch.float64))  # no stripes where none can be seen
 
 
@@ -304,7 +94,7 @@ def refine(shape, pose, values, weight, side: int, rims=RIMS, blur: float = 0.0)
     """Gauss-Newton from `pose`; returns pose [n, 4]."""
     width = math.isqrt(values.shape[1])
     for rim in rims:
-        maps = _draw_with_slopes(shape, pose, width, side, rim)
+        maps = draw_with_slopes(shape, pose, width, side, rim)
         if blur:
             maps = blur_maps(maps, width, blur)
         gram, right = _gram(maps, values, weight)
@@ -368,77 +158,6 @@ def wrong_share(left_over: Tensor, cover: Tensor, blobs: Blobs, fits: Fits, corn
     contrast = fits.color.norm(dim=1).clamp_min(CONTRAST)
     wrong = (misses > error * contrast[:, None, None]) * near
     return wrong.sum((1, 2)) / cover.sum((1, 2)).clamp_min(1)
-
-
-# ---------------------------------------------------------------- guessing
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Every shape, size, turn and blur, drawn with its centroid in the middle and scaled to length one."""
-
-    maps: Tensor  # [m, P], shape by shape
-    pose: Tensor  # [m, 4]
-
-
-@cache
-def template_bank(side: int) -> Bank:
-    """The silhouettes that blobs are first compared with."""
-    entries = [(s, t, r * side) for s in range(len(SHAPES)) for r in RADII for t in BANK_TURNS]
-    shape = torch.tensor([e[0] for e in entries])
-    pose = torch.tensor([(0.0, 0.0, t, r) for _, t, r in entries])
-    width = window_width(side)
-    axis = torch.arange(width) - (width - 1) / 2
-    for _ in range(2):  # the second round corrects for pixels
-        cover = draw_maps(shape, pose, width, side)[0].unflatten(1, (width, width))
-        total = cover.sum((1, 2))
-        pose[:, 0] -= (cover.sum(1) @ axis) / total
-        pose[:, 1] -= (cover.sum(2) @ axis) / total
-    sharp = draw_maps(shape, pose, width, side)[0]
-    maps = torch.stack([_saturated(blur_maps(sharp, width, blur)) for blur in BANK_BLURS], 1).flatten(0, 1)
-    return Bank(maps / maps.norm(dim=1, keepdim=True), pose.repeat_interleave(len(BANK_BLURS), 0))
-
-
-def guess(values: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The GUESSES likeliest shapes [n, G] and their poses [n, G, 4], from soft silhouettes."""
-    bank, width = template_bank(side), window_width(side)
-    strength = length(values, 2)
-    soft = _saturated(strength / _middle_strength(strength)) * (strength > CONTRAST / 2)
-    axis = (torch.arange(width) - (width - 1) / 2).repeat(width)
-    total = soft.sum(1).clamp_min(1e-6)
-    cx, cy = soft @ axis / total, soft @ axis.view(width, width).T.flatten() / total
-    centered = _shifted(soft.unflatten(1, (width, width)), cx, cy).flatten(1)
-    likeness = centered @ bank.maps.T / centered.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    per_shape = likeness.unflatten(1, (len(SHAPES), -1))
-    best, which = per_shape.max(-1)
-    shape = best.topk(GUESSES, dim=1).indices
-    entry = shape * per_shape.shape[-1] + which.gather(1, shape)
-    pose = bank.pose[entry].clone()
-    pose[..., 0] += cx[:, None]
-    pose[..., 1] += cy[:, None]
-    round_ = (shape == SHAPES.index("circle")) | (shape == SHAPES.index("ring"))
-    pose[..., 2] *= ~round_  # a silhouette does not tell their turn: start half-way between the extremes
-    return shape, pose
-
-
-def _saturated(strength: Tensor) -> Tensor:
-    """Silhouettes that stripes barely show in."""
-    return (strength / 0.8).clamp(0, 1)
-
-
-def _middle_strength(strength: Tensor) -> Tensor:
-    """Median [n, 1] of what stands out in each window (1 where other blobs own all of it)."""
-    return torch.where(strength > CONTRAST, strength, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num(1.0)
-
-
-def _shifted(maps: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
-    """Maps [n, w, w] moved so that (cx, cy) comes to the middle, bilinearly."""
-    theta = torch.zeros(len(maps), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1
-    scale = 2 / maps.shape[-1]
-    theta[:, 0, 2], theta[:, 1, 2] = cx * scale, cy * scale
-    grid = torch.nn.functional.affine_grid(theta, (len(maps), 1, *maps.shape[1:]), align_corners=False)
-    return torch.nn.functional.grid_sample(maps[:, None], grid, align_corners=False)[:, 0]
 
 
 # ---------------------------------------------------------------- fitting
