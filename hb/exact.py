@@ -1,4 +1,4 @@
-"""Perfect teachers: the velocity of a finite data set and of a Gaussian mixture, in closed form.
+"""Closed forms: perfect teachers (the velocity of a finite data set and of a Gaussian mixture), best discriminators.
 
 With x_t = (1 - t) x0 + t eps, the best velocity a network can learn is v(x, t) = E[eps - x0 | x_t = x]. Where the data
 are known, so is this expectation (the "ideal denoiser" of Karras et al. 2022, in our letters).
@@ -8,6 +8,7 @@ Both teachers keep the contract `velocity(x, t)`, so `hb.flow.euler` walks them 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,14 @@ class GaussianMixture:
         pull = (t[:, None] - kept * self.std**2) / self._variance(t)
         return (self.posterior(x, t)[..., None] * (pull[..., None] * u - self.means)).sum(1)
 
+    def log_density(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+        """log p(x)."""
+        spread = self.means.size(1) * (2 * math.pi * self.std**2).log() / 2
+        each = -_squared_distance(x, self.means) / (2 * self.std**2) - spread
+        return (
+            each + _log(self.weights, self.means) - (math.log(len(self.means)) if self.weights is None else 0)
+        ).logsumexp(1)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n D"]:
         """n points of the mixture."""
         distribution = torch.ones(len(self.means)) if self.weights is None else self.weights
@@ -78,6 +87,41 @@ class GaussianMixture:
 
     def _variance(self, t: Float[Tensor, "B"]) -> Float[Tensor, "B K"]:
         return ((1 - t[:, None]) * self.std) ** 2 + t[:, None] ** 2
+
+
+# ---- adversaries (stage 4) ------------------------------------------------------------------------------------------
+
+
+def best_hinge_logits(real: GaussianMixture, fake: GaussianMixture, x: Float[Tensor, "B D"]) -> Float[Tensor, "B"]:
+    """The discriminator that lowers the hinge loss most: the sign of p_real - p_fake. The loss is then 2 - 2 TV, TV the
+    total variation between the two (Lim & Ye 2017)."""
+    return (real.log_density(x) - fake.log_density(x)).sign()
+
+
+def best_relativistic_logits(
+    real: GaussianMixture, fake: GaussianMixture, x: Float[Tensor, "B D"]
+) -> Float[Tensor, "B"]:
+    """The discriminator that lowers the relativistic loss most, up to a constant: log p_real(x) - log p_fake(x).
+
+    It is the logit of "x is the real one of the pair", by Bayes' rule, less the same of the other sample.
+    """
+    return real.log_density(x) - fake.log_density(x)
+
+
+def gaussian_squared_mmd(
+    mean: Float[Tensor, "D"], std: float, other_mean: Float[Tensor, "D"], other_std: float, width: float
+) -> float:
+    """The squared maximum mean discrepancy of two round Gaussians with the kernel exp(-|a - b|^2 / (2 width^2 D))."""
+    dimension = mean.numel()
+    square = width**2 * dimension
+
+    def expected(far: float, variance: float) -> float:
+        total = square + variance
+        return (square / total) ** (dimension / 2) * math.exp(-far / (2 * total))
+
+    far = float((mean - other_mean).square().sum())
+    same = expected(0.0, 2 * std**2) + expected(0.0, 2 * other_std**2)
+    return same - 2 * expected(far, std**2 + other_std**2)
 
 
 def _log(weights: Tensor | None, like: Tensor) -> Tensor:

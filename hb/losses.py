@@ -1,4 +1,4 @@
-"""Every formula of the six-evaluation recipe, as pure functions. Addresses: method.md, and the papers named there.
+"""Every formula of the distillation recipes, as pure functions. Addresses: method.md, and the papers named there.
 
 Letters as everywhere: t = 1 is noise, t = 0 is data, x_t = (1 - t) x0 + t eps, v = eps - x0. Tensors are [B, ...],
 times [B].
@@ -31,10 +31,24 @@ def hinge_generator_loss(fake: Tensor) -> Float[Tensor, ""]:
     return -fake.mean()
 
 
-def approximate_r1(clean: Tensor, disturbed: Tensor) -> Float[Tensor, ""]:
-    """E[(D(x) - D(x + noise))^2]: a discriminator may not be steep at real data (APT, arXiv 2501.08316), without second
-    derivatives. Ours to add: Hyper-Bagel does not say what keeps its discriminator in bounds."""
-    return (clean - disturbed).square().mean()
+def relativistic_loss(better: Tensor, worse: Tensor) -> Float[Tensor, ""]:
+    """E[softplus(D(worse) - D(better))], pair by pair (Jolicoeur-Martineau 2018; R3GAN, arXiv 2501.05441).
+
+    The discriminator's loss with better = real, and the generator's with better = fake. Both samples of a pair have the
+    same prompt and, where the real one is the end of a trajectory, the same noise. The best discriminator is
+    log p(x) / q(x) up to a constant.
+    """
+    return F.softplus(worse - better).mean()
+
+
+def approximate_r1(clean: Tensor, disturbed: Tensor, scale: float = 1.0) -> Float[Tensor, ""]:
+    """E[((D(x + scale n) - D(x)) / scale)^2], n standard normal: E|grad D|^2 by a finite difference, so a discriminator
+    may not be steep at x (APT, arXiv 2501.08316; AFM, arXiv 2511.22475). No second derivatives are needed.
+
+    At real data it is R1, at the generator's R2. With scale 1 the difference is taken as it is, which is how stage 2
+    uses it (noise of 0.05, not divided). Ours to add: Hyper-Bagel does not say what keeps its discriminator in bounds.
+    """
+    return ((disturbed - clean) / scale).square().mean()
 
 
 def consistency_loss(fake: Tensor, real: Tensor, c: float = 0.0) -> Float[Tensor, ""]:
@@ -121,3 +135,33 @@ def coupled_fixed_point(s: float, t: Tensor) -> float:
     """
     c = (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2)
     return float((c * t).mean() / (1 - c * (1 - t)).mean())
+
+
+# ---- one step (stage 4; method.md 6.1) ------------------------------------------------------------------------------
+
+
+def squared_mmd(x: Float[Tensor, "*sets n D"], y: Float[Tensor, "*sets m D"], widths: tuple[float, ...]) -> Tensor:
+    """The unbiased squared maximum mean discrepancy of each pair of sets [*sets], averaged over Gaussian kernels
+    exp(-|a - b|^2 / (2 width^2 D)) (Gretton et al. 2012, equation 3).
+
+    widths are for one value: distances are divided by the dimension D, so that one list serves features of any size.
+    0 on average for samples of the same distribution, and now and then below. n and m are at least 2.
+    """
+    if x.size(-2) < 2 or y.size(-2) < 2:
+        raise ValueError(f"an unbiased discrepancy needs two samples of each, got {x.size(-2)} and {y.size(-2)}")
+    total = 0.0
+    for a, b, sign in ((x, x, 1.0), (y, y, 1.0), (x, y, -2.0)):
+        square = (a.unsqueeze(-2) - b.unsqueeze(-3)).square().mean(-1)
+        kernel = sum((-square / (2 * width**2)).exp() for width in widths) / len(widths)
+        if a is b:
+            n = a.size(-2)
+            total = total + (kernel.sum((-2, -1)) - kernel.diagonal(dim1=-2, dim2=-1).sum(-1)) / (n * (n - 1))
+        else:
+            total = total + sign * kernel.mean((-2, -1))
+    return total
+
+
+def reward_hinge(reward: Tensor, threshold: float) -> Float[Tensor, ""]:
+    """E[max(0, threshold - r)]: no gradient from pictures that are good enough (ReFL, arXiv 2304.05977; Hyper-Bagel's
+    stage 5 has HPSv3 and 6.0)."""
+    return F.relu(threshold - reward).mean()

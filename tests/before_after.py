@@ -110,7 +110,8 @@ def train(stage):
     # >>> names of the library: the new ones first, then the ones before the move. Only this block follows a move.
     try:
         from hb.data.batches import BatchSizes
-        from hb.train.distill.recipe import STAGES, run_stage
+        from hb.train.distill.recipe import run_stage
+        from hb.train.distill.specs import STAGES
         from hb.train.pools import pool_for
         from hb.train.teacher import train_teacher
     except ImportError:

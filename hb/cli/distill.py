@@ -1,9 +1,11 @@
-"""`hb distill STAGE`: a stage of the six-evaluation recipe, or all of it. Students go into a folder of their own, by
+"""`hb distill STAGE`: a stage of a recipe, or all of it. Students go into a folder of their own, by
 name."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from hb.cli.output import to_json
@@ -12,12 +14,18 @@ from hb.cli.use import open_model
 from hb.data.mixes import mixed
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
-from hb.train.distill.dmdo import DistributionMatching
-from hb.train.distill.recipe import CHAINS, STAGES, StageSpec, check_beginning, run_stage, with_new_guidance_embedding
+from hb.train.distill.adp import OneStep, OneStepSettings
+from hb.train.distill.dmdo import DistributionMatching, MatchingSettings
+from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
+from hb.train.distill.specs import CHAINS, SERVED, STAGES, StageSpec
+from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
 from hb.train.optim import refuse_not_finite
 from hb.train.pools import pool_for
 from hb.train.trainer import precision_of, provenance, working_device
+
+SETTINGS = {OneStep: (OneStepSettings,), DistributionMatching: (MatchingSettings,)}
+STAGE_SETTINGS = {"average", "deployed", "decay", "copies"}  # of every stage; the rate has an option of its own
 
 
 def distill(args) -> None:
@@ -47,6 +55,10 @@ def distill(args) -> None:
             continue
         if args.install:
             _put(made[name], Path(args.install) / STUDENTS / name)
+    if args.stage in SERVED and is_first_process():
+        made[args.stage] = served = replace(made[names[-1]], default=True)
+        for home in (folder, *([Path(args.install)] if args.install else [])):
+            _put(served, home / STUDENTS / args.stage)
     if is_first_process():
         _say(args, made, folder)
 
@@ -129,7 +141,25 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
             raise ValueError(f"--{option.replace('_', '-')} does not go with the stage {name!r}")
         if spec.make is kind:
             options[option] = value
+    options |= settings_of(args.set, spec.make, name)
     return replace(spec, options=options, **changes)
+
+
+def settings_of(words: Sequence[str], make: type[Stage], name: str) -> dict:
+    """["r1=0.25", "pairing=hinge"] as settings of a stage. Raises ValueError for one that it does not have."""
+    known = {field.name for kind in SETTINGS.get(make, ()) for field in fields(kind)} | STAGE_SETTINGS
+    found = {}
+    for word in words:
+        setting, equals, value = word.partition("=")
+        if not equals or setting not in known:
+            raise ValueError(f"--set takes NAME=VALUE, and {name!r} has {', '.join(sorted(known))}; not {word!r}")
+        try:
+            found[setting] = json.loads(value)
+        except ValueError:
+            found[setting] = value
+        if isinstance(found[setting], list):
+            found[setting] = tuple(found[setting])
+    return found
 
 
 def _in(folder: Path) -> dict[str, Student]:

@@ -122,6 +122,14 @@ class ModelOptions:
             rich_help_panel=MODEL,
         ),
     ] = False
+    no_refiner: Annotated[
+        bool,
+        Flag(
+            "--no-refiner",
+            help="Decode latents as they are, without the latent refiner of the pixel decoder.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False
 
 
 @dataclass

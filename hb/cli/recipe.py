@@ -13,7 +13,7 @@ from hb.cli.starting import OLD_VISION, VISION
 from hb.cli.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_REFINER
 from hb.infer.artifacts import TINY
 from hb.infer.pipeline import DECODER
-from hb.train.distill.recipe import SIX_NFE, STAGES
+from hb.train.distill.specs import SIX_NFE, STAGES
 
 
 @dataclass(frozen=True)

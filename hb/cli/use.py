@@ -132,6 +132,8 @@ def open_model(args) -> Model:
     model = load(args.model, device=args.device, dtype=DTYPES[args.dtype])
     if getattr(args, "full_decoder", False):
         model.pixel_decoder = None
+    if getattr(args, "no_refiner", False) and model.pixel_decoder is not None:
+        model.pixel_decoder = model.pixel_decoder.without_refiner()
     return model
 
 

@@ -296,6 +296,11 @@ class PixelDecoderCheckpoint(Artifact):
     def owner(model: Bagel) -> nn.Module:
         return model.autoencoder.encoder
 
+    def without_refiner(self) -> PixelDecoderCheckpoint:
+        """The same decoder for latents as they are."""
+        weights = {name: value for name, value in self.weights.items() if not name.startswith("settle.")}
+        return replace(self, config=self.config | dict(settler=None), weights=weights)
+
     def open(self, model: Bagel) -> PixelDecoder:
         """The decoder, ready beside the model's own. Raises CheckpointError if it decodes another encoder's latents."""
         widths = tuple(self.config["widths"])

@@ -20,13 +20,13 @@ from hb.models.latents import GuidanceEmbedding
 from hb.models.names import from_released, to_released
 
 
-class _Shared:
+class Shared:
     """A module that is used and not owned: no sub-module of the user, and not copied with it."""
 
     def __init__(self, module: nn.Module):
         self.module = module
 
-    def __deepcopy__(self, memo) -> _Shared:
+    def __deepcopy__(self, memo) -> Shared:
         return self
 
 
@@ -42,7 +42,7 @@ class StudentModel(nn.Module):
         """A copy of the teacher's branch, or of another student's, with weights of its own."""
         super().__init__()
         source = base if isinstance(base, StudentModel) else None
-        self._base = source._base if source else _Shared(base)
+        self._base = source._base if source else Shared(base)
         expert, latent = (source.expert, source.latent) if source else base.generation_branch()
         self.expert = copy.deepcopy(expert)
         self.latent = copy.deepcopy(latent)

@@ -1,5 +1,5 @@
-"""Real or fake? A copy of the generation branch that may learn, with many small heads on its layers (DMDX; method.md
-5.2.3).
+"""Real or fake? In latents: a trained copy of the generation branch with many small heads on its layers (DMDX; method.md
+5.2.3). In pixels: heads on the model's own vision encoder.
 
 DMDX (arXiv 2507.18569) freezes the backbone; Hyper-Bagel trains it, and so do we. Our grids are 8 x 8, so a head has
 two stride-2 blocks instead of three, and is as wide as the model, at most 256.
@@ -7,15 +7,17 @@ two stride-2 blocks instead of three, and is as wide as the model, at most 256.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hb.losses import approximate_r1, hinge_discriminator_loss
-from hb.models.conditioning import StudentModel
+from hb.models.bagel import Bagel
+from hb.models.conditioning import Shared, StudentModel
 from hb.models.kv_cache import KVCache
+from hb.models.vision import patchify
 from hb.seeding import noise_like
 
 
@@ -41,14 +43,27 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D(x_t, t, prefix): a logit from each of several layers of the backbone. Large means: looks real."""
+    """D(x_t, t, prefix): a logit from each of several layers of the backbone. Large means: looks real.
 
-    def __init__(self, backbone: StudentModel, every: int = 4, side: int = 4):
+    every, depths   which layers have a head: each `every`-th, or those at these shares of the depth
+    kinds           sets of heads, where there is more than one kind of real samples; each set has a head on every layer
+    """
+
+    def __init__(
+        self,
+        backbone: StudentModel,
+        every: int = 4,
+        side: int = 4,
+        *,
+        depths: Sequence[float] | None = None,
+        kinds: int = 1,
+    ):
         super().__init__()
         self.backbone = backbone
         config = backbone.config.llm
-        self.layers = tuple(range(every, config.num_hidden_layers + 1, every)) or (config.num_hidden_layers,)
-        self.heads = nn.ModuleList(Head(config.hidden_size, side) for _ in self.layers)
+        deep = config.num_hidden_layers
+        self.layers = tuple(range(every, deep + 1, every)) or (deep,) if depths is None else layers_at(depths, deep)
+        self.heads = nn.ModuleList(Head(config.hidden_size, side) for _ in range(kinds) for _ in self.layers)
 
     def forward(
         self,
@@ -59,11 +74,51 @@ class Discriminator(nn.Module):
         image_scale: Tensor | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B heads"]:
-        """Gradients flow to x, and to backbone and heads alike. grid: rows and columns of x; None: as many of each."""
+        """Gradients flow to x, and to backbone and heads alike. grid: rows and columns of x; None: as many of each.
+        The heads of the first kind come first, each kind from the lowest layer up."""
         states: list[Tensor] = []
         grid = grid or self.backbone.base.grid_of(x.size(1))
         self.backbone(x, t, cache, grid, text_scale=text_scale, image_scale=image_scale, hidden_states=states)
-        return torch.stack([head(states[layer], grid) for layer, head in zip(self.layers, self.heads)], 1)
+        kinds = len(self.heads) // len(self.layers)
+        return torch.stack([head(states[layer], grid) for layer, head in zip(self.layers * kinds, self.heads)], 1)
+
+
+class PixelDiscriminator(nn.Module):
+    """D(picture): a logit from each of several layers of the model's own vision encoder, which stays as it is (DMDX
+    takes SAM's; method.md 6.1.2). Large means: looks real.
+
+    depths: the shares of the encoder's depth that have a head; kinds: see `Discriminator`.
+    """
+
+    def __init__(self, base: Bagel, depths: Sequence[float] = (0.25, 0.5, 0.75, 1.0), kinds: int = 1):
+        super().__init__()
+        self._base = Shared(base)
+        config = base.config.vision
+        self.layers = layers_at(depths, config.num_hidden_layers)
+        side = base.config.picture_side // config.patch_size
+        self.heads = nn.ModuleList(Head(config.hidden_size, side) for _ in range(kinds) for _ in self.layers)
+
+    def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B heads"]:
+        """pictures in [-1, 1]. Gradients flow to them and to the heads."""
+        states, grid = vision_states(self._base.module, pictures)
+        kinds = len(self.heads) // len(self.layers)
+        return torch.stack([head(states[layer - 1], grid) for layer, head in zip(self.layers * kinds, self.heads)], 1)
+
+
+def layers_at(depths: Sequence[float], deep: int) -> tuple[int, ...]:
+    """The layers, counted from 1, at these shares of the depth; each once."""
+    if not all(0 < depth <= 1 for depth in depths):
+        raise ValueError(f"depths of heads are shares of the network's depth, above 0 and up to 1, not {tuple(depths)}")
+    return tuple(dict.fromkeys(max(1, round(depth * deep)) for depth in depths))
+
+
+def vision_states(base: Bagel, pictures: Float[Tensor, "B 3 H W"]) -> tuple[list[Tensor], tuple[int, int]]:
+    """What each layer of the vision encoder gives for pictures in [-1, 1], and the rows and columns of its tokens."""
+    patch = base.config.vision.patch_size
+    grid = pictures.size(-2) // patch, pictures.size(-1) // patch
+    states: list[Tensor] = []
+    base.vit_model(patchify(pictures, patch).to(base.dtype), base.vit_pos_embed.rows_of(*grid), states)
+    return states, grid
 
 
 def discriminate(

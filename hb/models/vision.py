@@ -70,9 +70,11 @@ class _Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Block(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x):
+    def forward(self, x, hidden_states: list | None = None):
         for layer in self.layers:
             x = layer(x)
+            if hidden_states is not None:
+                hidden_states.append(x)
         return x
 
 
@@ -83,8 +85,8 @@ class _Tower(nn.Module):
         self.encoder = _Encoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, patches, positions):
-        return self.post_layernorm(self.encoder(self.embeddings(patches, positions)))
+    def forward(self, patches, positions, hidden_states: list | None = None):
+        return self.post_layernorm(self.encoder(self.embeddings(patches, positions), hidden_states))
 
 
 class VisionTower(nn.Module):
@@ -95,9 +97,12 @@ class VisionTower(nn.Module):
         self.config = config
         self.vision_model = _Tower(config)
 
-    def forward(self, patches: Float[Tensor, "B N pixels"], positions: Int[Tensor, "N"]) -> Float[Tensor, "B N width"]:
-        """positions: row of the position table for each patch, `table_rows(rows, columns, side)`."""
-        return self.vision_model(patches, positions)
+    def forward(
+        self, patches: Float[Tensor, "B N pixels"], positions: Int[Tensor, "N"], hidden_states: list | None = None
+    ) -> Float[Tensor, "B N width"]:
+        """positions: row of the position table for each patch, `table_rows(rows, columns, side)`. hidden_states
+        collects what each layer gives."""
+        return self.vision_model(patches, positions, hidden_states)
 
     @torch.no_grad()
     def begin_positions(self) -> None:

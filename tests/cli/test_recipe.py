@@ -8,7 +8,7 @@ import pytest
 
 from hb.cli.main import main, parse
 from hb.cli.recipe import parts
-from hb.train.distill.recipe import SIX_NFE
+from hb.train.distill.specs import SIX_NFE
 
 
 def printed(capsys) -> list[list[str]]:

@@ -38,7 +38,8 @@ from hb.infer.pipeline import SHIPPED, Model
 from hb.infer.speculative.plan import Plan
 from hb.machine import commit, machine
 from hb.train.autoencoder import train_autoencoder, train_pixel_decoder, train_semantic
-from hb.train.distill.recipe import STAGES, run_stage
+from hb.train.distill.recipe import run_stage
+from hb.train.distill.specs import STAGES
 from hb.train.draft import train_draft
 from hb.train.pools import pool_for
 from hb.train.refiner import train_refiner

@@ -12,6 +12,7 @@ app = typer.Typer()
 PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
+    "one-nfe", "regression", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent", "mmd", "dmdo-3", "dmdo-2", "dmdo-1",
     "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
 Noise = Literal["coupled", "fresh", "mixed"]
@@ -96,19 +97,34 @@ def distill(
     fake_times: Annotated[
         int | None, of_stage("dmdo: optimizer steps of the fake score for one of the student.", min=1, metavar="N")
     ] = None,
+    set: Annotated[
+        list[str],
+        of_stage(
+            "Any other setting of the stage's own, as hb/train/distill names it: --set r1=0.25 pairing=hinge.",
+            metavar="NAME=VALUE ...",
+            show_default=False,
+        ),
+    ] = (),
     data: o.Data = None,
     seed: o.Seed = 0,
     json: o.Json = False,
 ):
-    """Distill a model: one stage, or the whole six-evaluation recipe of Hyper-Bagel.
+    """Distill a model: one stage, or a whole recipe of Hyper-Bagel, to six evaluations or to one.
 
     Stages:
       cfg               stage 1: guidance in one pass, 50 evaluations
       tscd              stage 2: three segments, an adversarial loss, 6 evaluations
       dmdo              stage 3: distribution matching along the ODE, 6 evaluations
       six-nfe           the three, one after another
+      regression        one step: a warm start on the six-evaluation student's pairs
+      adp               stage 4: one step, adversarial, in latents and pixels
+      refl              stage 5: reward feedback
+      one-nfe           these three, one after another
       dmdo-literal      stage 3 as printed
       lcm, pcm, dmd2    baselines at equal cost
+      adp-literal       stage 4 as printed
+      adp-hinge, adp-latent, mmd, dmdo-3, -2, -1
+                        other roads to one step
       hyper-sd          stage 2 in its first form: cfg, then segments halved from
                         student to student: hyper-sd-8, -4, -2 and -1
 

@@ -1,9 +1,9 @@
-"""The stages in order, as data, and how one is run: from a teacher and earlier students to the next student."""
+"""How a stage is run: from a teacher and earlier students to the next student."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,156 +17,14 @@ from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
+from hb.train.distill.adp import OneStep, Reward
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
-from hb.train.distill.cfg import CFGDistillation
-from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, student_velocity
-from hb.train.distill.segments import Segments
+from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
+from hb.train.distill.specs import OTHERS, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
-from hb.train.distill.tscd import SegmentedConsistency
 from hb.train.optim import muon_dtype_of
 from hb.train.sheets import SheetEvery, tiled
 from hb.train.trainer import StepData, fit, working_device, worth_compiling
-
-SHIFT = 3.0
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One stage of a recipe.
-
-    make      the LightningModule
-    after     the student it begins with; None: the teacher
-    options   what `make` takes beside the usual; "real": the student that is the real score
-    steps, prompts, edits, lr   of the training
-    editing   the share of steps that edit
-    evaluations, sampler, any_steps, default, vision   of the student (see `Student`)
-    """
-
-    make: Callable[..., Stage]
-    about: str
-    after: str | None
-    steps: int
-    lr: float
-    prompts: int = 8
-    edits: int = 16
-    editing: float = 0.5
-    options: dict = field(default_factory=dict)
-    evaluations: int = 6
-    sampler: str = "euler"
-    any_steps: bool = False
-    default: bool = False
-    vision: bool = True
-
-
-# how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
-OWN_DMDO = dict(
-    renoise_fake="fresh",
-    renoise_student="fresh",
-    judged="end",
-    adversarial=10.0,
-    alone=30,
-    lr_fake=3e-4,
-    deployed=1.0,
-    decay=0.5,
-    average=0.99,
-)
-
-OTHERS = ("real", "stepper")  # options of a stage that name another student, which is used and not trained
-
-STAGES = {
-    "cfg": StageSpec(
-        CFGDistillation,
-        "guidance in one pass instead of two or three: 50 evaluations",
-        None,
-        1000,
-        0.001,
-        prompts=48,
-        edits=48,
-        options=dict(decay=0.7),
-        evaluations=50,
-        any_steps=True,
-    ),
-    "tscd": StageSpec(
-        SegmentedConsistency, "three segments, an adversary: 6 evaluations", "cfg", 150, 2e-4, prompts=12, edits=24
-    ),
-    "dmdo": StageSpec(
-        DistributionMatching,
-        "two scores along the student's own ODE: 6 evaluations",
-        "tscd",
-        2000,
-        1e-4,
-        prompts=12,
-        edits=24,
-        editing=0.25,
-        default=True,
-        vision=False,
-        options=OWN_DMDO,
-    ),
-    "dmdo-literal": StageSpec(
-        DistributionMatching,
-        "stage 3 as printed: noised along the line to its own noise",
-        "tscd",
-        1000,
-        5e-5,
-        options=dict(real="cfg"),
-    ),
-    # baselines at equal cost (of drawing: an edit of theirs reads the picture twice, as the paper's do, and dmdo's
-    # once)
-    "lcm": StageSpec(
-        SegmentedConsistency,
-        "baseline: latent consistency, one segment, no adversary, re-noised",
-        "cfg",
-        600,
-        0.001,
-        prompts=12,
-        edits=24,
-        editing=0.25,
-        options=dict(segments=Segments(1, to_edge=True), adversarial=0.0, mse=1.0, huber=0.03),
-        sampler="multistep",
-    ),
-    "pcm": StageSpec(
-        SegmentedConsistency,
-        "baseline: three phases, jumps to their edges",
-        "cfg",
-        600,
-        2e-4,
-        prompts=12,
-        edits=24,
-        editing=0.25,
-        options=dict(segments=Segments(3, to_edge=True), mse=1.0),
-    ),
-    "dmd2": StageSpec(
-        DistributionMatching,
-        "baseline: DMD2, its re-noising sampler and its adversary",
-        "cfg",
-        600,
-        1e-4,
-        prompts=12,
-        edits=24,
-        editing=0.25,
-        options=OWN_DMDO | dict(sampler="multistep", judged="guess", learns="guess", fake_times=5),
-        sampler="multistep",
-    ),
-}
-SIX_NFE = ("cfg", "tscd", "dmdo")
-# Hyper-SD's first form of stage 2 (method.md 5.2.1): the segments are halved from student to student, the mean square
-# fades and the adversary comes in. How much of each it does not print: these weights are ours
-HYPER_SD = {8: (1.0, 0.1), 4: (0.5, 0.3), 2: (0.2, 1.0), 1: (0.1, 1.0)}  # of mean square and adversary
-STAGES |= {
-    f"hyper-sd-{count}": StageSpec(
-        SegmentedConsistency,
-        f"Hyper-SD's form, {count} segments, mean square and adversary: {count} evaluations",
-        "cfg" if count == 8 else f"hyper-sd-{2 * count}",
-        150,
-        2e-4,
-        prompts=12,
-        edits=24,
-        evaluations=count,
-        options=dict(segments=Segments(count), mse=mse, adversarial=adversarial, stepper="cfg"),
-    )
-    for count, (mse, adversarial) in HYPER_SD.items()
-}
-CHAINS = {"six-nfe": SIX_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
 
 
 def run_stage(
@@ -182,6 +40,7 @@ def run_stage(
     steps: int | None = None,
     provenance: dict | None = None,
     tiny: PixelDecoderCheckpoint | None = None,
+    reward: Reward | None = None,
     begin: Student | None = None,
     save_every: int = 50,
     callbacks: Sequence[Callback] = (),
@@ -192,7 +51,8 @@ def run_stage(
     students   those made before it, by name
     begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of
                the way there
-    tiny       the pixel decoder of the run's sheets, instead of the autoencoder's own
+    tiny       the pixel decoder of the run's sheets and of stages that look at pictures, instead of the autoencoder's
+    reward     of stage 5
     save_every   steps from checkpoint to checkpoint: a run can diverge, and then one from before that is needed
 
     Raises ValueError if the stage that must come first has not been run, and Diverged if there is no going on.
@@ -216,6 +76,10 @@ def run_stage(
         start = branch_of(teacher, begin or students.get(spec.after))
         for role in (role for role in OTHERS if role in options):
             options[role] = branch_of(teacher, students[options[role]], trainable=False)
+        if spec.make is OneStep:
+            source = students[spec.options["source"]]
+            options["trajectory"] = (source.steps, source.shift, source.sampler)
+            options |= dict(decoder=tiny and tiny.without_refiner().open(teacher), reward_model=reward)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(
             teacher.eval().requires_grad_(False), start, guidance=guidance, total=steps, seed=seed, **options
@@ -257,6 +121,12 @@ def check_beginning(
         raise ValueError(
             f"stage {name!r} begins with the student of {missing[0]!r}, which is not there; run it first: "
             f"hb distill {missing[0]}"
+        )
+    source = students.get(spec.options.get("source"))
+    if source is not None and source.reads_vision and not spec.vision:
+        raise ValueError(
+            f"the students of {name!r} do not read pictures through the vision encoder, and {source.stage!r}, which makes "
+            f"their pairs, does; train {name!r} with it: hb distill {name} --vision"
         )
     if real and not students[real].reads_vision:
         raise ValueError(

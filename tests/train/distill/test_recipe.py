@@ -21,16 +21,9 @@ from hb.models import mot
 from hb.models.checkpoint import CheckpointError
 from hb.models.conditioning import StudentModel
 from hb.models.names import is_generation, to_released
-from hb.train.distill.recipe import (
-    CHAINS,
-    SIX_NFE,
-    STAGES,
-    _plain,
-    branch_of,
-    pictures_of,
-    run_stage,
-    with_new_guidance_embedding,
-)
+from hb.train.distill.adp import OneStep
+from hb.train.distill.recipe import _plain, branch_of, pictures_of, run_stage, with_new_guidance_embedding
+from hb.train.distill.specs import CHAINS, SIX_NFE, STAGES
 from hb.train.distill.stage import Diverged, Stage
 from hb.train.distill.tscd import SegmentedConsistency
 from tests.train.distill.conftest import GUIDANCE, stage_batch_of
@@ -56,7 +49,13 @@ def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, begin=None, 
             bar=False,
             accelerator="cpu",
             save_every=4,
+            reward=brightness,
         )
+
+
+def brightness(pictures, batch):
+    """A reward without a model."""
+    return pictures.flatten(1).mean(1)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +172,8 @@ def test_every_stage_saves_well_before_its_end(name, teacher, pool, students, tm
     met = {}
     monkeypatch.setattr("hb.train.distill.recipe.fit", lambda *_, **options: met.update(options) or power_cut())
     with pytest.raises(RuntimeError, match="power cut"):
-        run_stage(name, tmp_path, teacher, pool, guidance=GUIDANCE, students=dict.fromkeys(STAGES, students["cfg"]))
+        earlier = {n: replace(students["cfg"], reads_vision=spec.vision) for n, spec in STAGES.items()}
+        run_stage(name, tmp_path, teacher, pool, guidance=GUIDANCE, students=earlier, reward=brightness)
     assert 3 * met["save_every"] <= STAGES[name].steps
 
 
@@ -467,7 +467,7 @@ def test_a_student_from_before_there_was_a_choice_of_eyes_has_them(students, tmp
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name, model, pool, students, tmp_path):
     before, teacher = fingerprint(model.bagel), model.bagel
-    earlier = students | {n: students["cfg"] for n in STAGES if n.startswith("hyper-sd")}
+    earlier = {n: replace(students["cfg"], reads_vision=spec.vision) for n, spec in STAGES.items()} | students
     parcel = students[name] if name in students else run(name, tmp_path, teacher, pool, earlier, steps=1)
     assert fingerprint(teacher) == before == parcel.teacher
     json.dumps(parcel.to_dict())
@@ -482,6 +482,22 @@ def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name
     nfe = 6 if spec.any_steps else spec.evaluations
     drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=nfe)
     assert drawn.nfe == nfe and bool(drawn.pixels.isfinite().all())
+
+
+def test_one_step_learns_from_pairs_of_the_student_it_names_and_refuses_one_that_reads_more(
+    teacher, pool, students, tmp_path, monkeypatch
+):
+    seen, share = {}, OneStep.shared_state
+    monkeypatch.setattr(OneStep, "shared_state", lambda self, *a: seen.setdefault("stage", self) and share(self, *a))
+    earlier = dict(dmdo=students["dmdo"], regression=replace(students["tscd"], reads_vision=False))
+    run("adp", tmp_path / "a", teacher, pool, earlier, steps=1)
+    assert same(seen["stage"].source.released_weights(), students["dmdo"].weights)
+    assert len(seen["stage"].grid) == 1 + students["dmdo"].steps
+    with pytest.raises(ValueError, match="do not read pictures through the vision encoder"):
+        run("adp", tmp_path / "b", teacher, pool, earlier | dict(dmdo=students["tscd"]), steps=1)
+    with pytest.raises(ValueError, match="no reward model"):
+        without = dict(guidance=GUIDANCE, students=earlier | dict(adp=earlier["regression"]), bar=False)
+        run_stage("refl", tmp_path / "c", teacher, pool, steps=1, accelerator="cpu", **without)
 
 
 def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_steps(

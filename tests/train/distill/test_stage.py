@@ -20,6 +20,7 @@ from hb.models.critics import Discriminator
 from hb.models.vision import patchify
 from hb.seeding import seeded_generator
 from hb.train.distill import cfg
+from hb.train.distill.adp import OneStep
 from hb.train.distill.batch import pick_batch, read_batch
 from hb.train.distill.cfg import CFGDistillation
 from hb.train.distill.dmdo import DistributionMatching, MatchingSettings, Rollout, roll_out
@@ -50,12 +51,14 @@ def made(name, teacher, **options) -> Stage:
     if name == "lcm":
         one = Segments(1, 8, to_edge=True)
         return SegmentedConsistency(teacher, student, segments=one, adversarial=0.0, mse=1.0, **options)
+    if name == "adp":
+        return OneStep(teacher, student, **dict(pairing="relativistic", true=0.5, r1=0.1, r2=0.1) | options)
     if name == "dmdo-adversarial":
         options |= dict(adversarial=1.0)
     return DistributionMatching(teacher, student, **dict(real=shake(StudentModel(teacher), seed=1)) | options)
 
 
-STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial"]
+STAGES = ["cfg", "tscd", "lcm", "dmdo", "dmdo-adversarial", "adp"]
 
 
 def played(stage, pool, folder, steps, save_every=500, **sizes):
@@ -99,7 +102,12 @@ def test_a_update_changes_its_own_weights_and_no_others(name, teacher, pool, tmp
     stage, before = made(name, teacher), fingerprint(teacher)
     diary = Diary(stage)
     trainer = played(stage, pool, tmp_path, steps=2)
-    before_it = {"tscd": ["discriminator"], "dmdo": ["fake"] * 3, "dmdo-adversarial": ["discriminator"] + ["fake"] * 3}
+    before_it = {
+        "tscd": ["discriminator"],
+        "adp": ["discriminator"],
+        "dmdo": ["fake"] * 3,
+        "dmdo-adversarial": ["discriminator"] + ["fake"] * 3,
+    }
     updates = before_it.get(name, []) + ["student"]
     assert [(step, update) for step, update, _, _ in diary.lines] == [
         (step, update) for step in (0, 1) for update in updates

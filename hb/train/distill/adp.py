@@ -1,0 +1,347 @@
+"""Stages 4 and 5: one step. Adversarial pre-training on ODE pairs (ADP) and reward feedback (ReFL), by configuration.
+
+Hyper-Bagel's stage 4 (method.md 6.1): the six-evaluation student follows its ODE from noise z to an end x0, online; the
+generator, which begins as that student, predicts x0 from a point on the line between the two; a discriminator on noised
+latents and one on decoded pictures compare the prediction with x0. Its stage 5 (6.2) adds a reward.
+
+The other ways to one step are the same class with other weights:
+
+regression      the distance to x0 alone. It ends at the conditional mean, and z decides x0, so little is averaged
+MMD             no discriminator: the distance between the distributions within a prompt (iRDM, arXiv 2607.02375)
+
+What is ours: `true` real samples (latents of scenes rendered for the same prompt, which no published recipe has), R1
+and R2 by finite differences, relativistic pairs, the regression that fades. Each is one switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from hb.flow import interpolate, time_grid, x0_from
+from hb.losses import (
+    approximate_r1,
+    consistency_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    relativistic_loss,
+    reward_hinge,
+    squared_mmd,
+)
+from hb.models.bagel import Bagel
+from hb.models.conditioning import StudentModel
+from hb.models.critics import Discriminator, PixelDiscriminator, vision_states
+from hb.seeding import noise_like
+from hb.train.distill.batch import StageBatch
+from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
+from hb.train.distill.stage import Stage, Update, frozen_copy, uniform
+from hb.train.optim import adam, refuse_not_finite
+
+Reward = Callable[[Tensor, StageBatch], Tensor]  # pictures [B, 3, H, W] in [-1, 1] and their batch -> [B]
+
+
+@dataclass(frozen=True)
+class OneStepSettings:
+    """Weights of the generator's losses, and how the discriminators are kept in bounds.
+
+    regression   first and last weight of the pseudo-Huber distance to the end of the trajectory; linear in between
+    huber        its constant c, for a whole sample
+    adversarial  weight of both discriminators together
+    latent, pixel   share of each (DMDX: .85 and .15); 0 leaves one out
+    pairing      "hinge" (as printed) or "relativistic"
+    true         weight of the true latents of a prompt as real samples, beside the ends of trajectories, which have
+                 1 - true; each has its own heads
+    r1, r2       weights of `approximate_r1` at real and at generated samples, at a distance of `sigma`
+    mmd          weight of `squared_mmd` between predictions and true latents of a prompt
+    reward, threshold   weight of the reward's hinge, and the reward from which on it is zero
+    at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
+    second       share of those others that are at the second time of two steps instead
+    clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
+    freeze_above   discriminators are not trained while they tell apart more than this share, averaged over some 20 steps
+    """
+
+    regression: tuple[float, float] = (0.0, 0.0)
+    huber: float = 0.5
+    adversarial: float = 1.0
+    latent: float = 0.85
+    pixel: float = 0.15
+    pairing: str = "hinge"
+    true: float = 0.0
+    r1: float = 0.0
+    r2: float = 0.0
+    sigma: float = 0.01
+    mmd: float = 0.0
+    reward: float = 0.0
+    threshold: float = 0.0
+    at_one: float = 0.5
+    second: float = 0.0
+    clean: float = 0.1
+    noised: float = 0.9
+    freeze_above: float = 1.0
+    lr: float = 1e-4
+    lr_discriminator: float = 3e-4
+
+    def __post_init__(self):
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), float)}
+        refuse_not_finite(**numbers, regression=sum(self.regression))
+        if self.pairing not in ("hinge", "relativistic"):
+            raise ValueError(f"discriminators compare by 'hinge' or in 'relativistic' pairs, not {self.pairing!r}")
+        for name in ("true", "at_one", "second", "clean"):
+            if not 0 <= numbers[name] <= 1:
+                raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")
+        if not (any(self.regression) or self.adversarial or self.mmd):
+            raise ValueError("nothing to learn from: give regression, adversarial or mmd a weight")
+
+
+@dataclass(frozen=True)
+class OdePairs:
+    """Noise and where the six-evaluation student takes it, and what the generator predicts from between the two.
+
+    end, fake [B, n, values]: the trajectory's end, without gradient; the prediction, with gradient to the generator.
+    """
+
+    batch: StageBatch
+    end: Tensor
+    fake: Tensor
+
+    @property
+    def true(self) -> Tensor:
+        """Latents of scenes rendered for the same prompts, or of the edited scenes."""
+        return self.batch.latent
+
+
+@dataclass(frozen=True)
+class View:
+    """What a discriminator is shown of latents, `shown(latent)`, and its logits of that, `critic(shown)` [B, heads].
+
+    t: the times [B] to which its inputs are noised; None where they are pictures.
+    """
+
+    name: str
+    share: float
+    shown: Callable[[Tensor], Tensor]
+    critic: Callable[[Tensor], Tensor]
+    t: Tensor | None = None
+
+
+class Critics(nn.Module):
+    """The two discriminators, trained as one network. One of them may be None."""
+
+    def __init__(self, latent: Discriminator | None, pixel: PixelDiscriminator | None):
+        super().__init__()
+        self.latent, self.pixel = latent, pixel
+
+
+class OneStep(Stage):
+    """ADP and its relatives. Options: the fields of `OneStepSettings`, and those of `Stage`.
+
+    source    the six-evaluation student that makes the pairs; None: the student as it was when this stage began
+    steps, shift, sampler   of its trajectories
+    decoder   instead of the autoencoder's own: pictures for the pixel discriminator and the reward. Without latent
+              refiner, or the discriminator would look at what the refiner corrected
+    reward_model   that of stage 5
+    """
+
+    watched, limit = "spread", 3.0
+
+    def __init__(
+        self,
+        teacher: Bagel,
+        student: StudentModel,
+        *,
+        source: StudentModel | None = None,
+        trajectory: tuple[int, float, str] = (6, 3.0, "euler"),
+        decoder: nn.Module | None = None,
+        reward_model: Reward | None = None,
+        **options,
+    ):
+        own = {f.name: options.pop(f.name) for f in fields(OneStepSettings) if f.name in options}
+        own = OneStepSettings(**own)
+        super().__init__(teacher, student, **options)
+        self.settings, self.ahead = own, 0.5
+        steps, shift, self.sampler = trajectory
+        self.grid = time_grid(steps, shift)
+        self.second_time = float(time_grid(2, shift)[1])
+        self.source = frozen_copy(student if source is None else source)
+        self.__dict__["decoder"], self.__dict__["reward_model"] = decoder, reward_model  # used and not trained
+        self.discriminator = None
+        if own.adversarial:
+            kinds, side = 1 + bool(own.true), teacher.config.latent_side
+            latent = Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
+            pixel = PixelDiscriminator(teacher, kinds=kinds)
+            self.discriminator = Critics(latent if own.latent else None, pixel if own.pixel else None)
+        if own.reward and reward_model is None:
+            raise ValueError("the reward has a weight, and there is no reward model: train one first: hb train reward")
+
+    def updates(self) -> list[Update]:
+        own = self.settings
+        if self.discriminator is None and not own.reward:  # regression, for which Muon is faster
+            return [Update("student", self.student, self.student_loss, self.muon(self.student, own.lr))]
+        betas = (0.0, 0.9)
+        student = Update("student", self.student, self.student_loss, adam(self.student, own.lr, betas))
+        if self.discriminator is None:
+            return [student]
+        critics = adam(self.discriminator, own.lr_discriminator, betas)
+        return [Update("discriminator", self.discriminator, self.discriminator_loss, critics), student]
+
+    # ---- what a step shares -----------------------------------------------------------------------------------------
+
+    def shared_state(self, batch: StageBatch, generator: torch.Generator) -> OdePairs:
+        z = noise_like(batch.latent, generator)
+        fresh = noise_between(self.sampler, generator)
+        end = roll_out(student_velocity(self.source, batch), z, self.grid, fresh)[-1]
+        t = self.draw_times(batch.size, generator, end)
+        x = interpolate(end, z, t)
+        fake = x0_from(x, self.student(x, t, batch.student_context, grid=batch.grid, **batch.scales), t)
+        self.facts["spread"] = float(fake.detach().std() / end.std())
+        self.facts["apart"] = float(consistency_loss(fake.detach(), end))
+        return OdePairs(batch, end, fake)
+
+    def draw_times(self, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
+        """Times of the generator's inputs [n]: 1, the second time of two steps, or 1 - u^3 (DMDX)."""
+        own = self.settings
+        u, kind = uniform(n, generator, like), uniform(n, generator, like)
+        t = 1 - u**3
+        t = torch.where(kind < own.at_one + (1 - own.at_one) * own.second, self.second_time, t)
+        return torch.where(kind < own.at_one, 1.0, t)
+
+    def pictures(self, latent: Tensor, batch: StageBatch) -> Tensor:
+        """Decoded, in [-1, 1] where the decoder keeps to it; differentiable."""
+        return self.teacher.decode(latent, batch.grid, decoder=self.decoder)
+
+    # ---- discriminators ---------------------------------------------------------------------------------------------
+
+    def views(self, batch: StageBatch, generator: torch.Generator) -> list[View]:
+        """One for each discriminator. All samples of a step are noised with the same noise to the same times, so that
+        the samples of a pair differ in nothing else."""
+        own, out = self.settings, []
+        if self.discriminator.latent is not None:
+            kind, level = (uniform(batch.size, generator, batch.latent) for _ in range(2))
+            t = torch.where(kind < own.clean, 0.0, own.noised * level)
+            noise, inputs = noise_like(batch.latent, generator), dict(batch.scales, grid=batch.grid)
+            critic = lambda x: self.discriminator.latent(x, t, batch.full, **inputs)
+            out.append(View("latent", own.latent, lambda x: interpolate(x, noise, t), critic, t))
+        if self.discriminator.pixel is not None:
+            out.append(View("pixel", own.pixel, lambda x: self.pictures(x, batch), self.discriminator.pixel))
+        return out
+
+    def kinds_of_real(self, pairs: OdePairs) -> list[tuple[float, Tensor]]:
+        """Weight and samples of each kind; a discriminator has a set of heads for each."""
+        true = self.settings.true
+        return [(1 - true, pairs.end), (true, pairs.true)] if true else [(1.0, pairs.end)]
+
+    def discriminator_loss(self, pairs: OdePairs, generator: torch.Generator) -> Tensor:
+        own, loss, apart = self.settings, 0.0, []
+        kinds = self.kinds_of_real(pairs)
+        compare = relativistic_loss if own.pairing == "relativistic" else hinge_discriminator_loss
+        for view in self.views(pairs.batch, generator):
+            with torch.no_grad():
+                fake, reals = view.shown(pairs.fake.detach()), [view.shown(real) for _, real in kinds]
+            logits = view.critic(fake)
+            loss = loss + view.share * own.r2 * self._steepness(own.r2, view, fake, logits, generator)
+            for k, ((weight, _), real) in enumerate(zip(kinds, reals)):
+                of_real = view.critic(real)
+                ours, theirs = _kind(of_real, k, len(kinds)), _kind(logits, k, len(kinds))
+                steep = self._steepness(own.r1, view, real, of_real, generator)
+                loss = loss + view.share * weight * (compare(ours, theirs) + own.r1 * steep)
+                apart.append(self._note_told_apart(view, ours > theirs, true=k > 0))
+        return loss * self._still_trained(sum(apart) / len(apart))
+
+    def _steepness(self, weight: float, view: View, x: Tensor, logits: Tensor, generator) -> Tensor | float:
+        """`approximate_r1` of a discriminator at what it was shown; not computed where it has no weight."""
+        if not weight:
+            return 0.0
+        again = view.critic(x + self.settings.sigma * noise_like(x, generator))
+        return approximate_r1(logits, again, self.settings.sigma)
+
+    def _note_told_apart(self, view: View, apart: Tensor, true: bool) -> float:
+        """The share of pairs [B, heads] told apart: by head, and where noise is low and high."""
+        name, apart = f"apart_{view.name}{'_true' * true}", apart.float()
+        for head, share in enumerate(apart.mean(0).tolist()):
+            self.facts[f"{name}_head{head}"] = share
+        for level, at in () if view.t is None else (("low", view.t < 0.3), ("high", view.t > 0.6)):
+            if at.any():
+                self.facts[f"{name}_{level}_noise"] = float(apart[at].mean())
+        self.facts[name] = float(apart.mean())
+        return self.facts[name]
+
+    def _still_trained(self, apart: float) -> float:
+        """1, or 0 while the discriminators are too far ahead; Adam without momentum then leaves them as they are."""
+        self.ahead = 0.95 * self.ahead + 0.05 * apart
+        return float(self.ahead <= self.settings.freeze_above)
+
+    # ---- the generator ----------------------------------------------------------------------------------------------
+
+    def student_loss(self, pairs: OdePairs, generator: torch.Generator) -> Tensor:
+        own, loss = self.settings, pairs.fake.new_zeros(())
+        if weight := self.regression_weight():
+            loss = loss + weight * consistency_loss(pairs.fake, pairs.end, own.huber)
+        if own.adversarial:
+            loss = loss + own.adversarial * self.adversarial_loss(pairs, generator)
+        if own.mmd:
+            loss = loss + own.mmd * self.discrepancy(pairs)
+        if own.reward:
+            rewards = self.reward_model(self.pictures(pairs.fake, pairs.batch), pairs.batch)
+            self.facts["reward"] = float(rewards.detach().mean())
+            loss = loss + own.reward * reward_hinge(rewards, own.threshold)
+        return loss
+
+    def regression_weight(self) -> float:
+        first, last = self.settings.regression
+        return first + (last - first) * min(self.global_step / max(self.total, 1), 1.0)
+
+    def adversarial_loss(self, pairs: OdePairs, generator: torch.Generator) -> Tensor:
+        own, loss = self.settings, 0.0
+        kinds = self.kinds_of_real(pairs)
+        for view in self.views(pairs.batch, generator):
+            logits = view.critic(view.shown(pairs.fake))
+            for k, (weight, real) in enumerate(kinds):
+                theirs = _kind(logits, k, len(kinds))
+                if own.pairing == "hinge":
+                    loss = loss + view.share * weight * hinge_generator_loss(theirs)
+                    continue
+                with torch.no_grad():
+                    ours = _kind(view.critic(view.shown(real)), k, len(kinds))
+                loss = loss + view.share * weight * relativistic_loss(theirs, ours)
+        return loss
+
+    def discrepancy(self, pairs: OdePairs) -> Tensor:
+        """`squared_mmd` within prompts, summed over features: latents, their means over quarters, vision features."""
+        sets = prompts_of(pairs.batch)
+        total = 0.0
+        for features, widths in self.features(pairs.batch):
+            x, y = features(pairs.fake), features(pairs.true).detach()
+            total = total + squared_mmd(x[sets], y[sets], widths).mean()
+        self.facts["mmd"] = float(total.detach())
+        return total
+
+    def features(self, batch: StageBatch) -> list[tuple[Callable[[Tensor], Tensor], tuple[float, ...]]]:
+        """Several spaces: in any single one a generator can match the distribution and miss the pictures."""
+        rows, columns = batch.grid or self.teacher.grid_of(batch.latent.size(1))
+
+        def quarters(x: Tensor) -> Tensor:
+            return nn.functional.adaptive_avg_pool2d(x.mT.unflatten(-1, (rows, columns)), 2).flatten(1)
+
+        def seen(x: Tensor) -> Tensor:
+            states, _ = vision_states(self.teacher, self.pictures(x, batch))
+            return torch.cat([state.mean(1) for state in states[len(states) // 2 :]], 1)
+
+        flat = lambda x: x.flatten(1)
+        widths = (0.5, 1.0, 2.0)
+        return [(flat, widths), (quarters, (0.25, 0.5, 1.0)), (seen, widths)]
+
+
+def _kind(logits: Tensor, k: int, kinds: int) -> Tensor:
+    """The logits of the k-th kind's heads."""
+    return logits.chunk(kinds, 1)[k]
+
+
+def prompts_of(batch: StageBatch) -> Tensor:
+    """Rows of the batch by prompt [prompts, pictures of each]."""
+    count = int(batch.rows.max()) + 1
+    return torch.arange(batch.size, device=batch.latent.device).reshape(count, -1)
