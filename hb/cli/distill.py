@@ -12,14 +12,16 @@ from hb.cli.output import to_json
 from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import open_model
 from hb.data.mixes import mixed
+from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
 from hb.train.distill.adp import OneStep, OneStepSettings
 from hb.train.distill.dmdo import DistributionMatching, MatchingSettings
 from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
-from hb.train.distill.specs import CHAINS, SERVED, STAGES, StageSpec
+from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
+from hb.train.loggers import LogMeasured
 from hb.train.optim import refuse_not_finite
 from hb.train.pools import pool_for
 from hb.train.trainer import precision_of, provenance, working_device
@@ -118,12 +120,22 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         steps=spec.steps,
         tiny=model.pixel_decoder,
         begin=begin,
+        callbacks=_watching(name, spec, model, args.watch),
         **options,
     )
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
     if is_first_process():
         _put(student, folder / STUDENTS / name)
     return student
+
+
+def _watching(name: str, spec: StageSpec, model: Model, every: int | None) -> list[LogMeasured]:
+    """What --watch attaches: training never imports evaluations."""
+    if not every:
+        return []
+    nfe = 6 if spec.any_steps else spec.evaluations
+    student = Student(name, nfe, SHIFT, fingerprint(model.bagel), spec.sampler, reads_vision=spec.vision)
+    return [LogMeasured(watching(model, student), every)]
 
 
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:

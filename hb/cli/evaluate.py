@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import hb.eval.autoencoder
 import hb.eval.coverage
 import hb.eval.edit
+import hb.eval.one_step
 import hb.eval.scene
 import hb.eval.speed
 import hb.eval.understand
@@ -199,6 +200,28 @@ def coverage(args) -> None:
         who = f"{args.against} at {theirs['nfe']:g} NFE"
         lines.append(of_interval(f"{what}, share of {who}", share, target=0.95, headline=True))
     finish(args, name, model, lines, got, began)
+
+
+def instruments(args) -> None:
+    model, began = open_model(args), time.monotonic()
+    spent, name = cost(args, "scene")
+    if student := spent.get("student"):  # one cost for drawings and edits; the teacher has its own for each
+        spent.setdefault("nfe", model.students[student].steps if not args.steps else None)
+    elif not args.steps:
+        spent = dict(steps=model.sampling.steps)
+    spent = {option: value for option, value in spent.items() if value is not None}
+    got = hb.eval.one_step.instruments(
+        model, prompts=args.n or 150, seed=args.seed, keep=ROWS, bar=not args.json, **spent
+    )
+    lines = [
+        of_interval("right, prompts as in SceneEval", got["right"], headline=True),
+        of_interval("right, complex prompts", got["complex"], headline=True),
+        Number("pictures with a thing that is not one thing", got["halves"]),
+        of_interval("EditEval O (0 to 10)", got["edits"], headline=True),
+        *(Number(f"coverage of {attribute}", value) for attribute, value in got["coverage"].items()),
+        Number("spread of latents within a prompt, 1 as rendered", got["spread"]),
+    ]
+    finish(args, name.replace("scene", "instruments", 1), model, lines, got, began)
 
 
 def judge(args) -> None:

@@ -18,7 +18,7 @@ from hb.eval.protocol import BATCH, as_seen, noise_seed
 from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.models.vision import patchify
-from hb.world import benchmark as bench
+from hb.world.distributions import true_distribution, unsaid
 from hb.world.judge.reading import read
 from hb.world.language import parse, say
 from hb.world.render import render
@@ -104,8 +104,8 @@ def _parts(prompts: Sequence[str], requests: Sequence[Request], rows: list[dict]
     rng, parts = np.random.default_rng([2, 5]), []
     for number, request in enumerate(requests):
         mine = [r for r in rows[number * pictures : (number + 1) * pictures] if r["things"]]
-        for attribute, k in bench.unsaid(request):
-            distribution = bench.true_distribution(request, attribute, k)
+        for attribute, k in unsaid(request):
+            distribution = true_distribution(request, attribute, k)
             seen = [r["background"] if attribute == "background" else r["things"][k][attribute] for r in mine]
             score, ceiling = overlap(seen, distribution), _ceiling(distribution, max(len(mine), 1), rng)
             where = dict(prompt=prompts[number], attribute=attribute, thing=k)

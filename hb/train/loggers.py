@@ -11,8 +11,10 @@ import importlib.util
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -94,6 +96,24 @@ class LogRows(Callback):
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
+
+
+class LogMeasured(Callback):
+    """Every `every` steps and at the last, what `measure(module)` gives, as watch_NAME in the log.
+
+    Evaluations are handed in this way: this room imports none.
+    """
+
+    def __init__(self, measure: Callable[[LightningModule], dict[str, float]], every: int):
+        self.measure, self.every = measure, every
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if due and not trainer.global_rank:
+            row = {f"watch_{name}": value for name, value in self.measure(module).items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(row, step)
 
 
 def loggers_of(name: str, folder: Path) -> list[Logger]:

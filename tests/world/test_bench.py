@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hb.world import benchmark as bench
+from hb.world.distributions import true_distribution, unsaid
 from hb.world.language import CHOOSING, GROUPS, QUESTION_KINDS, LanguageError, find, parse, parse_edit, say
 from hb.world.language.prompts import SIX_TASKS
 from hb.world.scene import COLORS, PLACES, Request, Wish, holds, place_of, sample_scenes
@@ -205,8 +206,8 @@ def test_true_laws_are_the_laws_of_the_sampler():
     request = Request((Wish("circle"), Wish("star", color="red")), "right of")
     scenes = sample_scenes([request] * 8000, np.random.default_rng(11)).to_list()
     assert all(holds("right of", *(c for t in s.things for c in (t.x, t.y))) for s in scenes[:50])
-    for attribute, thing in bench.unsaid(request):
-        distribution = bench.true_distribution(request, attribute, thing)
+    for attribute, thing in unsaid(request):
+        distribution = true_distribution(request, attribute, thing)
         assert sum(distribution.values()) == pytest.approx(1.0)
         drawn = Counter(
             s.background if attribute == "background" else getattr(s.things[thing], attribute) for s in scenes
@@ -218,24 +219,22 @@ def test_true_laws_are_the_laws_of_the_sampler():
 
 
 def test_what_is_said_has_no_choice():
-    assert bench.true_distribution(REQUEST, "color", 1) == {color: float(color == "red") for color in COLORS}
-    assert bench.true_distribution(REQUEST, "place", 1) == {place: float(place == "top left") for place in PLACES}
-    assert ("color", 1) not in bench.unsaid(REQUEST) and ("color", 0) in bench.unsaid(REQUEST)
-    assert ("background", 0) in bench.unsaid(REQUEST) and ("background", 0) not in bench.unsaid(
-        replace(REQUEST, background="navy")
-    )
+    assert true_distribution(REQUEST, "color", 1) == {color: float(color == "red") for color in COLORS}
+    assert true_distribution(REQUEST, "place", 1) == {place: float(place == "top left") for place in PLACES}
+    assert ("color", 1) not in unsaid(REQUEST) and ("color", 0) in unsaid(REQUEST)
+    assert ("background", 0) in unsaid(REQUEST) and ("background", 0) not in unsaid(replace(REQUEST, background="navy"))
 
 
 def test_the_place_law_knows_the_relation():
-    distribution = bench.true_distribution(Request((Wish("circle"), Wish("star")), "above"), "place", 1)
+    distribution = true_distribution(Request((Wish("circle"), Wish("star")), "above"), "place", 1)
     assert distribution[place_of(0.5, 0.9)] > 10 * distribution[place_of(0.5, 0.1)]
-    assert distribution == bench.true_distribution(
+    assert distribution == true_distribution(
         Request((Wish("circle"), Wish("star")), "above"), "place", 1
     )  # same seed, same distribution
 
 
 def test_a_law_of_nothing_is_refused():
     with pytest.raises(ValueError, match="choose from shape"):
-        bench.true_distribution(REQUEST, "taste")
+        true_distribution(REQUEST, "taste")
     with pytest.raises(ValueError, match="things 0 to 1"):
-        bench.true_distribution(REQUEST, "color", 2)
+        true_distribution(REQUEST, "color", 2)

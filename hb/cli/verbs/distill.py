@@ -67,6 +67,13 @@ def distill(
             rich_help_panel=o.RUN,
         ),
     ] = None,
+    watch: Annotated[
+        int | None,
+        o.Whole(
+            help="Measure the instruments (hb eval instruments, fewer prompts) every N steps, into the run's log.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = None,
     vision: Annotated[
         bool | None,
         of_stage("Does the student get the vision tokens of a picture to be edited, beside its latent? (dmdo: no)"),

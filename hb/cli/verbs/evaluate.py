@@ -181,6 +181,33 @@ def coverage(
     return coverage(args)
 
 
+@verb(
+    app,
+    short_help="The instruments of one-step training, in a few minutes.",
+    stopped=STOPPED,
+    examples="hb eval instruments --student dmdo --nfe 6\nhb eval instruments --student one-nfe --no-refiner",
+)
+def instruments(
+    model: o.ModelOptions,
+    nfe: PictureNFE = None,
+    steps: o.Steps = None,
+    student: o.StudentName = None,
+    n: Annotated[int | None, o.Whole(help="Prompts of each kind (default: 150).")] = None,
+    seed: o.Seed = 1,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Right pictures of plain and of complex prompts, half shapes, edits, coverage and spread within a prompt.
+
+    On prompts that no evaluation holds, so that runs may be chosen by it. `hb distill --watch N` measures the same while
+    a student is trained."""
+    args = arguments(locals())
+    o.nfe_or_steps(nfe, steps)
+    from hb.cli.evaluate import instruments
+
+    return instruments(args)
+
+
 @verb(app, short_help="Does speculation change an answer?", examples="hb eval lossless\nhb eval lossless --limit 20")
 def lossless(
     model: o.ModelOptions,

@@ -55,6 +55,8 @@ class OneStepSettings:
     true         weight of the true latents of a prompt as real samples, beside the ends of trajectories, which have
                  1 - true; each has its own heads
     r1, r2       weights of `approximate_r1` at real and at generated samples, at a distance of `sigma`
+    penalty_every   these penalties are computed in each so many-th step, and weigh as many times more there (StyleGAN2,
+                 arXiv 1912.04958, appendix B); they cost as much as all else that trains a discriminator
     mmd          weight of `squared_mmd` between predictions and true latents of a prompt
     reward, threshold   weight of the reward's hinge, and the reward from which on it is zero
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
@@ -73,6 +75,7 @@ class OneStepSettings:
     r1: float = 0.0
     r2: float = 0.0
     sigma: float = 0.01
+    penalty_every: int = 4
     mmd: float = 0.0
     reward: float = 0.0
     threshold: float = 0.0
@@ -92,6 +95,8 @@ class OneStepSettings:
         for name in ("true", "at_one", "second", "clean"):
             if not 0 <= numbers[name] <= 1:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
+        if self.penalty_every < 1:
+            raise ValueError(f"penalties are computed in each so many-th step, at least 1, not {self.penalty_every}")
         if not self.sigma > 0:
             raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")
         if not (any(self.regression) or self.adversarial or self.mmd):
@@ -253,11 +258,13 @@ class OneStep(Stage):
         return loss * self._still_trained(sum(apart) / len(apart))
 
     def _steepness(self, weight: float, view: View, x: Tensor, logits: Tensor, generator) -> Tensor | float:
-        """`approximate_r1` of a discriminator at what it was shown; not computed where it has no weight."""
-        if not weight:
+        """`approximate_r1` of a discriminator at what it was shown; not computed where it has no weight, nor in most
+        steps."""
+        own = self.settings
+        if not weight or self.global_step % own.penalty_every:
             return 0.0
-        again = view.critic(x + self.settings.sigma * noise_like(x, generator))
-        return approximate_r1(logits, again, self.settings.sigma)
+        again = view.critic(x + own.sigma * noise_like(x, generator))
+        return own.penalty_every * approximate_r1(logits, again, own.sigma)
 
     def _note_told_apart(self, view: View, apart: Tensor, true: bool) -> float:
         """The share of pairs [B, heads] told apart: by head, and where noise is low and high."""
