@@ -27,7 +27,6 @@ from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
 PIXEL_DECODER, PIXEL_DECODER_CONFIG = "pixel_decoder.safetensors", "pixel_decoder.json"
 STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
-TINY, TINY_CONFIG = PIXEL_DECODER, PIXEL_DECODER_CONFIG  # the names until 0.1
 SAMPLERS = ("euler", "multistep")
 
 
@@ -303,7 +302,7 @@ class PixelDecoderCheckpoint(Artifact):
             raise CheckpointError(
                 f"this pixel decoder is of an older kind (widths {widths}); train one again: hb train decoder"
             )
-        decoder = PixelDecoder(PixelDecoderConfig(**self.config | dict(widths=widths)))
+        decoder = PixelDecoder(PixelDecoderConfig.of(self.config))
         check(self.weights, {name: p.shape for name, p in decoder.state_dict().items()}, PIXEL_DECODER)
         if not self.is_for(model):
             raise CheckpointError(

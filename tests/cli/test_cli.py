@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -85,6 +86,11 @@ def test_everything_has_help_with_examples_and_all_options(name, capsys):
 
 def test_h_is_help(capsys):
     assert main(["eval", "scene", "-h"]) == 0 and "SceneEval" in capsys.readouterr().out
+
+
+def test_version_is_the_projects(capsys):
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"hb {project['version']}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -341,5 +341,3 @@ def _taken(log_q: Float[Tensor, "*any words"], word: Int[Tensor, "*any"]) -> Flo
     """The log-probability of the word that was taken."""
     return log_q.gather(-1, word[..., None])[..., 0]
 
-
-Certain = AcceptedTokens  # the name until 0.1
