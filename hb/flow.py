@@ -79,14 +79,14 @@ def euler(
         yield s, x
 
 
-def renoise_steps(
+def multistep_consistency(
     velocity: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     grid: Float[Tensor, "boundaries"],
     fresh: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The sampler of consistency models (Song et al. 2023, algorithm 1) and DMD2: guess the data, add noise again,
-    guess again. `fresh(x)` draws that noise. Yields (s, x_s); the last is the data guessed."""
+    """The sampler of consistency models (Song et al. 2023, algorithm 1) and DMD2: predict the data, add noise again,
+    predict again. `fresh(x)` draws that noise. Yields (s, x_s); the last is the data predicted."""
     for t, s in pairwise(grid):
         x0 = x0_from(x, velocity(x, t), t)
         x = interpolate(x0, fresh(x0), s) if s > 0 else x0

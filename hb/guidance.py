@@ -105,7 +105,7 @@ def combine_each(
     renorm: str = "global",
     renorm_min: float = 0.0,
 ) -> Tensor:
-    """`combine` with scales of their own for each picture, as training wants it: a test holds the two together.
+    """`combine` with scales of its own for each picture, for training: a test holds the two together.
 
     text_scale, image_scale [B]; guided [B]: is this picture's time within the interval? Where it is not, v stays v.
     """

@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def velocity_loss(said: Tensor, wanted: Tensor) -> Float[Tensor, ""]:
+def velocity_loss(output: Tensor, target: Tensor) -> Float[Tensor, ""]:
     """Mean squared error of velocities. Stage 1 (method.md 5.1) with the guided teacher's, the fake score with eps -
     x0."""
-    return F.mse_loss(said.float(), wanted.float())
+    return F.mse_loss(output.float(), target.float())
 
 
 # ---- adversaries (stage 2; method.md 5.2.2) -------------------------------------------------------------------------

@@ -153,7 +153,8 @@ def train(stage):
                       precision="f32", start_from=Path(folder), **trainer)
     else:
         spec = STAGES[stage]
-        spec = replace(spec, prompts=2, editing=0.0, options=spec.options | dict(alone=0))
+        warmup = "fake_warmup" if "fake_warmup" in spec.options else "alone"
+        spec = replace(spec, prompts=2, editing=0.0, options=spec.options | {warmup: 0})
         pool = pool_for(bagel.autoencoder, model.text, run / "pool.safetensors", side=64, prompts=16, scenes=16,
                         precision="f32")
         guidance = dict(draw=model.sampling.draw, edit=model.sampling.edit)

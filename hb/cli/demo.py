@@ -1,4 +1,4 @@
-"""`hb demo`: the model does everything it can do, and the judge, who knows the truth, says how it went."""
+"""`hb demo`: the model does everything it can do; the judge compares with the truth and the results are printed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def demo(args) -> None:
     began = time.monotonic()
     model = open_model(args)
     if model.bagel.config.picture_side is None:
-        raise ValueError("the demo speaks of the tiny world, which this model does not know; try `hb draw` with it")
+        raise ValueError("the demo is of the tiny world, and this model was not trained on it; try `hb draw` with it")
     say = (lambda words: None) if args.json else (lambda words: print(words, flush=True))
     say(f"{model!r}\n\n{HEAD}\n{'-' * len(HEAD)}")
     rows, panels = [], []

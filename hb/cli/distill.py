@@ -16,7 +16,7 @@ from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
 from hb.train.distill.adp import OneStep, OneStepSettings
-from hb.train.distill.dmdo import DistributionMatching, MatchingSettings
+from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
@@ -83,7 +83,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         lr=spec.lr,
         prompts=spec.prompts,
         edits=spec.edits,
-        options=str(spec.options).replace("'multistep'", "'renoise'"),  # the name in runs begun before 0.2
+        options=_as_noted(spec.options),
         vision=None if spec.vision else False,  # None: as in a run from before there was a choice
         teacher=fingerprint(model.bagel),
         pool=args.pool,
@@ -138,13 +138,20 @@ def _watching(name: str, spec: StageSpec, model: Model, every: int | None) -> li
     return [LogMeasured(watching(model, student), every)]
 
 
+def _as_noted(options: dict) -> str:
+    """A stage's options in the words of runs begun before 0.2, which go on if they are the same."""
+    before = {new: old for old, new in RENAMED.items()}
+    return str({before.get(name, name): value for name, value in options.items()}).replace("'multistep'", "'renoise'")
+
+
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
     refuse_not_finite(**{f"--{name}": getattr(args, name) for name in ("lr", "mse", "minutes")})
     given = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, vision=args.vision)
     changes = {name: value for name, value in given.items() if value is not None}
     options = dict(spec.options)
-    kinds = dict.fromkeys(("renoise_fake", "renoise_student", "fake_times", "learns", "judged"), DistributionMatching)
+    own = ("renoise_fake", "renoise_student", "sample_fake", "sample_student", "fake_updates")
+    kinds = dict.fromkeys(own, DistributionMatching)
     for option, kind in (kinds | dict(mse=SegmentedConsistency)).items():
         value = getattr(args, option)
         if value is None:

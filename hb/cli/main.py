@@ -7,10 +7,12 @@ import shlex
 import sys
 from functools import cache
 from types import SimpleNamespace
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
+import hb
 from hb.cli.errors import INTERRUPTED, MISTAKE
 from hb.cli.verb import PARSE_ONLY, TYPED, Group, examples_text
 from hb.cli.verbs import bench, distill, evaluate, train, tune, use
@@ -28,6 +30,23 @@ app = typer.Typer(
     context_settings=dict(help_option_names=["-h", "--help"]),
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hb {hb.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _before_the_verb(
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", is_eager=True, callback=_say_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """What `hb` itself takes, without a verb."""
+
+
 app.add_typer(use.app)
 app.add_typer(distill.app)
 app.add_typer(train.app, name="train", rich_help_panel="Make a model")

@@ -11,7 +11,7 @@ from pathlib import Path
 from hb.cli.runs import place
 from hb.cli.starting import OLD_VISION, VISION
 from hb.cli.train import USUAL, USUAL_DECODER, USUAL_DRAFT, USUAL_REFINER
-from hb.infer.artifacts import TINY
+from hb.infer.artifacts import PIXEL_DECODER
 from hb.infer.pipeline import DECODER
 from hb.train.distill.specs import SIX_NFE, STAGES
 
@@ -93,7 +93,7 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
         *teacher,
         Part(
             train("decoder", "--model", model, "--folder", f / "decoder"),
-            decoder / TINY,
+            decoder / PIXEL_DECODER,
             USUAL_DECODER.steps,
             "pixels in half the time, with sharper edges",
         ),
@@ -109,7 +109,7 @@ def parts(folder: Path, preset: str = "nano") -> list[Part]:
                 "--out",
                 f / "model" / DECODER,
             ),
-            f / "model" / DECODER / TINY,
+            f / "model" / DECODER / PIXEL_DECODER,
             USUAL_REFINER.steps,
             "one color for a shape that was left half of each",
         ),

@@ -91,7 +91,7 @@ def deviations(model: Model, student: str = "dmdo") -> str:
         (
             "what is scored",
             "the prediction of one pass",
-            {"end": "the end of the trajectory"}.get(options.get("judged")),
+            {"end": "the end of the trajectory"}.get(options.get("sample_student", options.get("judged"))),
         ),
         ("adversary in stage 3", "none", f"a critic on latents, weight {options.get('adversarial', 0):g}"),
         ("real score", "not printed; read as the stage-1 student", "the guided teacher, two or three passes"),

@@ -37,7 +37,7 @@ def fast(full: T, fast: T) -> T:
 
 def execute(path: Path, timeout_s: int = 600):
     """The notebook run from top to bottom in a fresh kernel, outputs cleaned. Raises on the first error."""
-    # imported here: a learner's kernel wants fast() and need not pay for these
+    # imported here: a learner's kernel uses fast() alone, and need not wait for these
     import nbclient
     import nbformat
 

@@ -17,7 +17,7 @@ What is done to them:
 - a picture of any mode and any aspect is turned as its EXIF orientation says, transparency becomes white, 16 bits
   become 8; it is resized to fit into `size` and padded with white, or, with fit="crop", resized to cover `size` and
   cropped at the center
-- words outside of the tokenizer's vocabulary are encoded in pieces: it knows every byte. A text longer than `tokens` is
+- words outside of the tokenizer's vocabulary are encoded in pieces: it has every byte. A text longer than `tokens` is
   cut there, and a note says so
 - a row that cannot be used is left out, and one sentence says which and why (`left_out`). The others are used. If none
   is left, that is an error.

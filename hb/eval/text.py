@@ -48,28 +48,28 @@ def same_words(
     """
     cases = _cases(limit)
     fast, draft = model.fast_text(), model.fast_draft()
-    wanted = []
+    plain = []
     for scene, question, most in tqdm(cases, desc="plain", disable=not bar, leave=False):
         read = read_scene(model, [scene], [question])
-        wanted.append(decode_fast(fast, read.context, max_tokens=most)[0][0])
+        plain.append(decode_fast(fast, read.context, max_tokens=most)[0][0])
     rows = []
     for (name, plan), batch in product(plans.items(), batches):
         different, passes, tokens = [], 0, 0
         for at in tqdm(range(0, len(cases), batch), desc=f"{name}, {batch} at once", disable=not bar, leave=False):
             part = cases[at : at + batch]
             most = max(m for _, _, m in part)
-            said = decode_speculative(
+            speculated = decode_speculative(
                 fast,
                 draft,
                 read_scene(model, [s for s, _, _ in part], [q for _, q, _ in part]),
                 plan=plan,
                 max_tokens=most,
             )
-            for i, got in enumerate(said.tokens):
-                if got[: len(wanted[at + i])] != wanted[at + i] or len(got) != len(wanted[at + i]) < part[i][2]:
+            for i, got in enumerate(speculated.tokens):
+                if got[: len(plain[at + i])] != plain[at + i] or len(got) != len(plain[at + i]) < part[i][2]:
                     different.append(at + i)
-            passes += sum(len(c.kept) for c in said.cycles)
-            tokens += sum(sum(c.kept) for c in said.cycles)
+            passes += sum(len(c.kept) for c in speculated.cycles)
+            tokens += sum(sum(c.kept) for c in speculated.cycles)
         rows.append(
             dict(plan=name, batch=batch, prompts=len(cases), different=different, tau=round(tokens / passes, 3))
         )
@@ -124,17 +124,17 @@ def distribution_of_beginnings(
     start, end = model.bagel.markers[:2]
     out: dict[tuple, float] = {}
 
-    def walk(context: KVCache, token: int, said: tuple, chance: float):
+    def extend(context: KVCache, token: int, before: tuple, chance: float):
         hidden, context = model.bagel.read_ids(context, torch.tensor([[token]]))
-        after = distribution(model.bagel.logits(hidden[:, -1]).float().cpu(), [list(said)])[0].double() * chance
+        after = distribution(model.bagel.logits(hidden[:, -1]).float().cpu(), [list(before)])[0].double() * chance
         for token in (after >= least).nonzero()[:, 0].tolist():
-            path = (*said, token)
+            path = (*before, token)
             if token == end or len(path) == length:
                 out[path] = float(after[token])
             else:
-                walk(context, token, path, float(after[token]))
+                extend(context, token, path, float(after[token]))
 
-    walk(context, start, (), 1.0)
+    extend(context, start, (), 1.0)
     return out
 
 
@@ -164,18 +164,18 @@ def chi_square(
             rows = torch.zeros(draws, dtype=torch.long)
             many = Prefill(read.context.select(rows), [t[rows] for t in read.hidden_states], read.positions[rows])
             generator = torch.Generator().manual_seed(seed * 1000 + number)
-            said = decode_speculative(
+            answers = decode_speculative(
                 fast, draft, many, plan=plan, max_tokens=length, distribution=distribution, generator=generator
             )
-            begun = [tuple(row) if len(row) == length else (*row, end) for row in said.tokens]
-            seen = [begun.count(path) for path in exact]
-            wanted = [p * draws for p in exact.values()]
-            seen, wanted = [*seen, draws - sum(seen)], [*wanted, draws - sum(wanted)]
-            seen, wanted = _merged(seen, wanted)
-            statistic += float(((seen - wanted) ** 2 / wanted).sum())
-            freedom += len(wanted) - 1
-            passes += sum(len(c.kept) for c in said.cycles)
-            accepted += sum(sum(c.kept) for c in said.cycles)
+            begun = [tuple(row) if len(row) == length else (*row, end) for row in answers.tokens]
+            counted = [begun.count(path) for path in exact]
+            expected = [p * draws for p in exact.values()]
+            counted, expected = [*counted, draws - sum(counted)], [*expected, draws - sum(expected)]
+            counted, expected = _merged(counted, expected)
+            statistic += float(((counted - expected) ** 2 / expected).sum())
+            freedom += len(expected) - 1
+            passes += sum(len(c.kept) for c in answers.cycles)
+            accepted += sum(sum(c.kept) for c in answers.cycles)
         p = float(chi2.sf(statistic, freedom)) if freedom else 1.0
         out.append(
             dict(
@@ -190,18 +190,18 @@ def chi_square(
     return out
 
 
-def _merged(seen: list[float], wanted: list[float], least: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
+def _merged(counted: list[float], expected: list[float], least: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
     """Cells with fewer than `least` expected counts put together, as the test asks."""
-    small = [i for i, w in enumerate(wanted) if w < least]
-    big = [i for i in range(len(wanted)) if i not in small]
+    small = [i for i, w in enumerate(expected) if w < least]
+    big = [i for i in range(len(expected)) if i not in small]
     cells = [[i] for i in big]
     if small:
-        if sum(wanted[i] for i in small) >= least or not cells:
+        if sum(expected[i] for i in small) >= least or not cells:
             cells.append(small)
         else:
-            cells[int(np.argmin([wanted[i] for i in big]))] += small
-    return np.array([sum(seen[i] for i in c) for c in cells], float), np.array(
-        [sum(wanted[i] for i in c) for c in cells]
+            cells[int(np.argmin([expected[i] for i in big]))] += small
+    return np.array([sum(counted[i] for i in c) for c in cells], float), np.array(
+        [sum(expected[i] for i in c) for c in cells]
     )
 
 
@@ -211,7 +211,7 @@ def _merged(seen: list[float], wanted: list[float], least: float = 5.0) -> tuple
 @dataclass(frozen=True)
 class Task:
     """Questions of one kind, and how the words are drawn. rounds: times that each is answered; answers of two words
-    are over in milliseconds, and want more of them for the same interval."""
+    are over in milliseconds, and need more of them for the same interval."""
 
     name: str
     reads: list[Callable[[], Prefill]] = field(repr=False)
@@ -285,32 +285,33 @@ def _with_generate(answers: AnswerModel) -> Method:
 def race(
     task: Task, ways: dict[str, Method], *, rounds: int | None = None, seed: int = 0, bar: bool = True
 ) -> dict[str, dict]:
-    """Every way answers every question of the task, as often as it says or `rounds` times, in an order that changes.
+    """Every way answers every question of the task, as often as the task says or `rounds` times, in an order that changes.
     Per way: tokens a second, ratio to plain with a BCa interval over questions, tau, acceptance by depth, share
     of the time drafting."""
     names, order = list(ways), np.random.default_rng(seed)
     seconds = np.zeros((len(names), len(task.reads)))
     tokens = np.zeros_like(seconds)
-    said: dict[str, list[Decoded]] = {name: [] for name in names}
+    answers: dict[str, list[Decoded]] = {name: [] for name in names}
     for number, make in enumerate(tqdm(task.reads, desc=task.name, disable=not bar, leave=False)):
         read = make()
         for turn in range((rounds or task.rounds) + 1):  # the first is to warm up
             for k in order.permutation(len(names)):
                 generator = torch.Generator().manual_seed(seed + 1000 * turn + number)
                 began = clock()
-                spoken = ways[names[k]](read, task.most, task.distribution, generator)
+                answer = ways[names[k]](read, task.most, task.distribution, generator)
                 spent = clock() - began
                 if turn:
                     seconds[k, number] += spent
-                    tokens[k, number] += sum(sum(c.kept) for c in spoken.cycles)
-                    said[names[k]].append(spoken)
+                    tokens[k, number] += sum(sum(c.kept) for c in answer.cycles)
+                    answers[names[k]].append(answer)
     plain = names.index("plain")
     return {
-        name: _summary(said[name], seconds[k], tokens[k], seconds[plain], tokens[plain]) for k, name in enumerate(names)
+        name: _summary(answers[name], seconds[k], tokens[k], seconds[plain], tokens[plain])
+        for k, name in enumerate(names)
     }
 
 
-def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens) -> dict:
+def _summary(answers: list[Decoded], seconds, tokens, plain_seconds, plain_tokens) -> dict:
     def ratio(at) -> np.ndarray:
         """Seconds a token of plain decoding over ours, on the questions `at`: [..., n]."""
         mine, plain = (a[at].sum(-1) / b[at].sum(-1) for a, b in ((seconds, tokens), (plain_seconds, plain_tokens)))
@@ -318,10 +319,10 @@ def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens) 
 
     whole = np.arange(len(seconds))
     low, high = stats.bca([len(seconds)], lambda at: ratio(at[0]), seed=9) or (None, None)
-    merged = Decoded([], [c for s in said for c in s.cycles])
+    merged = Decoded([], [c for a in answers for c in a.cycles])
     parts: dict[str, float] = {}
-    for spoken in said:
-        for part, spent in spoken.seconds.items():
+    for answer in answers:
+        for part, spent in answer.seconds.items():
             parts[part] = parts.get(part, 0.0) + spent
     total = max(sum(parts.values()), 1e-9)
     return dict(
@@ -330,10 +331,10 @@ def _summary(said: list[Decoded], seconds, tokens, plain_seconds, plain_tokens) 
         low=low and round(low, 4),
         high=high and round(high, 4),
         tau=round(merged.acceptance_length, 3),
-        passes_per_answer=round(sum(s.passes for s in said) / len(said), 2),
+        passes_per_answer=round(sum(a.passes for a in answers) / len(answers), 2),
         acceptance=[round(a, 3) for a in merged.acceptance()[:10]],
         shares={part: round(spent / total, 3) for part, spent in parts.items()},
-        answers=len(said),
+        answers=len(answers),
     )
 
 

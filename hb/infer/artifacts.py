@@ -27,7 +27,6 @@ from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
 PIXEL_DECODER, PIXEL_DECODER_CONFIG = "pixel_decoder.safetensors", "pixel_decoder.json"
 STUDENT, STUDENT_CONFIG = "student.safetensors", "student.json"
-TINY, TINY_CONFIG = PIXEL_DECODER, PIXEL_DECODER_CONFIG  # the names until 0.1
 SAMPLERS = ("euler", "multistep")
 
 
@@ -299,7 +298,8 @@ class PixelDecoderCheckpoint(Artifact):
     def without_refiner(self) -> PixelDecoderCheckpoint:
         """The same decoder for latents as they are."""
         weights = {name: value for name, value in self.weights.items() if not name.startswith("settle.")}
-        return replace(self, config=self.config | dict(settler=None), weights=weights)
+        kept = {name: value for name, value in self.config.items() if name not in ("settler", "refiner")}
+        return replace(self, config=kept, weights=weights)
 
     def open(self, model: Bagel) -> PixelDecoder:
         """The decoder, ready beside the model's own. Raises CheckpointError if it decodes another encoder's latents."""
@@ -308,7 +308,7 @@ class PixelDecoderCheckpoint(Artifact):
             raise CheckpointError(
                 f"this pixel decoder is of an older kind (widths {widths}); train one again: hb train decoder"
             )
-        decoder = PixelDecoder(PixelDecoderConfig(**self.config | dict(widths=widths)))
+        decoder = PixelDecoder(PixelDecoderConfig.of(self.config))
         check(self.weights, {name: p.shape for name, p in decoder.state_dict().items()}, PIXEL_DECODER)
         if not self.is_for(model):
             raise CheckpointError(

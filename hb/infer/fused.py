@@ -114,21 +114,24 @@ class FusedLayer:
 
 
 class Angles:
-    """cos and sin of every position, made once; the sine as `FusedLayer` wants it."""
+    """cos and sin of every position, made once; the sine as `FusedLayer` takes it."""
 
     def __init__(self, config: DecoderConfig, like: Tensor):
         self.config, self.device, self.dtype = config, like.device, at_least_float32(like.dtype)
-        self.cos = self.sin = torch.zeros(0, config.head_size)
+        self.table = (torch.zeros(0, config.head_size),) * 2
 
     def __call__(self, positions: Int[Tensor, "B n"], most: int) -> tuple[Tensor, Tensor]:
         """For these positions, none of which reaches `most`."""
-        if len(self.cos) < most:
+        # threads share this table: cos and sin are replaced together, and a call uses what it has read once
+        table = self.table
+        if len(table[0]) < most:
             every = torch.arange(2 * most, device=self.device)[None]
             cos, sin = rotary_angles(every, self.config.head_size, self.config.rope_theta, self.dtype)
             half = self.config.head_size // 2
             sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-            self.cos, self.sin = cos[0, 0], sin[0, 0]
-        return self.cos[positions][:, :, None], self.sin[positions][:, :, None]
+            self.table = table = cos[0, 0], sin[0, 0]
+        cos, sin = table
+        return cos[positions][:, :, None], sin[positions][:, :, None]
 
 
 class FastText:

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from hb.flow import euler, renoise_steps
+from hb.flow import euler, multistep_consistency
 from hb.guidance import OFF, Guidance, combine
 from hb.infer.processor import seeds_of
 from hb.models.bagel import Bagel
@@ -151,4 +151,4 @@ def sample_student(
         number = next(step)
         return noise(len(x0), *x0.shape[1:], [(64 * folded(s) + number) % 2**32 for s in seeds]).to(x0)
 
-    yield from renoise_steps(velocity, x, grid, fresh)
+    yield from multistep_consistency(velocity, x, grid, fresh)

@@ -133,15 +133,30 @@ def _hint(missing: list[str], expected: Mapping[str, object]) -> str:
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
+def _remove_shards(folder: Path) -> None:
+    """Remove the shards and indices of an earlier save: the weights are in one file now, and nothing reads them."""
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            parts = set(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError):
+            parts = set()
+        for name in parts:
+            if Path(name).name == name and name not in (WEIGHTS, AUTOENCODER):
+                (folder / name).unlink(missing_ok=True)
+        index.unlink()
+
+
 def save_model(model: Bagel, folder: str | Path, text: Text | None = None, dtype: torch.dtype | None = None) -> None:
     """Write the released form. dtype: the type stored (float16 halves the files); None keeps each weight's own.
 
-    Files are written aside and renamed, so an interrupted save leaves the old ones whole.
+    Files are written aside and renamed, so an interrupted save leaves the old ones whole. Shards of an earlier save,
+    and their index, are removed.
     """
     folder = Path(folder)
     for name, weights in ((WEIGHTS, released_weights(model)), (AUTOENCODER, model.autoencoder.state_dict())):
         stored = {k: v.detach().cpu().to(dtype or v.dtype).contiguous() for k, v in weights.items()}
         write_tensors(folder / name, stored, {"format": "pt"})
+    _remove_shards(folder)
     model.config.save(folder)
     if text is not None:
         text.save(folder)

@@ -6,6 +6,8 @@ The processors are `transformers`', so that words mean what they mean elsewhere.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,14 +39,19 @@ class TokenDistribution:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        # `transformers` checks types: 2 is no penalty there, and NumPy's 5 is no k
+        numbers = dict(temperature=float, top_k=operator.index, top_p=float, repetition_penalty=float)
+        for name, number in numbers.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, number(value))
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k keeps at least 1 token, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is a share of probability in (0, 1], got {self.top_p}")
-        if self.repetition_penalty <= 0:
-            raise ValueError(f"repetition_penalty must be positive (1 is off), got {self.repetition_penalty}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty is finite and positive (1 is off), got {self.repetition_penalty}")
 
     @property
     def is_greedy(self) -> bool:

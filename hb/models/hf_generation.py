@@ -1,4 +1,4 @@
-"""The text path as `transformers` knows it, so that `generate()` and everything built on it work on answers.
+"""The text path as `transformers` defines it, so that `generate()` and everything built on it work on answers.
 
 A context already read is the cache; the tokens before the answer are there only to be counted. Slow: it is a peer to
 measure against and a bridge for other people's tools, not how `ask` decodes.

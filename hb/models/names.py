@@ -1,4 +1,4 @@
-"""The released file's names of weights, and ours. The one place that knows both; elsewhere a part of a model is a
+"""The released file's names of weights, and ours. No other file has both; elsewhere a part of a model is a
 module.
 
 The released BAGEL file keeps the two experts of a layer in one module and marks the generation expert by a suffix.

@@ -232,7 +232,7 @@ def train_pixel_decoder(
 
 
 def _begun_decoder(autoencoder: Autoencoder, start: PixelDecoderCheckpoint | None, seed: int) -> PixelDecoder:
-    config = PixelDecoderConfig(**start.config) if start else PixelDecoderConfig(autoencoder.config.z_channels)
+    config = PixelDecoderConfig.of(start.config) if start else PixelDecoderConfig(autoencoder.config.z_channels)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         decoder = PixelDecoder(config).to(memory_format=torch.channels_last)

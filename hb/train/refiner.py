@@ -111,10 +111,10 @@ def train_refiner(
     """
     refuse_not_finite(learning_rate=lr, noise=noise)
     middle, spread = statistics(seed)
-    config = PixelDecoderConfig(**start_from.config)
+    config = PixelDecoderConfig.of(start_from.config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        decoder = PixelDecoder(replace(config, settler=config.settler or REFINER))
+        decoder = PixelDecoder(replace(config, refiner=config.refiner or REFINER))
     decoder.load_state_dict(decoder.state_dict() | dict(start_from.weights))
     module = RefinerTraining(decoder.settle, total=steps, lr=lr, noise=noise, seed=seed)
 
@@ -126,4 +126,5 @@ def train_refiner(
 
     fit(module, StepData(possible_fields, steps), folder, ema=None, **trainer)
     weights = {k: v.detach().cpu() for k, v in decoder.state_dict().items()}
-    return replace(start_from, config=start_from.config | dict(settler=list(decoder.config.settler)), weights=weights)
+    saved = {name: value for name, value in start_from.config.items() if name != "settler"}  # its name until 0.1
+    return replace(start_from, config=saved | dict(refiner=list(decoder.config.refiner)), weights=weights)

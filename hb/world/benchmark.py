@@ -61,7 +61,7 @@ ANSWERS = {
 
 @dataclass(frozen=True)
 class SceneCase:
-    """A prompt, and the request it speaks."""
+    """A prompt, and the request that it means."""
 
     task: str
     prompt: str

@@ -8,6 +8,7 @@ from threading import Barrier
 import torch
 
 from hb.infer.cache import Cache
+from hb.infer.fused import Angles
 
 
 def test_two_threads_make_a_thing_once():
@@ -24,6 +25,22 @@ def test_two_threads_make_a_thing_once():
     assert len(made) == len(got) == 1
     assert cache.get("a", object(), make) not in got and len(made) == 2  # another source
     assert copy.deepcopy(cache).get("a", source, make) not in got and len(made) == 3  # a copy begins empty
+
+
+def test_a_thread_never_finds_new_cosines_beside_old_sines(tiny):
+    """Whatever is set, another thread may look at that moment. Red while cos and sin were set one after the other."""
+    like, positions, looked = torch.zeros(1), torch.arange(6)[None], []
+
+    class Watched(Angles):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if "ready" in vars(self) and name != "ready":
+                looked.append(self(positions, 6))
+
+    angles = Watched(tiny.bagel.config.llm, like)
+    angles.ready = True
+    wanted = angles(positions, 6)
+    assert looked and all(torch.equal(a, b) for seen in looked for a, b in zip(seen, wanted))
 
 
 def test_threads_that_draw_and_ask_give_what_one_after_the_other_gives(whole, picture):

@@ -11,10 +11,14 @@ import pytest
 from safetensors.torch import save_file
 
 from hb.cli import recipe, runs, train
+from hb.cli.distill import _as_noted
 from hb.cli.main import command, main, parse
 from hb.models.vision import VisionTower
+from hb.train.distill.recipe import STAGES
 from tests.cli.test_cli import COMMANDS
 from tests.conftest import tiny_config
+
+RENAMED = "--eyes --no-eyes --talks --ladder --new-knobs --judged --learns --fake-times".split()
 
 
 @pytest.mark.parametrize(
@@ -29,15 +33,15 @@ from tests.conftest import tiny_config
         ("distill cfg --start-from a --new-knobs", "distill cfg --start-from a --new-guidance-embedding"),
         ("distill dmdo --eyes", "distill dmdo --vision"),
         ("distill dmdo --no-eyes", "distill dmdo --no-vision"),
+        ("distill dmdo --judged end --learns guess", "distill dmdo --sample-student end --sample-fake guess"),
+        ("distill dmdo --fake-times 5", "distill dmdo --fake-updates 5"),
         ("draw star --dtype f16", "draw star --dtype fp16"),
     ],
 )
 def test_old_words_mean_the_new_ones(old, new, capsys):
     assert parse(old.split()) == parse(new.split())
     noted = capsys.readouterr().err
-    assert noted.count("one more release") == sum(
-        word.partition("=")[0] in ("--eyes", "--no-eyes", "--talks", "--ladder", "--new-knobs") for word in old.split()
-    )
+    assert noted.count("one more release") == sum(word.partition("=")[0] in RENAMED for word in old.split())
     assert vars(parse(new.split())) and "release" not in capsys.readouterr().err
 
 
@@ -47,14 +51,14 @@ def test_every_renamed_word_is_tested():
     hidden = {
         name for group in COMMANDS.values() for name, verb in getattr(group, "commands", {}).items() if verb.hidden
     }
-    assert renamed == {"--eyes", "--no-eyes", "--talks", "--ladder", "--new-knobs"} and hidden == {"eyes", "settler"}
+    assert renamed == set(RENAMED) and hidden == {"eyes", "settler"}
 
 
 def test_old_words_are_not_in_the_help(capsys):
-    for verb in (["train"], ["train", "teacher"], ["eval", "scene"], ["distill"]):
-        main([*verb, "--help"])
+    for name in ("hb train", "hb train teacher", "hb eval scene", "hb distill"):
+        main([*name.split()[1:], "--help"])
         said = capsys.readouterr().out
-        assert not any(old in said for old in (" eyes ", "settler", "--eyes", "--talks", "--ladder", "--new-knobs"))
+        assert not any(old in said for old in (" eyes ", "settler", *getattr(COMMANDS[name].callback, "renamed", {})))
 
 
 def test_several_values_after_one_option_and_the_option_again():
@@ -95,6 +99,13 @@ def test_a_half_finished_run_with_old_facts_goes_on_and_another_does_not(tmp_pat
     assert json.loads((tmp_path / "run.json").read_text()) == new | dict(preset="nano", seed=0)
     with pytest.raises(ValueError, match="a run with dialogues 3, not 4"):
         runs.claim(tmp_path, args, new | dict(dialogues=4), ())
+
+
+def test_a_distillation_begun_with_old_words_is_the_same_run():
+    """The options of stage 3 as runs begun before 0.2 noted them, in run.json as one string."""
+    noted = "{'renoise_fake': 'fresh', 'renoise_student': 'fresh', 'judged': 'end', 'adversarial': 10.0, 'alone': 30, "
+    assert _as_noted(STAGES["dmdo"].options).startswith(noted)
+    assert "'sampler': 'renoise', 'learns': 'guess', 'fake_times': 5" in _as_noted(STAGES["dmd2"].options)
 
 
 def test_a_vision_encoder_of_an_earlier_release_is_found(tmp_path):

@@ -58,8 +58,10 @@ def test_ancestry_is_what_the_students_files_hold():
     assert evidence.ancestry(_model(), ["cfg"]).endswith("This model has no student 'cfg'.")
 
 
-def test_deviations_are_those_of_the_shipped_student():
-    said = evidence.deviations(_model(dmdo=_student("", renoise_student="fresh", judged="end", adversarial=10.0)))
+@pytest.mark.parametrize("sample", ["sample_student", "judged"])  # now, and as students of version 0.1 say it
+def test_deviations_are_those_of_the_shipped_student(sample):
+    student = _student("", renoise_student="fresh", adversarial=10.0, **{sample: "end"})
+    said = evidence.deviations(_model(dmdo=student))
     for word in ("fresh", "the end of the trajectory", "weight 10", "guided teacher", "the clean latent", "refiner"):
         assert word in said
 

@@ -2,7 +2,9 @@
 
 import torch
 
+from hb.infer.artifacts import PixelDecoderCheckpoint
 from hb.infer.text import decode
+from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 
 
 def test_a_hundred_evaluations_for_a_drawing_and_132_for_an_edit(tiny, picture):
@@ -48,3 +50,18 @@ def test_decoding_stops_row_by_row(tiny):
         alone = decode(bagel, context.select(torch.tensor([row])), max_tokens=5)
         assert done.tokens[row] == alone.tokens[0]
     assert done.passes <= 5
+
+
+def test_a_decoder_without_its_refiner_decodes_latents_as_they_are():
+    """The same picture as the whole decoder gives of latents that a refiner would leave alone, and its fingerprint is
+    another, so that results are kept apart."""
+    decoder = PixelDecoder(PixelDecoderConfig(4, refiner=(24, 1))).eval()
+    z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    whole = PixelDecoderCheckpoint(dict(z_channels=4, refiner=[24, 1]), "any", weights=decoder.state_dict())
+    plain = whole.without_refiner()
+    assert plain.fingerprint() != whole.fingerprint() and not any(n.startswith("settle.") for n in plain.weights)
+    alone = PixelDecoder(PixelDecoderConfig(4))
+    alone.load_state_dict(plain.weights)
+    assert torch.allclose(alone.eval()(z), decoder(z))  # an untrained refiner is the identity
+    torch.nn.init.ones_(decoder.settle.say.bias)
+    assert not torch.allclose(alone(z), decoder(z))

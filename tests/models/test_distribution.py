@@ -1,5 +1,6 @@
 """One place says how a token is chosen: the words mean what they mean in `transformers`, and bad ones are refused."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -50,3 +51,19 @@ def test_a_law_with_memory_reads_rows_of_any_length(logits):
 def test_what_makes_no_law_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
         TokenDistribution(**values)
+
+
+@pytest.mark.parametrize("two", [2, np.int64(2), np.uint8(2), torch.tensor(2)], ids=lambda n: type(n).__name__)
+def test_numbers_of_any_type_are_numbers(two):
+    """Red: `transformers` takes a penalty of 2 for none, and NumPy's 2 for no k."""
+    logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
+    options = dict(temperature=two, top_k=two, repetition_penalty=two)
+    of = lambda options: TokenDistribution(**options)(logits, [[1, 2], [3], []])
+    assert torch.equal(of(options), of(dict(temperature=2.0, top_k=2, repetition_penalty=2.0)))
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1])
+def test_numbers_that_are_none_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        TokenDistribution(**{name: value})

@@ -55,6 +55,19 @@ def test_shards_with_an_index_are_the_whole_file(tiny_folder, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
 
 
+def test_a_save_into_a_folder_of_shards_leaves_none_of_them(tiny_folder, tmp_path):
+    """Red while the index and its shards stayed beside the new file, twice the size and of other weights."""
+    folder = sharded(tiny_folder, tmp_path / "sharded")
+    (folder / "notes.safetensors").write_bytes(b"mine")
+    model = Model.from_pretrained(folder)
+    with torch.no_grad():
+        model.bagel.lm_head.weight.add_(1.0)
+    model.save_pretrained(folder)
+    names = {path.name for path in folder.glob("*.safetensors*")}
+    assert names == {WEIGHTS, "ae.safetensors", "notes.safetensors"}  # what is not in the index is not ours
+    assert torch.equal(Model.from_pretrained(folder).bagel.lm_head.weight, model.bagel.lm_head.weight)
+
+
 def test_a_missing_shard_or_a_damaged_index_is_named(tiny_folder, tmp_path):
     folder = sharded(tiny_folder, tmp_path / "sharded")
     (folder / "model-00002-of-00003.safetensors").unlink()

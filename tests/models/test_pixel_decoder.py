@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hb.infer.artifacts import TINY_CONFIG, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
+from hb.infer.artifacts import PIXEL_DECODER_CONFIG, PixelDecoderCheckpoint, fingerprint, understanding_fingerprint
 from hb.infer.pipeline import Model
-from hb.models import pixel_decoder as tiny_decoder
+from hb.models import pixel_decoder
 from hb.models.autoencoder import Autoencoder
 from hb.models.checkpoint import CheckpointError
 from hb.models.config import PRESETS
@@ -63,26 +63,26 @@ def test_each_place_draws_its_own_neighbourhood():
     assert changed[32:40, 32:40].any() and not changed[112:].any() and not changed[:, 112:].any()
 
 
-def test_painting_by_rows_paints_the_same(monkeypatch):
+def test_decoding_by_rows_decodes_the_same(monkeypatch):
     torch.manual_seed(0)
     decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 16))).eval()
     z = torch.randn(3, 4, 5, 5)
-    monkeypatch.setattr(tiny_decoder, "ROWS", 512)  # of 4,800
+    monkeypatch.setattr(pixel_decoder, "ROWS", 512)  # of 4,800
     assert torch.allclose(decoder(z), decoder.train()(z), atol=1e-6)
 
 
-def test_quick_painting_is_nearly_the_same_and_settles_as_before(monkeypatch):
+def test_quick_decoding_is_nearly_the_same_and_refines_as_before(monkeypatch):
     torch.manual_seed(0)
-    decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 16), settler=(24, 1))).eval()
+    decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 16), refiner=(24, 1))).eval()
     torch.nn.init.normal_(decoder.settle.say.weight)
     z = torch.randn(3, 4, 5, 5)
     with torch.no_grad():
-        exact, settled = decoder(z), decoder.settle(z)
-        monkeypatch.setattr(tiny_decoder, "FAST_BF16", False)
+        exact, refined = decoder(z), decoder.settle(z)
+        monkeypatch.setattr(pixel_decoder, "FAST_BF16", False)
         assert torch.equal(decoder.quick()(z), exact)
-        monkeypatch.setattr(tiny_decoder, "FAST_BF16", True)
+        monkeypatch.setattr(pixel_decoder, "FAST_BF16", True)
         quick = decoder.quick()(z)
-        assert torch.equal(decoder.settle(z), settled)
+        assert torch.equal(decoder.settle(z), refined)
     assert quick.dtype == z.dtype and 0 < (quick - exact).abs().max() < 0.03 * exact.abs().max()
 
 
@@ -121,10 +121,10 @@ def test_another_encoders_model_refuses_it(model, painter):
 
 def test_damage_is_named(painter, tmp_path):
     painter.save(tmp_path)
-    (tmp_path / TINY_CONFIG).write_text("{")
+    (tmp_path / PIXEL_DECODER_CONFIG).write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         PixelDecoderCheckpoint.load(tmp_path)
-    (tmp_path / TINY_CONFIG).unlink()
+    (tmp_path / PIXEL_DECODER_CONFIG).unlink()
     with pytest.raises(CheckpointError, match="hb train decoder"):
         PixelDecoderCheckpoint.load(tmp_path)
 
@@ -153,7 +153,7 @@ def test_a_reading_fingerprint_minds_the_understanding_branch_alone(model):
     assert understanding_fingerprint(bagel) != reading
 
 
-def test_an_older_kind_of_tiny_decoder_says_so(model, painter):
+def test_an_older_kind_of_pixel_decoder_says_so(model, painter):
     from dataclasses import replace
 
     model.pixel_decoder = replace(painter, config=painter.config | dict(widths=[8, 8, 8]))
@@ -182,10 +182,10 @@ def test_training_leaves_the_autoencoder_alone_and_lowers_the_error(tmp_path):
     assert error[1] < 0.8 * error[0]
 
 
-def test_going_on_behind_a_settler_leaves_it_as_it_is_and_moves_the_rest(tmp_path):
+def test_going_on_behind_a_refiner_leaves_it_as_it_is_and_moves_the_rest(tmp_path):
     torch.manual_seed(0)
     autoencoder = Autoencoder(tiny_config(600).autoencoder)
-    config = PixelDecoderConfig(autoencoder.config.z_channels, (8, 8, 8, 8), settler=(24, 1))
+    config = PixelDecoderConfig(autoencoder.config.z_channels, (8, 8, 8, 8), refiner=(24, 1))
     old = {k: v.detach().clone() for k, v in PixelDecoder(config).state_dict().items()}
     written = json.loads(json.dumps(asdict(config)))  # as a file has it: lists
     start = PixelDecoderCheckpoint(written, fingerprint(autoencoder.encoder), {}, old)

@@ -227,8 +227,8 @@ def _distill(name: str, task: str):
         have = dict(model.students)
         if spec.after is not None and spec.after not in have:  # another student stands in for one that a part lacks
             have[spec.after] = have.get("six", have["cfg"])
-        if "alone" in spec.options:  # from the first step on, the student moves too
-            spec = replace(spec, options=spec.options | dict(alone=0))
+        if "fake_warmup" in spec.options:  # from the first step on, the student moves too
+            spec = replace(spec, options=spec.options | dict(fake_warmup=0))
         run_stage(
             name,
             folder,

@@ -114,7 +114,7 @@ def training(name: str, model: Model):
         cfg=lambda: CFGDistillation(bagel, student, **common),
         tscd=lambda: SegmentedConsistency(bagel, student, mse=0.5, **common),
         dmdo=lambda: DistributionMatching(
-            bagel, student, adversarial=1.0, renoise_fake="fresh", renoise_student="fresh", fake_times=2, **common
+            bagel, student, adversarial=1.0, renoise_fake="fresh", renoise_student="fresh", fake_updates=2, **common
         ),
     )[name]()
     return stage, lambda step, rank: pick_batch(pool, dict(draw=1, edit=2), 0, step, rank)

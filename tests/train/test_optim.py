@@ -95,7 +95,7 @@ def built(what: str) -> nn.Module:
     if what == "draft":
         return Draft(config.llm, DraftConfig(layers=1))
     if what == "pixel decoder":
-        return PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 8), settler=(24, 1)))
+        return PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 8), refiner=(24, 1)))
     if what == "pretraining":
         return VisionPretraining(config.vision, total=1)
     if what == "autoencoder":

@@ -35,25 +35,25 @@ def decoder():
 
 def test_an_untrained_refiner_changes_nothing(decoder):
     torch.manual_seed(0)
-    settled = PixelDecoder(replace(CONFIG, settler=(24, 1))).eval()
-    settled.load_state_dict(settled.state_dict() | decoder.weights)
+    refined = PixelDecoder(replace(CONFIG, refiner=(24, 1))).eval()
+    refined.load_state_dict(refined.state_dict() | decoder.weights)
     plain = PixelDecoder(CONFIG).eval()
     plain.load_state_dict(decoder.weights)
     z = torch.randn(2, len(FIELD), 6, 8, generator=generator())
     with torch.no_grad():
-        assert torch.equal(settled(z), plain(z))
+        assert torch.equal(refined(z), plain(z))
 
 
-def test_every_place_hears_every_other_and_knows_where_it_is():
+def test_every_place_attends_to_every_other_and_has_a_position():
     torch.manual_seed(0)
-    settler = LatentRefiner(3, 24, 1).eval()
-    torch.nn.init.normal_(settler.say.weight)
+    refiner = LatentRefiner(3, 24, 1).eval()
+    torch.nn.init.normal_(refiner.say.weight)
     z = torch.randn(1, 3, 8, 8, generator=generator())
     other = z.clone()
     other[..., 7, 7] += 1
     with torch.no_grad():
-        assert ((settler(z) - settler(other)).abs().amax(1) > 0).all()
-        flat = settler(torch.ones(1, 3, 8, 8))[0].flatten(1)  # the same everywhere
+        assert ((refiner(z) - refiner(other)).abs().amax(1) > 0).all()
+        flat = refiner(torch.ones(1, 3, 8, 8))[0].flatten(1)  # the same everywhere
     assert torch.pdist(flat.T).min() > 1e-3
 
 
@@ -109,9 +109,11 @@ def test_it_learns_the_likeliest_field():
 def test_training_keeps_the_decoder_and_goes_on_from_a_refiner(decoder, tmp_path):
     run = dict(rows=8, batch=2, bar=False, accelerator="cpu")
     done = train_refiner(tmp_path / "a", decoder, steps=1, **run)
-    assert done.config == decoder.config | dict(settler=[96, 3])
+    assert done.config == decoder.config | dict(refiner=[96, 3])
     assert all(torch.equal(done.weights[name], value) for name, value in decoder.weights.items())
-    more = train_refiner(tmp_path / "b", done, steps=1, **run)
+    begun = replace(done, config=decoder.config | dict(settler=[96, 3]))  # as version 0.1 wrote it
+    more = train_refiner(tmp_path / "b", begun, steps=1, **run)
+    assert more.config == done.config
     far = lambda a, b: max(
         (a.weights[n] - b.weights[n]).abs().max().item() for n in a.weights if n.startswith("settle.")
     )
@@ -119,13 +121,14 @@ def test_training_keeps_the_decoder_and_goes_on_from_a_refiner(decoder, tmp_path
     assert far(done, more) < 0.2 * far(done, afresh)  # one step away, and not begun again
 
 
-def test_a_settled_decoder_travels(tiny_folder, tmp_path):
+@pytest.mark.parametrize("name", ["refiner", "settler"])  # "settler": files of version 0.1
+def test_a_refined_decoder_travels(tiny_folder, tmp_path, name):
     model = Model.from_pretrained(tiny_folder)
     torch.manual_seed(0)
-    decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 8), settler=(24, 1)))
+    decoder = PixelDecoder(PixelDecoderConfig(4, (8, 8, 8, 8), refiner=(24, 1)))
     torch.nn.init.normal_(decoder.settle.say.weight)
     weights = {k: v.detach() for k, v in decoder.state_dict().items()}
-    config = dict(z_channels=4, widths=[8, 8, 8, 8], settler=[24, 1])
+    config = {"z_channels": 4, "widths": [8, 8, 8, 8], name: [24, 1]}
     model.pixel_decoder = PixelDecoderCheckpoint(config, fingerprint(model.bagel.autoencoder.encoder), {}, weights)
     model.save_pretrained(tmp_path / "m")
     again = Model.from_pretrained(tmp_path / "m")
@@ -136,7 +139,7 @@ def test_a_settled_decoder_travels(tiny_folder, tmp_path):
         model.draw("a red circle", steps=1)
 
 
-def test_only_fields_can_be_settled(tiny):
+def test_only_fields_can_be_refined(tiny):
     with pytest.raises(ValueError, match="not fields.*--semantic"):
         check_latents_are_fields(tiny.bagel.autoencoder, 64)
     nano = load_autoencoder(SHIPPED / "nano")

@@ -28,7 +28,14 @@ def of_stage(help: str, **more):
     short_help="Make a student that draws in 6 evaluations instead of 100 or 132.",
     rich_help_panel=PANEL,
     stopped=GOES_ON + "the last checkpoint",
-    renamed={"--new-knobs": "--new-guidance-embedding", "--eyes": "--vision", "--no-eyes": "--no-vision"},
+    renamed={
+        "--new-knobs": "--new-guidance-embedding",
+        "--eyes": "--vision",
+        "--no-eyes": "--no-vision",
+        "--judged": "--sample-student",
+        "--learns": "--sample-fake",
+        "--fake-times": "--fake-updates",
+    },
     examples="""
 hb distill six-nfe
 hb distill cfg --minutes 10
@@ -88,20 +95,20 @@ def distill(
     renoise_student: Annotated[
         Noise | None, of_stage("dmdo: noise added to samples of the student (in the paper: coupled).")
     ] = None,
-    judged: Annotated[
+    sample_student: Annotated[
         Points | None,
         of_stage(
             "dmdo: what the scores evaluate, ends of trajectories or the estimate of one step (the paper can be read "
             "either way)."
         ),
     ] = None,
-    learns: Annotated[
+    sample_fake: Annotated[
         Points | None,
         of_stage(
             "dmdo: what the fake score is trained on, ends of trajectories (in the paper) or the estimate of each step."
         ),
     ] = None,
-    fake_times: Annotated[
+    fake_updates: Annotated[
         int | None, of_stage("dmdo: optimizer steps of the fake score for one of the student.", min=1, metavar="N")
     ] = None,
     set: Annotated[

@@ -97,10 +97,10 @@ class Decoded:
 
 
 class Governor:
-    """Never slower than plain: counts what cycles gave for what they cost, and makes the draft pause when it does not
-    pay.
+    """Keeps decoding from being slower than plain: compares the tokens of recent cycles with their cost, and pauses
+    drafting while it does not pay.
 
-    Costs are the plan's, in plain steps, not this second's clock: the same seed then takes the same way every time.
+    Costs are the plan's, in plain steps, and not measured seconds: with the same seed all runs are then the same.
     """
 
     def __init__(self, plan: Plan):
@@ -108,8 +108,7 @@ class Governor:
         # as if one cycle had just paid a little: the first bad one does not end it, the second does
         self.tokens, self.cost = 1.5 * plan.cost(1, 1), plan.cost(1, 1)
 
-    def wants(self) -> bool:
-        """Draft now?"""
+    def drafts_now(self) -> bool:
         if self.plan.depth == 0:
             return False
         if self.pause and self.plan.pauses:
@@ -117,7 +116,7 @@ class Governor:
             return False
         return True
 
-    def learn(self, levels: int, nodes: int, kept: Sequence[int]) -> None:
+    def update(self, levels: int, nodes: int, kept: Sequence[int]) -> None:
         self.tokens = 0.7 * self.tokens + sum(kept) / len(kept)
         self.cost = 0.7 * self.cost + self.plan.cost(levels, nodes)
         if self.tokens < self.cost:
@@ -231,14 +230,14 @@ class _Answering:
         self.waiting.append(sure)
         self.cycles.append(VerifyStep(levels, nodes, kept))
         if levels:
-            self.governor.learn(levels, nodes, kept)
+            self.governor.update(levels, nodes, kept)
         self.watch("judge and keep")
 
     def _propose(self, make_helper: Callable[[], object]) -> tuple[Tree, Tensor | None]:
         """Guesses behind the roots, and the distributions that a drawn chain was drawn from. The roots alone where
         drafting pauses, or only one more token is allowed."""
         left = max(self.max_tokens - self.given[i] for i in self.alive)
-        if left <= 1 or not self.governor.wants():
+        if left <= 1 or not self.governor.drafts_now():
             return replace(self.alone, tokens=self.root[:, None]), None
         if self.helper is None:
             self.helper = make_helper()
@@ -303,7 +302,7 @@ def _begun(
 
 
 def _judge(tree: Tree, logits, distribution: TokenDistribution, rows, alive, q, generator) -> dict[int, Verdict]:
-    """What stays in each row that still speaks."""
+    """What stays in each row that has not ended."""
     if (
         tree.tokens.size(1) == 1 and distribution.is_greedy and not distribution.has_memory
     ):  # nothing was guessed: as quick as plain decoding
@@ -372,6 +371,3 @@ def _accepted_tokens(
         following[torch.arange(batch, device=device), count - 1] = root
     place = before[:, None] + torch.arange(a, device=device)
     return AcceptedTokens(hidden_states, F.embedding(following, fast.embedding), place, place + 1, present)
-
-
-Read, Spoken, Cycle = Prefill, Decoded, VerifyStep  # the names until 0.1

@@ -270,7 +270,7 @@ SABOTAGES = {
         decide=_residual(_not_renormalized),
     ),
     "rejected token used again": Decoder(
-        "after a rejection the target speaks from p itself: nothing is subtracted, the refused token not struck",
+        "after a rejection the token is drawn from p itself: nothing is subtracted, the rejected token not removed",
         decide=_residual(lambda rest, x, q: rest),
     ),
     "bonus one place early": Decoder(

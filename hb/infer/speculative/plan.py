@@ -25,7 +25,7 @@ class Plan:
                   is
     start_after   tokens decoded plainly before the draft is asked at all: short answers are over by then ...
     long_after    ... but at once after these first words (token numbers): answers that begin so are long
-    rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree wants "point"
+    rule          how guesses are drawn and checked at temperature > 0, see `verify`; a tree takes "point"
     """
 
     depth: int = 10
@@ -43,7 +43,7 @@ class Plan:
         if min(self.depth, self.start_after) < 0 or min(self.width, self.budget) < 1:
             raise ValueError(f"depth and start_after count from 0, width and budget from 1, got {self}")
         if self.rule != "point" and self.width > 1:
-            raise ValueError(f"rule {self.rule!r} is for chains here; a tree of width {self.width} wants 'point'")
+            raise ValueError(f"rule {self.rule!r} is for chains here; a tree of width {self.width} takes 'point'")
 
     @property
     def is_narrow(self) -> bool:

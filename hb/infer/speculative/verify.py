@@ -1,4 +1,4 @@
-"""Which guesses stay: the distributions of acceptance, and what is said instead. Losslessness lives in this file.
+"""Which guesses stay: the distributions of acceptance, and what is drawn instead. This file is what makes it lossless.
 
 At a node of the draft tree the target's distribution is p. The draft's candidates are tried in order; the first that is
 accepted stays, and if none is, a token is drawn from the residual of p. Three rules, one shape of distribution:
@@ -7,12 +7,11 @@ point    each candidate is a point mass, whatever chance chose it (EAGLE-2 and 3
          strike x from r. The shape of the tree must not depend on the target's own generator.
 drawn    candidates drawn from q independently (SpecInfer, Miao et al. 2023, arXiv 2305.09781): accept x with
          min(1, r(x) / q(x)), then r becomes norm(max(0, r - q)). One candidate: Leviathan et al. 2022 (2211.17192,
-         algorithm
-         1) and Chen et al. 2023 (2302.01318).
+         algorithm 1) and Chen et al. 2023 (2302.01318).
 removed  the same, but drawn without replacement: a rejected candidate is struck from q too.
 
-Laws are pure functions of p, q and the candidates; to draw from one is a line. Temperature 0 is the one-hot p, and then
-all rules say: keep the candidate that the target would have said.
+Distributions are pure functions of p, q and the candidates; to draw from one is a line. At temperature 0, p is one-hot,
+and every rule keeps the candidate that is the target's argmax.
 
 Legend: V vocabulary, k candidates at a node, n nodes of a tree (node 0, the root, is the last token that is certain).
 """
@@ -31,8 +30,8 @@ RULES = ("point", "drawn", "removed")
 
 @dataclass(frozen=True)
 class NodeDistribution:
-    """What may happen at a node: candidate j stays with probability accept[j]; otherwise a token of distribution `rest`
-    is said."""
+    """What may happen at a node: candidate j stays with probability accept[j]; otherwise a token is drawn from
+    `rest`."""
 
     accept: Float[Tensor, "k"]
     rest: Float[Tensor, "V"]
@@ -116,7 +115,7 @@ def verify(
 
     p[i] is the target's distribution after node i, q[i] the distribution that the children of node i were drawn from. A
     child stands behind its parent in the list, and brothers stand in the order in which they were drawn. Behind a leaf
-    the target's own distribution speaks, processed like every other: the bonus token.
+    a token of the target's own distribution follows, processed like every other: the bonus token.
     """
     children, path = children_of(parents), [0]
     while True:

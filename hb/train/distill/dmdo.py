@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from hb.flow import euler, interpolate, renoise_steps, shift_time, time_grid, x0_from
+from hb.flow import euler, interpolate, multistep_consistency, shift_time, time_grid, x0_from
 from hb.losses import distribution_matching_loss, hinge_generator_loss, log_rho, renoised, velocity_loss
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
@@ -77,7 +77,7 @@ def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tens
 
 def _steps(velocity, x: Tensor, grid: Tensor, fresh):
     """The steps of a sampler, lazily; whether they keep gradient is the caller's decision."""
-    return euler(velocity, x, grid) if fresh is None else renoise_steps(velocity, x, grid, fresh)
+    return euler(velocity, x, grid) if fresh is None else multistep_consistency(velocity, x, grid, fresh)
 
 
 def student_velocity(branch: StudentModel, batch: StageBatch) -> Callable[[Tensor, Tensor], Tensor]:
@@ -90,21 +90,25 @@ def noise_between(sampler: str, generator: torch.Generator) -> Callable[[Tensor]
     return None if sampler == "euler" else lambda x: noise_like(x, generator)
 
 
+# What options were called until 0.1, in the settings that students and runs have kept
+RENAMED = dict(judged="sample_student", learns="sample_fake", fake_times="fake_updates", alone="fake_warmup")
+
+
 @dataclass(frozen=True)
 class MatchingSettings:
     """What DMDO leaves open, and where it can differ from what is printed.
 
     steps, shift, sampler   of the student's trajectory; sampler: "euler", or "multistep": DMD2's
     renoise_fake, renoise_student   "coupled" (literal), "fresh" (DMD) or "mixed", for each update
-    learns       what the fake score learns: "end", the pictures at the end of trajectories (literal), or "guess", the
-                 data predicted at any step. Where guesses are judged, a fake score that learns ends is evaluated where
-                 it was not trained; DMD2 learns guesses, and on a toy that is steadier (notebook 09)
-    judged       where the scores are evaluated in the student's update: "guess", the data predicted by one pass from a
-                 stored state (literal), or "end", the end of the trajectory from that state, with gradient through all
-                 its steps
-    fake_times   updates of the fake score for one of the student
-    alone        steps at the beginning, a tenth of the run at most, in which the fake score is trained alone: until it
-                 knows the student's distribution, it misleads
+    sample_fake  what the fake score is trained on: "end", the pictures at the end of trajectories (literal), or "guess",
+                 the data predicted at any step. Where guesses are scored, a fake score that is trained on ends is
+                 evaluated where it was not trained; DMD2 trains on guesses, and on a toy that is steadier (notebook 09)
+    sample_student   where the scores are evaluated in the student's update: "guess", the data predicted by one pass
+                 from a stored state (literal), or "end", the end of the trajectory from that state, with gradient
+                 through all its steps
+    fake_updates updates of the fake score for one of the student
+    fake_warmup  steps at the beginning, a tenth of the run at most, in which the fake score is trained alone: before it
+                 fits the student's distribution, its gradient misleads
     adversarial  weight of a discriminator between real latents and the student's pictures, both noised alike (DMD2,
                  arXiv 2405.14867, section 4.3; Hyper-Bagel's stage 3 has none). The scores are no better than the
                  teacher; it may be
@@ -118,10 +122,10 @@ class MatchingSettings:
     sampler: str = "euler"
     renoise_fake: str = "coupled"
     renoise_student: str = "coupled"
-    learns: str = "end"
-    judged: str = "guess"
-    fake_times: int = 3
-    alone: int = 0
+    sample_fake: str = "end"
+    sample_student: str = "guess"
+    fake_updates: int = 3
+    fake_warmup: int = 0
     adversarial: float = 0.0
     r1: float = 1.0
     times: tuple[float, float] = (0.02, 0.98)
@@ -132,9 +136,9 @@ class MatchingSettings:
 
     def __post_init__(self):
         refuse_not_finite(adversarial=self.adversarial, r1=self.r1)
-        for what, value in (("a fake score learns", self.learns), ("scores judge", self.judged)):
-            if value not in ("end", "guess"):
-                raise ValueError(f"{what} the 'end' or the 'guess', not {value!r}")
+        for name in ("sample_fake", "sample_student"):
+            if getattr(self, name) not in ("end", "guess"):
+                raise ValueError(f"{name} is 'end' or 'guess', not {getattr(self, name)!r}")
 
 
 class DistributionMatching(Stage):
@@ -161,9 +165,9 @@ class DistributionMatching(Stage):
         own, slow = self.settings, (0.0, 0.999)
         fake = adam(self.fake, own.lr_fake, slow)
         student = adam(self.student, own.lr, slow)
-        start = min(own.alone, self.total // 10)
+        start = min(own.fake_warmup, self.total // 10)
         updates = [
-            Update("fake", self.fake, self.fake_loss, fake, repeats=own.fake_times),
+            Update("fake", self.fake, self.fake_loss, fake, repeats=own.fake_updates),
             Update("student", self.student, self.student_loss, student, start=start),
         ]
         if self.discriminator is None:
@@ -205,7 +209,7 @@ class DistributionMatching(Stage):
     def fake_loss(self, rollout: Rollout, generator: torch.Generator) -> Tensor:
         """The fake score learns the velocity noise - x0 of the student's pictures."""
         x0, batch = rollout.x0, rollout.batch
-        if self.settings.learns == "guess":
+        if self.settings.sample_fake == "guess":
             x0 = rollout.guess(torch.randint(0, len(rollout.guesses), (len(x0),), generator=generator))
         t = self.draw_times(len(x0), generator, x0)
         x = renoised(x0, rollout.z, noise_like(x0, generator), t, self.settings.renoise_fake, generator)
@@ -232,7 +236,7 @@ class DistributionMatching(Stage):
     def predicted(self, rollout: Rollout, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The stored step [B] from which each sample is predicted, and the prediction, with gradient."""
         batch, n = rollout.batch, len(rollout.z)
-        if self.settings.judged == "end":  # one step for all: trajectories of one length
+        if self.settings.sample_student == "end":  # one step for all: trajectories of one length
             j = torch.randint(0, len(self.grid) - 1, (1,), generator=generator).expand(n)
             return j, self.continue_rollout(rollout, int(j[0]), generator)
         j = torch.randint(0, len(self.grid) - 1, (n,), generator=generator)

@@ -47,9 +47,9 @@ class StageSpec:
 OWN_DMDO = dict(
     renoise_fake="fresh",
     renoise_student="fresh",
-    judged="end",
+    sample_student="end",
     adversarial=10.0,
-    alone=30,
+    fake_warmup=30,
     lr_fake=3e-4,
     deployed=1.0,
     decay=0.5,
@@ -129,7 +129,7 @@ STAGES = {
         prompts=12,
         edits=24,
         editing=0.25,
-        options=OWN_DMDO | dict(sampler="multistep", judged="guess", learns="guess", fake_times=5),
+        options=OWN_DMDO | dict(sampler="multistep", sample_student="guess", sample_fake="guess", fake_updates=5),
         sampler="multistep",
     ),
 }

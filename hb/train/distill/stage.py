@@ -1,4 +1,4 @@
-"""A stage of distillation is a list of updates: each changes one network and no other (house.md, principle 9)."""
+"""A stage of distillation is a list of updates: each changes one network and no other."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def _say_wish(wish: Wish, count: int = 1) -> str:
 def parse(prompt: str) -> Request:
     """The request behind a prompt: the inverse of `say`, tolerant of articles, capitals, commas, digits and openers.
     "something red" is "a red thing"; "only one star" and "no stars" are understood where nothing else in the prompt
-    speaks against them.
+    contradicts them.
 
     Identical wishes come back side by side; if two things are related, they come first.
     Raises LanguageError naming the unknown word and the nearest known one, saying what is missing or too much, or

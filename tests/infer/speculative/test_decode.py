@@ -175,15 +175,15 @@ def test_a_draft_that_does_not_pay_pauses_longer_and_longer():
     governor = Governor(Plan(depth=5, budget=5))
     drafted = []
     for _ in range(200):
-        wants = governor.wants()
-        drafted.append(wants)
-        if wants:
-            governor.learn(5, 5, [1])
+        now = governor.drafts_now()
+        drafted.append(now)
+        if now:
+            governor.update(5, 5, [1])
     assert sum(drafted) <= 10 and not any(drafted[-20:])
     good = Governor(Plan(depth=5, budget=5))
     for _ in range(50):
-        assert good.wants()
-        good.learn(5, 5, [6])
+        assert good.drafts_now()
+        good.update(5, 5, [6])
 
 
 def test_acceptance_by_depth_and_length():

@@ -123,7 +123,7 @@ def test_expected_tokens_count_the_root_and_every_guess():
 
 @pytest.mark.parametrize(
     "values, words",
-    [(dict(depth=-1), "count from 0"), (dict(budget=0), "from 1"), (dict(width=2, rule="drawn"), "wants 'point'")],
+    [(dict(depth=-1), "count from 0"), (dict(budget=0), "from 1"), (dict(width=2, rule="drawn"), "takes 'point'")],
 )
 def test_plans_that_cannot_be_are_refused(values, words):
     with pytest.raises(ValueError, match=words):

@@ -124,7 +124,7 @@ def test_the_table_of_coupled_fixed_points_is_that_of_the_design(shift, s, share
     assert abs(coupled_fixed_point(s, t) / s - share) < 0.0051
 
 
-def slope_of_stage_three(a, s, way, shift, monkeypatch, judged="guess"):
+def slope_of_stage_three(a, s, way, shift, monkeypatch, scored="guess"):
     """dL/da of DMDO's own student turn on data N(0, s^2): student x0 = a z in one step, perfect scores, noise and times
     summed out: z and fresh noise are +1 or -1, which is enough for second moments."""
     pairs = torch.cartesian_prod(SHARES, torch.tensor([-1.0, 1.0], dtype=WIDE), torch.tensor([-1.0, 1.0], dtype=WIDE))
@@ -144,7 +144,7 @@ def slope_of_stage_three(a, s, way, shift, monkeypatch, judged="guess"):
         student=distribution(lambda x, t: (1 - a) * x),
         real=blob(s),
         fake=fake,
-        settings=MatchingSettings(shift=shift, renoise_student=way, weighted=False, judged=judged),
+        settings=MatchingSettings(shift=shift, renoise_student=way, weighted=False, sample_student=scored),
         grid=time_grid(1),
     )
     rollout = Rollout(nothing_read(z), stage.grid, (z, still * z))
@@ -177,8 +177,8 @@ def test_with_fresh_noise_stage_three_ends_at_the_right_law(shift, s, monkeypatc
 
 
 @pytest.mark.parametrize("way", ["coupled", "fresh"])
-def test_a_walk_of_one_step_ends_in_its_guess_and_is_judged_alike(way, monkeypatch):
-    ends, guesses = (slope_of_stage_three(0.7, 0.5, way, 3.0, monkeypatch, judged) for judged in ("end", "guess"))
+def test_a_trajectory_of_one_step_ends_in_its_guess_and_is_scored_alike(way, monkeypatch):
+    ends, guesses = (slope_of_stage_three(0.7, 0.5, way, 3.0, monkeypatch, scored) for scored in ("end", "guess"))
     assert ends == pytest.approx(guesses, rel=1e-9)
 
 
@@ -264,7 +264,7 @@ def test_the_fake_score_can_learn_what_each_step_saw(monkeypatch):
     fresh = some(n, 1, 1, seed=2)
     monkeypatch.setattr(dmdo, "noise_like", lambda x, generator: fresh)
     guesses = tuple(torch.full_like(z, float(k)) for k in range(3))
-    own = MatchingSettings(learns="guess", renoise_fake="fresh")
+    own = MatchingSettings(sample_fake="guess", renoise_fake="fresh")
     stage = bare(DistributionMatching, fake=spy.look, settings=own)
     stage.fake_loss(Rollout(nothing_read(z), time_grid(3), (z, z, z, torch.full_like(z, 99.0)), guesses), generator())
     met = (fresh - spy.wanted).round().flatten()

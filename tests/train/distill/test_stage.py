@@ -124,7 +124,7 @@ def test_all_that_a_update_may_change_is_changed(teacher, pool, tmp_path):
     played(stage, pool, tmp_path, steps=2, edit=2)
     still = set(before) - changed(before, everything(stage))
     mine = {n for n in still if n.startswith(("student.", "discriminator."))}
-    # softmax does not feel a constant added to all keys; what comes after the layer that is judged serves nothing; and
+    # softmax does not change with a constant added to all keys; what comes after the layer that is read serves nothing; and
     # a constant added to real and fake logits alike changes no hinge loss within its bounds
     idle = ("k_proj.bias", "backbone.latent.output", "backbone.expert.norm.", "last.bias")
     assert not [n for n in mine if not any(i in n for i in idle)]
@@ -261,7 +261,7 @@ def test_the_adversary_of_stage_3_sees_real_and_made_pictures_noised_alike(teach
 
 
 def test_the_fake_score_moves_alone_as_long_as_it_is_told(teacher, pool, tmp_path):
-    stage = made("dmdo", teacher, alone=2, fake_times=1)
+    stage = made("dmdo", teacher, fake_warmup=2, fake_updates=1)
     diary = Diary(stage)
     played(stage, pool, tmp_path, steps=3)
     assert [(step, update) for step, update, _, _ in diary.lines] == [
@@ -626,10 +626,10 @@ def test_the_students_update_makes_one_pass_with_gradient_from_a_stored_state(sa
 
 
 @pytest.mark.parametrize("sampler", ["euler", "multistep"])
-def test_judged_by_its_ends_the_student_walks_on_with_gradient_to_where_the_stored_walk_went(
+def test_scored_at_its_ends_the_student_goes_on_with_gradient_to_where_the_stored_trajectory_went(
     sampler, teacher, pool, monkeypatch
 ):
-    stage = made("dmdo", teacher, sampler=sampler, judged="end")
+    stage = made("dmdo", teacher, sampler=sampler, sample_student="end")
     rollout = stage.shared_state(stage_batch_of(teacher, pool, "edit", n=4), seeded_generator(0))
     student, ends, met = Listener(stage.student), [], set()
     monkeypatch.setattr("hb.train.distill.dmdo.distribution_matching_loss", lambda x0, *_: ends.append(x0) or x0.sum())
@@ -668,9 +668,9 @@ def test_the_real_score_can_be_the_guided_teacher_and_the_fake_then_begins_as_th
     )
 
 
-def test_what_is_judged_or_learnt_is_a_guess_or_an_end(teacher):
-    for wrong in (dict(judged="walk"), dict(learns="walk")):
-        with pytest.raises(ValueError, match="the 'end' or the 'guess', not 'walk'"):
+def test_the_sample_of_an_update_is_a_guess_or_an_end(teacher):
+    for wrong in (dict(sample_student="walk"), dict(sample_fake="walk")):
+        with pytest.raises(ValueError, match="is 'end' or 'guess', not 'walk'"):
             made("dmdo", teacher, **wrong)
 
 
