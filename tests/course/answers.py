@@ -110,6 +110,9 @@ RIGHT = {
     "9.1": lambda x0, real, fake: (fake - real) / (x0 - real).abs().mean((1, 2), keepdim=True),
     "9.2": lambda s, t: s**2 * (1 - t) / t,
     "9.3": lambda t, grid: (grid > t[:, None]).sum(1) - 1,
+    "10.1": 0.1 ** (1 / 3),
+    "10.2": lambda real, fake: (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(),
+    "10.3": lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).square().mean(),
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -329,5 +332,20 @@ WRONG = {
         lambda t, grid: ((len(grid) - 1) * (1 - t)).long(),
         lambda t, grid: grid[(grid > t[:, None]).sum(1) - 1],
         lambda t, grid: 0,
+    ],
+    "10.1": [0.1, 0.9 ** (1 / 3), 46.4, 0.001, 0.3, "half"],
+    "10.2": [
+        lambda real, fake: (1 + real).clamp(min=0).mean() + (1 - fake).clamp(min=0).mean(),
+        lambda real, fake: (1 - real).mean() + (1 + fake).mean(),
+        lambda real, fake: (1 - real).clamp(min=0).sum() + (1 + fake).clamp(min=0).sum(),
+        lambda real, fake: (1 - real).clamp(min=0) + (1 + fake).clamp(min=0),
+        lambda real, fake: fake.mean() - real.mean(),
+    ],
+    "10.3": [
+        lambda d, x, n, scale: (d(x + scale * n) - d(x)).square().mean(),
+        lambda d, x, n, scale: (d(x + n) - d(x)).square().mean(),
+        lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).mean(),
+        lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).abs().mean(),
+        lambda d, x, n, scale: ((d(x + scale * n) - d(x)).square() / scale).mean(),
     ],
 }

@@ -1,12 +1,14 @@
 """What the closing cells print is what is stored: figures with intervals and commands, ancestry, the toy's table."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hb.course import evidence, toy
+from hb.course import toy_one_step as one
 from hb.course.toy import Setting
 
 
@@ -107,3 +109,37 @@ def test_the_stored_table_has_every_setting_and_three_seeds():
     assert {row["name"] for row in rows} == set(toy.TABLE)
     assert all(sorted(r["seed"] for r in rows if r["name"] == name) == [0, 1, 2] for name in toy.TABLE)
     assert toy.table(toy.stored()).count("%") == len(rows)
+
+
+# ---- the toy of one step ---------------------------------------------------------------------------------------------
+
+
+def test_pairs_end_near_the_blobs_and_each_noise_has_one_end():
+    z, end = one.ode_pairs(400, seed=3)
+    again = one.ode_pairs(400, seed=3)
+    assert torch.equal(end, again[1]) and toy.facts(end).near > 0.95 and toy.facts(z).near < 0.5
+
+
+def test_regression_in_one_step_lowers_the_distance_to_the_ends_of_pairs():
+    torch.manual_seed(0)
+    teacher, (z, end) = toy.Net(), one.ode_pairs(200, seed=3)
+    far = lambda updates: float(
+        (one.distill(teacher, one.TABLE["regression"], z, updates=updates)[0] - end).norm(dim=1).mean()
+    )
+    assert far(120) < 0.8 * far(1)
+
+
+@pytest.mark.parametrize("name", one.TABLE)
+def test_every_setting_of_one_step_trains_and_repeats(name):
+    torch.manual_seed(0)
+    teacher, z, setting = toy.Net(), torch.randn(8, 2), replace(one.TABLE[name], warm=1)
+    (ends, curve), (again, _), (other, _) = (one.distill(teacher, setting, z, seed=s, updates=2) for s in (0, 0, 1))
+    assert torch.equal(ends, again) and not torch.equal(ends, other) and len(curve) == 2
+    assert all(0 <= apart <= 1 for _, apart in curve)
+
+
+def test_the_stored_table_of_one_step_has_every_setting_and_three_seeds():
+    rows = one.stored()["rows"]
+    assert {row["name"] for row in rows} == set(one.TABLE)
+    assert all(sorted(r["seed"] for r in rows if r["name"] == name) == [0, 1, 2] for name in one.TABLE)
+    assert one.table(one.stored()).count("%") == len(rows)

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from hb.course import exercises
-from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09  # noqa: F401  they register
+from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10  # noqa: F401  they register
 from hb.course.notebook import FOLDER, clean, complaints, fast
 
 PATHS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
