@@ -306,7 +306,8 @@ def race(
                     answers[names[k]].append(answer)
     plain = names.index("plain")
     return {
-        name: _summary(answers[name], seconds[k], tokens[k], seconds[plain], tokens[plain]) for k, name in enumerate(names)
+        name: _summary(answers[name], seconds[k], tokens[k], seconds[plain], tokens[plain])
+        for k, name in enumerate(names)
     }
 
 

@@ -41,9 +41,7 @@ RENAMED = "--eyes --no-eyes --talks --ladder --new-knobs --judged --learns --fak
 def test_old_words_mean_the_new_ones(old, new, capsys):
     assert parse(old.split()) == parse(new.split())
     noted = capsys.readouterr().err
-    assert noted.count("one more release") == sum(
-        word.partition("=")[0] in RENAMED for word in old.split()
-    )
+    assert noted.count("one more release") == sum(word.partition("=")[0] in RENAMED for word in old.split())
     assert vars(parse(new.split())) and "release" not in capsys.readouterr().err
 
 

@@ -7,7 +7,16 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from hb.eval.coverage import AMBIGUOUS_PROMPTS, COVERAGE_PROMPTS, _in_order, coverage_eval, coverage_share, features_of, frechet, overlap
+from hb.eval.coverage import (
+    AMBIGUOUS_PROMPTS,
+    COVERAGE_PROMPTS,
+    _in_order,
+    coverage_eval,
+    coverage_share,
+    features_of,
+    frechet,
+    overlap,
+)
 from hb.models.vision import patchify, table_rows
 from hb.world.language import parse
 from hb.world.render import render

@@ -371,4 +371,3 @@ def _accepted_tokens(
         following[torch.arange(batch, device=device), count - 1] = root
     place = before[:, None] + torch.arange(a, device=device)
     return AcceptedTokens(hidden_states, F.embedding(following, fast.embedding), place, place + 1, present)
-

@@ -340,4 +340,3 @@ def _real_before(present: Bool[Tensor, "B n"]) -> Float[Tensor, "B n n"]:
 def _taken(log_q: Float[Tensor, "*any words"], word: Int[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """The log-probability of the word that was taken."""
     return log_q.gather(-1, word[..., None])[..., 0]
-
