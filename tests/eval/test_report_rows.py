@@ -55,8 +55,8 @@ def test_what_the_plan_asks_of_the_teacher_is_printed_beside_what_was_measured(v
 
 
 @pytest.mark.parametrize("argv", [
-    "scene --limit 1", "scene --pictures 2", "scene --steps 6", "edit --limit 1", "edit --steps 6", "edit --text-scale 2",
-    "coverage --pictures 3", "coverage --steps 6", "autoencoder --n 5",
+    "scene --limit 1", "scene --pictures 2", "scene --steps 6", "edit --limit 1", "edit --steps 6",
+    "edit --text-scale 2", "coverage --pictures 3", "coverage --steps 6", "autoencoder --n 5",
 ])  # fmt: skip
 def test_what_is_not_the_plans_measurement_is_held_against_nothing(argv, targets):
     assert not [what for what, least in targets(f"eval {argv}").items() if least is not None]

@@ -286,7 +286,8 @@ def traded(a, b, *sides):
         ((STAR, CIRCLE, MOON), "navy", ("missing",)),
         ((STAR, CIRCLE, MOON, HEART), "black", ("background",)),
         ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON), "black", ("missing", "background")),
-        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON, HEART), "black", ("color", "size", "background")),
+        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON, HEART), "black",
+         ("color", "size", "background")),
     ],
 )  # fmt: skip
 def test_pictures_damaged_on_purpose_have_that_kind_of_mistake(drawn, background, kinds):
@@ -454,7 +455,8 @@ TWO_STARS = Scene(
 
 
 @pytest.mark.parametrize("instruction", [
-    "make the small star green", "replace the pink star with a heart", "remove the large star", "move the blue star to the bottom left",
+    "make the small star green", "replace the pink star with a heart", "remove the large star",
+    "move the blue star to the bottom left",
 ])  # fmt: skip
 def test_which_of_two_alike_things_was_edited_is_told(instruction):
     command, rng = parse_edit(instruction), np.random.default_rng(1)
