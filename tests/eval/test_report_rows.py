@@ -95,3 +95,10 @@ def test_what_ships_is_known_by_the_identities_that_its_results_bear(tmp_path, m
     record = json.loads(capsys.readouterr().out)
     assert (record["model"]["identity"], record["student"]["identity"]) == (weights, students[name])
     assert report.shipped("nobody") == ("", {})
+
+
+def test_the_front_page_has_one_row_for_each_figure():
+    """Red while a figure by kinds had a row for each kind."""
+    folder = report.ROOT / "data" / "results"
+    labels = [row.split(" | ")[0].removeprefix("| ") for row in report.headlines(folder).splitlines()[2:]]
+    assert labels == [label for file, _, label, _ in report.HEADLINES if (folder / f"{file}.json").exists()]

@@ -211,11 +211,11 @@ class Draft(nn.Module):
         return out
 
 
-def open_draft(parcel: DraftCheckpoint, target: Bagel) -> Draft:
-    """The draft model of a parcel, for this target. Raises CheckpointError if its weights do not fit."""
-    config = DraftConfig.of(parcel.config)
+def open_draft(checkpoint: DraftCheckpoint, target: Bagel) -> Draft:
+    """The draft model of a checkpoint, for this target. Raises CheckpointError if its weights do not fit."""
+    config = DraftConfig.of(checkpoint.config)
     draft = Draft(target.config.llm, config)
-    weights = {expert_name(name): value for name, value in parcel.weights.items()}
+    weights = {expert_name(name): value for name, value in checkpoint.weights.items()}
     check(weights, {k: v.shape for k, v in draft.state_dict().items()}, DRAFT)
     draft.load_state_dict(weights)
     return draft.to(target.device, target.dtype).eval().requires_grad_(False)

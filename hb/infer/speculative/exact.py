@@ -67,7 +67,7 @@ class World:
         return sharpened(self.draft, self.distribution, prefix)
 
 
-# ---- a decoder is three moves ----------------------------------------------------------------------------------------
+# ---- a decoder has three parts ---------------------------------------------------------------------------------------
 
 
 def propose(world: World, prefix: Prefix, k: int, rule: str) -> Iterator[tuple[Prefix, float]]:
@@ -112,7 +112,7 @@ def bonus(world: World, prefix: Prefix) -> Float[Tensor, "V"]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The moves of a draft-verify cycle, each to be replaced by a wrong one. why: what is wrong, in a line."""
+    """The parts of a draft-verify cycle, each to be replaced by a wrong one. why: what is wrong, in a line."""
 
     why: str = "nothing is wrong"
     propose: Callable[[World, Prefix, int, str], Iterator[tuple[Prefix, float]]] = propose

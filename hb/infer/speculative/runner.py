@@ -109,7 +109,7 @@ class DraftModel:
 class AcceptedTokens:
     """Tokens that the target has read and nobody will take back.
 
-    hidden_states   their input and the target's L states (as `Decoder.forward` traces them, stacked)
+    hidden_states   their input and the target's L states (as `Decoder.forward` collects them, stacked)
     following       embedding of the token that follows each
     positions       where they stand, and where their followers do
     present         which are real in each row; None: all
