@@ -113,7 +113,7 @@ class Bridge(nn.Module):
         return triple + self.look(torch.stack(list(hidden_states[1:]), dim=2))
 
     def forward(self, hidden_states, angles, mask: Tensor) -> Float[Tensor, "B S D"]:
-        """hidden_states: input and L states; mask [B, 1, S, S]: which query attends to which key, added to the scores."""
+        """hidden_states: input and L states; mask [B, 1, S, S]: which query attends to what, added to the scores."""
         u = self.slots(hidden_states)
         if self.kind == "hyper-bagel":
             folded = u.transpose(1, 2).flatten(0, 1)  # each slot is a sequence of its own
