@@ -3,7 +3,7 @@
 With x_t = (1 - t) x0 + t eps, the best velocity a network can learn is v(x, t) = E[eps - x0 | x_t = x]. Where the data
 are known, so is this expectation (the "ideal denoiser" of Karras et al. 2022, in our letters).
 
-Both teachers keep the contract `velocity(x, t)`, so `hb.flow.euler` walks them as it walks a model.
+Both teachers keep the contract `velocity(x, t)`, so `hb.flow.euler` samples them as it samples a model.
 """
 
 from __future__ import annotations

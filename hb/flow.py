@@ -1,4 +1,4 @@
-"""The straight path between noise and data, and grids of times to walk it on.
+"""The straight path between noise and data, and grids of times to follow it on.
 
 Rectified flow (Liu et al. 2022; Lipman et al. 2022) in BAGEL's direction: t = 1 is noise, t = 0 is data.
 """
@@ -68,7 +68,7 @@ def released_grid(num_timesteps: int, shift: float = 1.0) -> Float[Tensor, "boun
 def euler(
     velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Float[Tensor, "boundaries"]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Walk dx/dt = v down the grid, yielding (s, x_s) after each step. Raises if the grid does not fall within [0,
+    """Integrate dx/dt = v down the grid, yielding (s, x_s) after each step. Raises if the grid does not fall within [0,
     1]."""
     if not (grid[0] <= 1 and grid[-1] >= 0 and bool((grid.diff() < 0).all())):
         raise ValueError(

@@ -296,9 +296,9 @@ def response(
     doubling: bool = False,
     title: str | None = None,
 ) -> Chart:
-    """Values against a knob. A line is numbers, or dicts with value, low and high where there is an interval.
+    """Values against a setting. A line is numbers, or dicts with value, low and high where there is an interval.
 
-    marks: named places on the knob, drawn as thin vertical lines. doubling: each x twice as far as the one before.
+    marks: named values of the setting, drawn as thin vertical lines. doubling: each x twice as far as the one before.
     """
     figure, axes = new_chart(6.4, 3.0)
     ax = axes[0, 0]

@@ -1,4 +1,4 @@
-"""`hb demo`: the model does everything it can do; the judge compares with the truth and the results are printed."""
+"""`hb demo`: the model does everything it can do; the judge compares with the truth, and the verdicts are printed."""
 
 from __future__ import annotations
 

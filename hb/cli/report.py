@@ -79,7 +79,7 @@ def headlines(folder: Path) -> str:
     for file, what, label, paper in HEADLINES:
         path = folder / f"{file}.json"
         record = renewed(json.loads(path.read_text())) if path.exists() else dict(numbers=[])
-        for number in (n for n in record["numbers"] if n["what"].startswith(what)):
+        for number in [n for n in record["numbers"] if n["what"].startswith(what) and n["headline"]][:1]:
             known = Number(**{name: value for name, value in number.items() if name in Number.__dataclass_fields__})
             rows.append(f"| {label} | {paper} | {known.shown} | {known.interval} | `{record['command']}` |")
     return "\n".join(["| | paper | here | interval | command |", "|---|---|---|---|---|", *rows])
@@ -101,7 +101,7 @@ def shipped(name: str) -> tuple[str, dict[str, str]]:
     if not is_shipped(name):
         return "", {}
     model = load(name)
-    return identity(model), {student: parcel.fingerprint() for student, parcel in model.students.items()}
+    return identity(model), {name: student.fingerprint() for name, student in model.students.items()}
 
 
 def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -> str:

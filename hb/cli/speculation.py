@@ -212,8 +212,8 @@ def tune_tree(args) -> None:
         "tree": [t for t in first.trials if t.plan.width > 1],
     }
     best = {kind: asdict(max(trials, key=lambda t: t.ratio).plan) for kind, trials in kinds.items() if trials}
-    parcel = Path(args.draft) if args.draft else folder_of(args.model) / "draft"
-    model.draft.planned(plans, best).save(parcel)
+    checkpoint = Path(args.draft) if args.draft else folder_of(args.model) / "draft"
+    model.draft.planned(plans, best).save(checkpoint)
     finish(
         args,
         "tune_tree",
@@ -221,7 +221,7 @@ def tune_tree(args) -> None:
         lines,
         dict(trials=trials, plans=plans),
         began,
-        notes=[f"The plans are in {parcel / DRAFT_CONFIG}."],
+        notes=[f"The plans are in {checkpoint / DRAFT_CONFIG}."],
     )
 
 
@@ -263,7 +263,7 @@ def draft_ablation(args) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, options in VARIANTS.items():
         for seed in range(args.seeds):
-            parcel = train_draft(
+            checkpoint = train_draft(
                 folder / f"{name.replace(' ', '-')}-{seed}-{args.steps}",
                 model.bagel,
                 model.text,
@@ -275,7 +275,7 @@ def draft_ablation(args) -> None:
                 precision=precision_of("f32"),
                 **options,
             )
-            model.draft = parcel
+            model.draft = checkpoint
             tau = _tau(model, scenes)
             rows.append(dict(variant=name, seed=seed, tau=tau, alpha=evaluate_text.alpha(tau, 10)))
     lines = []

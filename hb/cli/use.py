@@ -175,7 +175,7 @@ def open_picture(path: str) -> Image.Image:
 
 
 def is_tiny(model: Model, args) -> bool:
-    """Does it speak the tiny world's language? Real models get every word as it is."""
+    """Was it trained on the tiny world's language? Other models get every word as it is."""
     return model.bagel.config.picture_side is not None and not args.raw
 
 

@@ -285,8 +285,8 @@ def _with_generate(answers: AnswerModel) -> Method:
 def race(
     task: Task, ways: dict[str, Method], *, rounds: int | None = None, seed: int = 0, bar: bool = True
 ) -> dict[str, dict]:
-    """Every way answers every question of the task, as often as the task says or `rounds` times, in an order that changes.
-    Per way: tokens a second, ratio to plain with a BCa interval over questions, tau, acceptance by depth, share
+    """Every method answers every question of the task, `rounds` times or as often as the task says, in varying order.
+    Per method: tokens a second, ratio to plain with a BCa interval over questions, tau, acceptance by depth, share
     of the time drafting."""
     names, order = list(ways), np.random.default_rng(seed)
     seconds = np.zeros((len(names), len(task.reads)))

@@ -170,7 +170,7 @@ class Artifact:
         return fingerprint(cls.owner(model), dtype)
 
     def is_for(self, model: Bagel) -> bool:
-        """Was it made for this model? Where weights are held in bfloat16 nobody can tell, and it is taken to be."""
+        """Was it made for this model? Weights held in bfloat16 do not tell; then the answer is yes."""
         return not is_exact(self.owner(model)) or self.stamp(model) == getattr(self, self.MADE_FOR)
 
     def stamped(self, model: Bagel, dtype: torch.dtype | None) -> Self:

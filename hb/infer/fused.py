@@ -174,12 +174,12 @@ class TextRun:
         ids: Int[Tensor, "B n"],
         depth: Int[Tensor, "B n"] | None = None,
         local: Tensor | None = None,
-        trace: list[Tensor] | None = None,
+        hidden_states: list[Tensor] | None = None,
     ) -> Float[Tensor, "B n D"]:
         """Hidden states of new tokens before the final norm. Nothing is kept until `keep`.
 
         depth: how many tokens behind the row's next position each stands; None: 0, 1, 2 ... local: see `KVCache.mask`.
-        trace collects the input and the state after each layer, as `run_experts` does but flat [B n, D]: see
+        hidden_states collects the input and the state after each layer, as `run_experts` does but flat [B n, D]: see
         `stacked`.
         """
         batch, n = ids.shape
@@ -190,12 +190,12 @@ class TextRun:
         angles = self.fast.angles(self.position[:, None] + depth, self.reach + n)
         mask = self.cache.mask(n, local)
         x = F.embedding(ids, self.fast.embedding).view(batch * n, -1)
-        if trace is not None:
-            trace.append(x)
+        if hidden_states is not None:
+            hidden_states.append(x)
         for layer, kv in zip(self.fast.layers, self.cache.layers(n)):
             x = layer(x, angles, mask, kv)
-            if trace is not None:
-                trace.append(x)
+            if hidden_states is not None:
+                hidden_states.append(x)
         return x.view(batch, n, -1)
 
     def keep(self, nodes: Tensor | None, count: Int[Tensor, "B"] | int) -> None:
@@ -212,9 +212,9 @@ class TextRun:
         self.reach += a
 
 
-def stacked(trace: list[Tensor], batch: int) -> Float[Tensor, "B n L1 D"]:
+def stacked(hidden_states: list[Tensor], batch: int) -> Float[Tensor, "B n L1 D"]:
     """What `TextRun.read` traced, token by token."""
-    return torch.stack(trace, 1).unflatten(0, (batch, -1))
+    return torch.stack(hidden_states, 1).unflatten(0, (batch, -1))
 
 
 @torch.no_grad()
@@ -234,29 +234,29 @@ def decode_fast(
     run = TextRun(fast, context, max_tokens + 1)
     rows: list[list[int]] = [[] for _ in range(run.batch)]
     alive = list(range(run.batch))
-    said = [start] * run.batch
+    tokens = [start] * run.batch
     passes = 0
     while alive and passes < max_tokens:
-        said = plain_step(run, said, distribution, rows, generator)
+        tokens = plain_step(run, tokens, distribution, rows, generator)
         passes += 1
-        alive = [i for i in alive if said[i] != end]
+        alive = [i for i in alive if tokens[i] != end]
         for i in alive:
-            rows[i].append(said[i])
+            rows[i].append(tokens[i])
     return rows, passes
 
 
 def plain_step(
     run: TextRun,
-    said: Sequence[int],
+    tokens: Sequence[int],
     distribution: TokenDistribution,
     rows: Sequence[list[int]],
     generator: torch.Generator | None = None,
-    trace: list[Tensor] | None = None,
+    hidden_states: list[Tensor] | None = None,
 ) -> list[int]:
-    """Each row's next token, behind the last one it said, which is read and kept. rows: the answers so far; trace: see
+    """Each row's next token, behind its last one, which is read and kept. rows: the answers so far; hidden_states: see
     `TextRun.read`."""
-    ids = torch.tensor(said, device=run.position.device)[:, None]
-    logits = run.fast.logits(run.read(ids, trace=trace)[:, -1])
+    ids = torch.tensor(tokens, device=run.position.device)[:, None]
+    logits = run.fast.logits(run.read(ids, hidden_states=hidden_states)[:, -1])
     run.keep(None, 1)
     if distribution.is_greedy:
         return distribution.likeliest(logits, rows)

@@ -121,7 +121,7 @@ class Bagel(nn.Module):
     # ---- training: whole sequences ----------------------------------------------------------------------------------
 
     def forward(self, splits: Sequence[Split], hidden_gen: list | None = None) -> list[Tensor]:
-        """For each split, what the model says there: text -> hidden states [B, n, D] (`logits` reads words from them),
+        """For each split, the model's output there: text -> hidden states [B, n, D] (`logits` reads words from them),
         "noise" -> velocities [B, n, values], "vit" and "vae" -> hidden states of their tokens, markers left out.
 
         hidden_gen collects the states of all generation tokens, in the order of the splits (see `run_experts`).

@@ -1,4 +1,4 @@
-"""A batch of samples as a list of splits, and who may look at whom (bagel.md section 3).
+"""A batch of samples as a list of splits, and which token attends to which (bagel.md section 3).
 
 All samples of a batch share one plan, so a batch is a few dense tensors; a sample that lacks a split (dropped for
 guidance, or shorter text) has it hidden by the mask. BAGEL packs samples of different plans end to end instead: the
@@ -62,7 +62,7 @@ Split = TextSplit | ImageSplit
 
 
 def may_attend(lengths: Sequence[int], modes: Sequence[str]) -> Bool[Tensor, "L L"]:
-    """The attention rule: entry (i, j) says whether query i may look at key j.
+    """The attention rule: entry (i, j) says whether query i attends to key j.
 
     Allowed if j's split is earlier, or it is the same split and (the mode is full or noise, or j <= i); but a noise
     split's keys are visible only inside that split.

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import lightning as L
@@ -125,6 +126,7 @@ def precision_of(name: str) -> str:
     return "bf16-mixed" if _has_fast_bfloat16() else "32-true"
 
 
+@cache
 def _has_fast_bfloat16() -> bool:
     """CUDA, or a CPU on which a bfloat16 product is measurably faster than a float32 one: many emulate it, slowly."""
     if torch.cuda.is_available():

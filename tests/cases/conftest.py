@@ -1,5 +1,7 @@
 """A model with everything that a folder can hold, small and untrained."""
 
+import copy
+
 import pytest
 import torch
 
@@ -37,21 +39,28 @@ def pixel_decoder_of(model: Model) -> PixelDecoderCheckpoint:
     return PixelDecoderCheckpoint(config, fingerprint(model.bagel.autoencoder.encoder), {}, weights)
 
 
-@pytest.fixture
-def model(tiny_folder) -> Model:
-    """Not shared: a test may change it. Its last layer does not start at zero, so that it draws something."""
+@pytest.fixture(scope="session")
+def original(tiny_folder) -> Model:
+    """Its last layer does not start at zero, so that it draws something. Tests get copies."""
     model = Model.from_pretrained(tiny_folder)
     with torch.no_grad():
         model.bagel.latent.output.weight.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
     model.students = dict(six=student_of(model))
+    model.draft, model.pixel_decoder = draft_of(model), pixel_decoder_of(model)
     return model
 
 
 @pytest.fixture
-def whole(model) -> Model:
-    """With a draft and a pixel decoder too."""
-    model.draft, model.pixel_decoder = draft_of(model), pixel_decoder_of(model)
-    return model
+def whole(original) -> Model:
+    """Not shared: a test may change it."""
+    return copy.deepcopy(original)
+
+
+@pytest.fixture
+def model(whole) -> Model:
+    """Without a draft and a pixel decoder."""
+    whole.draft = whole.pixel_decoder = None
+    return whole
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from safetensors import SafetensorError
 
 from hb.cli.errors import sentence
 from hb.cli.main import main, parse
-from tests.cli.test_cli import VERBS, hb, tiny_preset  # noqa: F401 (fixtures)
+from tests.cli.conftest import hb  # noqa: F401 (a fixture)
+from tests.cli.test_cli import VERBS
+from tests.cli.test_training import tiny_preset  # noqa: F401 (a fixture)
 
 
 def one_sentence(outcome, *words: str, status: int = 2) -> None:
@@ -130,15 +132,16 @@ LIBRARIES = [
 
 
 @pytest.mark.parametrize(("error", "words"), LIBRARIES, ids=lambda value: type(value).__name__)
-def test_errors_of_libraries_are_sentences(hb, tiny_folder, monkeypatch, error, words):  # noqa: F811
+def test_errors_of_libraries_are_sentences(hb, tiny, monkeypatch, error, words):  # noqa: F811
     def fails(*_, **__):
         raise error
 
+    monkeypatch.setattr("hb.cli.use.load", lambda *_, **__: tiny)
     monkeypatch.setattr("hb.infer.pipeline.Model.draw", fails)
-    one_sentence(hb("draw", "a star", "--model", tiny_folder), words)
+    one_sentence(hb("draw", "a star"), words)
     monkeypatch.setenv("HB_TRACEBACK", "1")
     with pytest.raises(type(error)):
-        hb("draw", "a star", "--model", tiny_folder)
+        hb("draw", "a star")
 
 
 def test_an_error_that_nobody_expected_says_how_to_report_it(hb, tiny_folder, monkeypatch):  # noqa: F811

@@ -289,11 +289,11 @@ def test_pictures_of_other_sizes_and_kinds_are_taken(hb, tiny_folder, picture):
 def test_the_demo_asks_all_tasks_and_knows_the_truth(hb, tiny_folder, monkeypatch):
     assert (demo.DRAW_NFE, demo.EDIT_NFE) == (100, 132)
     monkeypatch.setattr(demo, "DRAW_NFE", 4)
-    monkeypatch.setattr(demo, "EDIT_NFE", 8)
+    monkeypatch.setattr(demo, "EDIT_NFE", 6)
     status, said, _ = hb("demo", "--model", tiny_folder, "--out", "here", "--json")
     record = json.loads(said)
     assert status == 0 and record == json.loads(Path("here/demo.json").read_text())
-    assert [row["nfe"] for row in record["rows"]] == [4] * 8 + [8] * 3 + [None] * 5
+    assert [row["nfe"] for row in record["rows"]] == [4] * 8 + [6] * 3 + [None] * 5
     assert record["asked"] == 16 and not any(row["right"] for row in record["rows"][:8])
     assert Image.open("here/demo.png").width > 800
     assert [q.answer for q in questions()] == ["one", "blue", "top left", "yes"] and SCENE.has_room()

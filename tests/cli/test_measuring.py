@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from PIL import Image
 
 from hb.cli import output, report
 from hb.cli.main import parse
+from hb.eval import scene
 from hb.eval.cache import identity
 from hb.eval.protocol import RESULTS
 from hb.infer.pipeline import load
@@ -32,6 +34,7 @@ def few(monkeypatch):
     for name, kind, n in (("scene_set", lambda c: c.task, 2), ("question_set", lambda c: c.question.kind, None)):
         cases = list({kind(case): case for case in getattr(bench, name)()}.values())[:n]
         monkeypatch.setattr(bench, name, lambda cases=cases: cases)
+    monkeypatch.setattr(scene, "steps_ablation", partial(scene.steps_ablation, steps=(50, 6, 1)))
     for name, n in (("edit_chains", 1), ("description_set", 4)):
         cases = getattr(bench, name)()[:n]
         monkeypatch.setattr(bench, name, lambda cases=cases: cases)

@@ -55,8 +55,8 @@ def test_what_the_plan_asks_of_the_teacher_is_printed_beside_what_was_measured(v
 
 
 @pytest.mark.parametrize("argv", [
-    "scene --limit 1", "scene --pictures 2", "scene --steps 6", "edit --limit 1", "edit --steps 6", "edit --text-scale 2",
-    "coverage --pictures 3", "coverage --steps 6", "autoencoder --n 5",
+    "scene --limit 1", "scene --pictures 2", "scene --steps 6", "edit --limit 1", "edit --steps 6",
+    "edit --text-scale 2", "coverage --pictures 3", "coverage --steps 6", "autoencoder --n 5",
 ])  # fmt: skip
 def test_what_is_not_the_plans_measurement_is_held_against_nothing(argv, targets):
     assert not [what for what, least in targets(f"eval {argv}").items() if least is not None]
@@ -95,3 +95,10 @@ def test_what_ships_is_known_by_the_identities_that_its_results_bear(tmp_path, m
     record = json.loads(capsys.readouterr().out)
     assert (record["model"]["identity"], record["student"]["identity"]) == (weights, students[name])
     assert report.shipped("nobody") == ("", {})
+
+
+def test_the_front_page_has_one_row_for_each_figure():
+    """Red while a figure by kinds had a row for each kind."""
+    folder = report.ROOT / "data" / "results"
+    labels = [row.split(" | ")[0].removeprefix("| ") for row in report.headlines(folder).splitlines()[2:]]
+    assert labels == [label for file, _, label, _ in report.HEADLINES if (folder / f"{file}.json").exists()]

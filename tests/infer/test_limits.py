@@ -50,7 +50,8 @@ def test_a_weak_cell_is_warned_of_once_with_its_figure(stored, tiny_folder):
     assert said(lambda: model.draw([MUCH, MUCH], steps=1)) == [words]
     assert said(lambda: (model.draw(MUCH, steps=1), load(tiny_folder).draw(MUCH, steps=1))) == []
     assert said(lambda: model.draw([MUCH, HALF], steps=1)) == [
-        "of prompts that say about half of what can be said about 3 things this model draws 0.40 right (hb eval complex, 100 NFE)"
+        "of prompts that say about half of what can be said about 3 things this model draws 0.40 right "
+        "(hb eval complex, 100 NFE)"
     ]
 
 

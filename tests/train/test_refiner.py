@@ -14,6 +14,7 @@ from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
 from hb.infer.pipeline import SHIPPED, Model
 from hb.models.checkpoint import CheckpointError
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
+from hb.train import refiner
 from hb.train.refiner import RefinerTraining, check_latents_are_fields, mixed_fields, train_refiner
 from hb.train.resuming import BY_NAME, BY_ROLE
 from hb.train.trainer import provenance
@@ -24,6 +25,13 @@ CONFIG = PixelDecoderConfig(len(FIELD), (8, 8, 8, 8))
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A refiner of one layer for decoders that have none."""
+    assert refiner.REFINER == (96, 3)
+    monkeypatch.setattr(refiner, "REFINER", (24, 1))
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +117,9 @@ def test_it_learns_the_likeliest_field():
 def test_training_keeps_the_decoder_and_goes_on_from_a_refiner(decoder, tmp_path):
     run = dict(rows=8, batch=2, bar=False, accelerator="cpu")
     done = train_refiner(tmp_path / "a", decoder, steps=1, **run)
-    assert done.config == decoder.config | dict(refiner=[96, 3])
+    assert done.config == decoder.config | dict(refiner=[24, 1])
     assert all(torch.equal(done.weights[name], value) for name, value in decoder.weights.items())
-    begun = replace(done, config=decoder.config | dict(settler=[96, 3]))  # as version 0.1 wrote it
+    begun = replace(done, config=decoder.config | dict(settler=[24, 1]))  # as version 0.1 wrote it
     more = train_refiner(tmp_path / "b", begun, steps=1, **run)
     assert more.config == done.config
     far = lambda a, b: max(

@@ -41,7 +41,7 @@ def test_pretraining_lowers_the_loss(tmp_path):
     module = VisionPretraining(config, total=10)
     held_out = labeled_pictures(32, 64, 8, 7, 0)
     before = sum(module.losses(*held_out).values())
-    tower = train_vision(tmp_path, config, steps=100, batch=16, lr=0.03, bar=False, accelerator="cpu")
+    tower = train_vision(tmp_path, config, steps=70, batch=12, lr=0.03, bar=False, accelerator="cpu")
     module.tower.load_state_dict(tower.state_dict())
     heads = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     module.heads.load_state_dict({k.removeprefix("heads."): v for k, v in heads.items() if k.startswith("heads.")})

@@ -41,7 +41,7 @@ def share_exact(readings, truth):
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("side, n", [(64, 300), (128, 60)])
+@pytest.mark.parametrize("side, n", [(64, 120), (128, 30)])
 def test_clean_renders_are_read_exactly(side, n):
     assert share_exact(read(render(scenes(n), side)), scenes(n)) == 1.0
 
@@ -85,8 +85,8 @@ def test_stripes_on_round_things_are_found_at_every_turn():
 
 
 def test_what_an_autoencoder_does_is_forgiven():
-    worn = damage(render(scenes(200)), "reconstruct", 1.0, torch.Generator().manual_seed(0))
-    assert share_exact(read(worn), scenes(200)) >= 0.99
+    worn = damage(render(scenes(100)), "reconstruct", 1.0, torch.Generator().manual_seed(0))
+    assert share_exact(read(worn), scenes(100)) >= 0.99
 
 
 def test_a_reading_does_not_depend_on_the_order_of_things_or_on_the_company():
@@ -119,27 +119,27 @@ REFUSED = [(kind, strength) for kind, grades in GRADES.items() for strength, acc
 
 @pytest.mark.parametrize("kind, strength", REFUSED)
 def test_damage_is_refused(kind, strength):
-    broken = damage(render(scenes(50)), kind, strength, torch.Generator().manual_seed(0))
+    broken = damage(render(scenes(25)), kind, strength, torch.Generator().manual_seed(0))
     assert np.mean([r.clean for r in read(broken)]) <= 0.04
 
 
 @pytest.mark.parametrize("kind, strength", [("blur", 1.5), ("cut", 0.4), ("gray", 0.7)])
 def test_shapes_that_are_damaged_cost_cleanliness(kind, strength):
-    broken = damage(render(scenes(40)), kind, strength, torch.Generator().manual_seed(0))
+    broken = damage(render(scenes(16)), kind, strength, torch.Generator().manual_seed(0))
     assert np.mean([r.shape_cleanliness for r in read(broken)]) < 0.7
-    assert np.mean([r.shape_cleanliness for r in read(render(scenes(40)))]) == 1.0
+    assert np.mean([r.shape_cleanliness for r in read(render(scenes(16)))]) == 1.0
 
 
 @pytest.mark.parametrize("kind, strength", [("noise", 0.08), ("ghost", 0.4)])
 def test_backgrounds_that_are_damaged_cost_cleanliness(kind, strength):
-    broken = damage(render(scenes(40)), kind, strength, torch.Generator().manual_seed(0))
+    broken = damage(render(scenes(16)), kind, strength, torch.Generator().manual_seed(0))
     assert np.mean([r.background_cleanliness for r in read(broken)]) < 0.7
-    assert np.mean([r.background_cleanliness for r in read(render(scenes(40)))]) == 1.0
+    assert np.mean([r.background_cleanliness for r in read(render(scenes(16)))]) == 1.0
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.5, 1.0, 1.5])
 def test_the_blur_of_things_is_measured(blur):
-    soft = damage(render(scenes(20)), "blur", blur, torch.Generator()) if blur else render(scenes(20))
+    soft = damage(render(scenes(10)), "blur", blur, torch.Generator()) if blur else render(scenes(10))
     measured = [t.blur for r in read(soft) for t in r.things]
     assert np.median(measured) == pytest.approx(blur, abs=0.1)
 
@@ -181,7 +181,7 @@ def test_flaws_are_sentences_that_say_what_and_where():
     assert "the background is not flat: its pixels vary by 0.05" in read(noisy)[0].flaws
     sentence = r"(the|some|too much|nothing|[5-8] things) [^{}]+[a-z0-9)]"
     for kind, strength in REFUSED:
-        broken = damage(render(scenes(8)), kind, strength, torch.Generator().manual_seed(0))
+        broken = damage(render(scenes(3)), kind, strength, torch.Generator().manual_seed(0))
         assert all(re.fullmatch(sentence, flaw) for r in read(broken) for flaw in r.all_flaws)
 
 
@@ -286,7 +286,8 @@ def traded(a, b, *sides):
         ((STAR, CIRCLE, MOON), "navy", ("missing",)),
         ((STAR, CIRCLE, MOON, HEART), "black", ("background",)),
         ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON), "black", ("missing", "background")),
-        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON, HEART), "black", ("color", "size", "background")),
+        ((replace(STAR, color="green"), replace(CIRCLE, size="small"), MOON, HEART), "black",
+         ("color", "size", "background")),
     ],
 )  # fmt: skip
 def test_pictures_damaged_on_purpose_have_that_kind_of_mistake(drawn, background, kinds):
@@ -304,7 +305,7 @@ def test_what_is_too_much_blurred_or_on_the_wrong_side_is_a_mistake_of_its_kind(
 
 def test_there_is_a_kind_of_mistake_exactly_where_the_judge_finds_one():
     rng = np.random.default_rng(5)
-    requests = [sample_request(task, rng) for task in ("rich", "complex", "position", "counting") for _ in range(60)]
+    requests = [sample_request(task, rng) for task in ("rich", "complex", "position", "counting") for _ in range(24)]
     scenes_of = sample_scenes(requests, rng).to_list()
     readings = read(render(scenes_of))
     apart = [
@@ -334,8 +335,8 @@ def test_a_relation_binds_the_first_two_wishes_whichever_things_grant_them():
 
 def test_scenes_drawn_for_a_request_are_judged_right_even_where_it_is_close():
     rng = np.random.default_rng(3)
-    requests = [ask({}, {}, relation=RELATIONS[i % 4]) for i in range(60)]
-    requests += [ask(dict(place=p)) for p in ("center", "top left", "right", "bottom")] * 15
+    requests = [ask({}, {}, relation=RELATIONS[i % 4]) for i in range(40)]
+    requests += [ask(dict(place=p)) for p in ("center", "top left", "right", "bottom")] * 10
     drawn = sample_scenes(requests, rng)
     assert all(check(r, q).right for r, q in zip(read(render(drawn)), requests))
 
@@ -363,7 +364,7 @@ def with_star(**changes):
 
 def test_edits_done_as_asked_score_full_marks_and_undone_ones_none():
     rng = np.random.default_rng(0)
-    sources = scenes(80, 5).to_list()
+    sources = scenes(40, 5).to_list()
     edits = [sample_edit(s, rng) for s in sources]
     after, before = read(render([e.target for e in edits])), read(render(sources))
     for source, e, done, undone in zip(sources, edits, after, before):
@@ -437,11 +438,13 @@ def test_the_same_scene_needs_the_same_things():
     assert not any(same_scene(SCENE, other) for other in others)
 
 
-def test_the_confusion_table_names_every_grade_and_keeps_its_seed():
-    rows = confusion(2, seed=2)
-    assert rows == confusion(2, seed=2)
+def test_the_confusion_table_names_every_grade_and_keeps_its_seed(monkeypatch):
+    rows = confusion(1, seed=2)
     assert len(rows) == 1 + sum(map(len, GRADES.values()))
     assert format_confusion(rows).count("\n") == len(rows) + 1
+    for kind in GRADES.keys() - {"noise", "reconstruct"}:  # two that draw numbers
+        monkeypatch.delitem(GRADES, kind)
+    assert confusion(1, seed=2) == confusion(1, seed=2)
     with pytest.raises(ValueError, match="blur"):
         damage(render([SCENE]), "rust", 1.0, torch.Generator())
 
@@ -452,7 +455,8 @@ TWO_STARS = Scene(
 
 
 @pytest.mark.parametrize("instruction", [
-    "make the small star green", "replace the pink star with a heart", "remove the large star", "move the blue star to the bottom left",
+    "make the small star green", "replace the pink star with a heart", "remove the large star",
+    "move the blue star to the bottom left",
 ])  # fmt: skip
 def test_which_of_two_alike_things_was_edited_is_told(instruction):
     command, rng = parse_edit(instruction), np.random.default_rng(1)

@@ -194,10 +194,10 @@ class _Answering:
 
     def begin_plainly(self) -> None:
         """Until guessing begins, or all is answered."""
-        output, traces = [[self.fast.markers[0]] * self.read.context.batch], []
+        output, hidden = [[self.fast.markers[0]] * self.read.context.batch], []
         while self.alive and len(self.cycles) < self.max_tokens and not self._may_guess():
-            traces.append([])
-            output.append(plain_step(self.run, output[-1], self.distribution, self.rows, self.generator, traces[-1]))
+            hidden.append([])
+            output.append(plain_step(self.run, output[-1], self.distribution, self.rows, self.generator, hidden[-1]))
             self.cycles.append(VerifyStep(0, 0, [1] * len(self.alive)))
             self.alive = [i for i in self.alive if output[-1][i] != self.fast.markers[1]]
             for i in self.alive:
@@ -209,8 +209,8 @@ class _Answering:
         self.root, self.given = begun[-1], [len(self.cycles)] * len(self.rows)
         self.alone = root_only(self.root)
         self.waiting = [lambda: _before(self.read, begun[0], self.fast)]
-        if traces:
-            self.waiting.append(lambda: _begun(self.read, begun, traces, self.fast))
+        if hidden:
+            self.waiting.append(lambda: _begun(self.read, begun, hidden, self.fast))
 
     def _may_guess(self) -> bool:
         return self.plan.depth > 0 and self.plan.begins([self.rows[i] for i in self.alive])
@@ -292,13 +292,13 @@ def _before(read: Prefill, root: Tensor, fast: FastText) -> AcceptedTokens:
 
 
 def _begun(
-    read: Prefill, output: Int[Tensor, "n1 B"], traces: Sequence[list[Tensor]], fast: FastText
+    read: Prefill, output: Int[Tensor, "n1 B"], hidden_states: Sequence[list[Tensor]], fast: FastText
 ) -> AcceptedTokens:
-    """The answer before guessing began, but for the last token. traces: what `TextRun.read` traced of each of the
-    others."""
-    place = read.context.position[:, None] + torch.arange(len(traces), device=output.device)
-    hidden_states = torch.cat([stacked(part, output.size(1)) for part in traces], 1)
-    return AcceptedTokens(hidden_states, F.embedding(output[1:].T, fast.embedding), place, place + 1)
+    """The answer before guessing began, but for the last token. hidden_states: what `TextRun.read` collected of each
+    of the others."""
+    place = read.context.position[:, None] + torch.arange(len(hidden_states), device=output.device)
+    joined = torch.cat([stacked(part, output.size(1)) for part in hidden_states], 1)
+    return AcceptedTokens(joined, F.embedding(output[1:].T, fast.embedding), place, place + 1)
 
 
 def _judge(tree: Tree, logits, distribution: TokenDistribution, rows, alive, q, generator) -> dict[int, Verdict]:

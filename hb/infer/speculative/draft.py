@@ -113,8 +113,7 @@ class Bridge(nn.Module):
         return triple + self.look(torch.stack(list(hidden_states[1:]), dim=2))
 
     def forward(self, hidden_states, angles, mask: Tensor) -> Float[Tensor, "B S D"]:
-        """hidden_states: input and L states; mask [B, 1, S, S]: who may look at whom along the sequence, added to the
-        scores."""
+        """hidden_states: input and L states; mask [B, 1, S, S]: which query attends to what, added to the scores."""
         u = self.slots(hidden_states)
         if self.kind == "hyper-bagel":
             folded = u.transpose(1, 2).flatten(0, 1)  # each slot is a sequence of its own
@@ -211,11 +210,11 @@ class Draft(nn.Module):
         return out
 
 
-def open_draft(parcel: DraftCheckpoint, target: Bagel) -> Draft:
-    """The draft model of a parcel, for this target. Raises CheckpointError if its weights do not fit."""
-    config = DraftConfig.of(parcel.config)
+def open_draft(checkpoint: DraftCheckpoint, target: Bagel) -> Draft:
+    """The draft model of a checkpoint, for this target. Raises CheckpointError if its weights do not fit."""
+    config = DraftConfig.of(checkpoint.config)
     draft = Draft(target.config.llm, config)
-    weights = {expert_name(name): value for name, value in parcel.weights.items()}
+    weights = {expert_name(name): value for name, value in checkpoint.weights.items()}
     check(weights, {k: v.shape for k, v in draft.state_dict().items()}, DRAFT)
     draft.load_state_dict(weights)
     return draft.to(target.device, target.dtype).eval().requires_grad_(False)

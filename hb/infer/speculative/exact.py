@@ -1,4 +1,4 @@
-"""What a speculative decoder says, exactly: all generator summed over, in a world small enough for it.
+"""What a speculative decoder emits, exactly: summed over all random numbers, in a world small enough for it.
 
 Target and draft are tables of distributions over a few tokens. Every draw of the draft, and every outcome of the
 `node_distribution` that real decoding calls, is weighted and added up, so what is left against the target's own
@@ -67,7 +67,7 @@ class World:
         return sharpened(self.draft, self.distribution, prefix)
 
 
-# ---- a decoder is three moves ----------------------------------------------------------------------------------------
+# ---- a decoder has three parts ---------------------------------------------------------------------------------------
 
 
 def propose(world: World, prefix: Prefix, k: int, rule: str) -> Iterator[tuple[Prefix, float]]:
@@ -112,7 +112,7 @@ def bonus(world: World, prefix: Prefix) -> Float[Tensor, "V"]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """The moves of a draft-verify cycle, each to be replaced by a wrong one. why: what is wrong, in a line."""
+    """The parts of a draft-verify cycle, each to be replaced by a wrong one. why: what is wrong, in a line."""
 
     why: str = "nothing is wrong"
     propose: Callable[[World, Prefix, int, str], Iterator[tuple[Prefix, float]]] = propose
@@ -154,7 +154,7 @@ def emitted_distribution(
     """The distribution of the first `length` tokens that draft-verify cycles emit: out[x_1, ..., x_n].
 
     shape  candidates tried at each depth: (1, 1, 1) is a chain of three, (2, 2) and (3, 1) are trees. The draws behind
-           brothers are independent, so only those on the path that is walked need to be summed over
+           siblings are independent, so only those on the path that is followed need to be summed over
     length above len(shape) + 1, or no sequence reaches behind the bonus into the next cycle
     """
     world = World(target, draft, distribution)

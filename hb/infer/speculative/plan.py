@@ -52,7 +52,7 @@ class Plan:
 
     @staticmethod
     def of(plans: dict[str, dict], temperature: float = 0.0) -> Plan:
-        """The plan of a parcel for a temperature: the one tuned nearest to it. plans: temperature in words ->
+        """The plan of a checkpoint for a temperature: the one tuned nearest to it. plans: temperature in words ->
         arguments."""
         return Plan.from_dict(plans[min(plans, key=lambda t: abs(float(t) - temperature))])
 

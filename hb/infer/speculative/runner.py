@@ -72,13 +72,13 @@ class DraftModel:
         self, a: Float[Tensor, "*any D"], distribution: TokenDistribution, before: Sequence[Sequence[int]] | None
     ) -> Tensor:
         """Log-probabilities of the next token on the draft's words; temperature 0 leaves the draft's own confidence."""
-        return self.law_of(self.logits(a), distribution, before)
+        return self.log_probs(self.logits(a), distribution, before)
 
     def logits(self, a: Float[Tensor, "*any D"]) -> Float[Tensor, "*any words"]:
-        """What the draft says follows its states, on its own words, before any distribution."""
+        """The draft's logits behind its states, over its own vocabulary, before any processing."""
         return unit_rms(a, self.config.rms_norm_eps) @ self.head
 
-    def law_of(
+    def log_probs(
         self,
         logits: Float[Tensor, "*any words"],
         distribution: TokenDistribution,
@@ -107,9 +107,9 @@ class DraftModel:
 
 @dataclass(frozen=True)
 class AcceptedTokens:
-    """Tokens that the target has read and nobody will take back.
+    """Tokens that the target has read and that stay.
 
-    hidden_states   their input and the target's L states (as `Decoder.forward` traces them, stacked)
+    hidden_states   their input and the target's L states (as `Decoder.forward` collects them, stacked)
     following       embedding of the token that follows each
     positions       where they stand, and where their followers do
     present         which are real in each row; None: all
@@ -245,11 +245,11 @@ class DraftRunner:
             words.append(logits[-1].argmax(-1))
             if not plan.reward:
                 return words[-1], True
-            values.append(_taken(fast.law_of(logits[-1], distribution), words[-1]))
+            values.append(_taken(fast.log_probs(logits[-1], distribution), words[-1]))
             return words[-1], plan.is_worth(sum(values).exp())
 
         self._walk(root, depth, guess)
-        words, log_q = torch.stack(words, 1), fast.law_of(torch.stack(logits, 1), distribution)
+        words, log_q = torch.stack(words, 1), fast.log_probs(torch.stack(logits, 1), distribution)
         if plan.width == 1:
             return chain(
                 torch.cat([root[:, None], fast.token(words)], 1), F.pad(_taken(log_q, words).cumsum(1), (1, 0))

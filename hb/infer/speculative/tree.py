@@ -3,7 +3,7 @@
 The paper decodes chains; the dynamic tree is EAGLE-2's (Li et al. 2024, arXiv 2406.16858). A node's value is the
 product of the draft's probabilities along its path, an estimate of the chance that the target goes there. Each level
 expands the most valuable nodes, and of everything seen the `budget` most valuable ones are kept. A chain is the tree of
-width 1; a main path with leaves is the tree that expands one node a level and keeps its brothers as leaves, where
+width 1; a main path with leaves is the tree that expands one node a level and keeps its siblings as leaves, where
 the draft is in doubt.
 
 Legend: B rows, n nodes of a tree with the root, w nodes of a level, m candidates so far.
@@ -78,15 +78,15 @@ def chain(tokens: Int[Tensor, "B n"], values: Float[Tensor, "B n"]) -> Tree:
 def main_path(
     root: Int[Tensor, "B"], tokens: Int[Tensor, "B n w"], log_q: Float[Tensor, "B n w"], leaves: int, least: float = 0.0
 ) -> Tree:
-    """On each of n levels the first token is the child of the first one of the level above; of all their brothers the
+    """On each of n levels the first token is the child of the first one of the level above; of all their siblings the
     most valuable are leaves, `leaves` at most, without those whose value is below `least` in every row.
 
     log_q: of each, behind the node above. The main path stands first: where the target follows it, what it read
     is in order.
     """
     along = F.pad(log_q[:, :, 0].cumsum(1), (1, 0))
-    brothers = (along[:, :-1, None] + log_q[:, :, 1:]).flatten(1)
-    value, kept = brothers.topk(min(leaves, brothers.size(1)), dim=1)
+    siblings = (along[:, :-1, None] + log_q[:, :, 1:]).flatten(1)
+    value, kept = siblings.topk(min(leaves, siblings.size(1)), dim=1)
     if least > 0:
         wanted = int((value.exp() >= least).sum(1).max())
         value, kept = value[:, :wanted], kept[:, :wanted]

@@ -130,9 +130,9 @@ def acceptance_table(
     for read in reads:
         rows, _ = decode_fast(fast, read.context, max_tokens=most)
         answer = [start, *rows[0], end]
-        run, trace = TextRun(fast, read.context, len(answer)), []
-        run.read(ids(answer), trace=trace)
-        states = stacked(trace, 1)
+        run, hidden = TextRun(fast, read.context, len(answer)), []
+        run.read(ids(answer), hidden_states=hidden)
+        states = stacked(hidden, 1)
         helper = DraftRunner(draft, 1, read.context.length + 2 * len(answer))
         helper.absorb(_before(read, ids([start])[0], fast))
         place = read.context.position + ids(list(range(len(answer))))

@@ -114,7 +114,7 @@ def verify(
     """Walk down the tree from the root as far as candidates stay. A chain is the tree in which parents[i] = i - 1.
 
     p[i] is the target's distribution after node i, q[i] the distribution that the children of node i were drawn from. A
-    child stands behind its parent in the list, and brothers stand in the order in which they were drawn. Behind a leaf
+    child stands behind its parent in the list, and siblings stand in the order in which they were drawn. Behind a leaf
     a token of the target's own distribution follows, processed like every other: the bonus token.
     """
     children, path = children_of(parents), [0]

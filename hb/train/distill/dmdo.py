@@ -100,9 +100,10 @@ class MatchingSettings:
 
     steps, shift, sampler   of the student's trajectory; sampler: "euler", or "multistep": DMD2's
     renoise_fake, renoise_student   "coupled" (literal), "fresh" (DMD) or "mixed", for each update
-    sample_fake  what the fake score is trained on: "end", the pictures at the end of trajectories (literal), or "guess",
-                 the data predicted at any step. Where guesses are scored, a fake score that is trained on ends is
-                 evaluated where it was not trained; DMD2 trains on guesses, and on a toy that is steadier (notebook 09)
+    sample_fake  what the fake score is trained on: "end", the pictures at the end of trajectories (literal), or
+                 "guess", the data predicted at any step. Where guesses are scored, a fake score that is trained on ends
+                 is evaluated where it was not trained; DMD2 trains on guesses, and on a toy that is steadier (notebook
+                 09)
     sample_student   where the scores are evaluated in the student's update: "guess", the data predicted by one pass
                  from a stored state (literal), or "end", the end of the trajectory from that state, with gradient
                  through all its steps

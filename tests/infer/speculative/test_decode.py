@@ -131,7 +131,7 @@ def test_sampled_words_follow_the_target_law(tiny, parts, plan):
     distribution."""
     fast, draft = parts
     state = read(tiny, QUESTIONS[:1])
-    distribution, n = TokenDistribution(temperature=1.3, top_k=3), 1500
+    distribution, n = TokenDistribution(temperature=1.3, top_k=3), 600
     many = read(tiny, QUESTIONS[:1])
     rows = torch.zeros(n, dtype=torch.long)
     many = type(state)(state.context.select(rows), [t[rows] for t in state.hidden_states], state.positions[rows])

@@ -343,8 +343,8 @@ def test_a_sabotage_changes_one_thing(name):
 
 
 def test_argmax_treated_as_drawn_is_not_greedy_at_temperature_0():
-    """A known mistake (method.md 4.1.1): litgpt drafted by argmax, verified with the softmax at temperature 1, and wrote
-    token 1 in 1,744 of 2,000 runs where greedy decoding always writes token 0."""
+    """A known mistake (method.md 4.1.1): litgpt drafted by argmax, verified with the softmax at temperature 1, and
+    wrote token 1 in 1,744 of 2,000 runs where greedy decoding always writes token 0."""
     p, q = torch.tensor([0.40, 0.35, 0.25]).double(), torch.tensor([0.30, 0.40, 0.30]).double()
     how = dict(shape=(1,), length=1, distribution=TokenDistribution())
     wrong = emitted_distribution(lambda _: p, lambda _: q, decoder=SABOTAGES["argmax treated as drawn"], **how)

@@ -124,8 +124,8 @@ def test_all_that_a_update_may_change_is_changed(teacher, pool, tmp_path):
     played(stage, pool, tmp_path, steps=2, edit=2)
     still = set(before) - changed(before, everything(stage))
     mine = {n for n in still if n.startswith(("student.", "discriminator."))}
-    # softmax does not change with a constant added to all keys; what comes after the layer that is read serves nothing; and
-    # a constant added to real and fake logits alike changes no hinge loss within its bounds
+    # softmax does not change with a constant added to all keys; what comes after the layer that is read serves nothing;
+    # and a constant added to real and fake logits alike changes no hinge loss within its bounds
     idle = ("k_proj.bias", "backbone.latent.output", "backbone.expert.norm.", "last.bias")
     assert not [n for n in mine if not any(i in n for i in idle)]
     assert any(n.startswith("student.") for n in before) and all(n in still for n in before if n.startswith("stepper."))
