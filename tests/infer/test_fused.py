@@ -59,12 +59,12 @@ def test_a_pass_has_the_logits_of_the_plain_path(model):
     context = read(model, [[5, 6, 7], [8]])  # rows of different length: columns are hidden
     ids = torch.tensor([[11, 12, 13], [14, 15, 16]])
     fast = FastText(model)
-    hidden: list[torch.Tensor] = []
-    got = fast.logits(TextRun(fast, context, 8).read(ids, hidden_states=hidden))
+    states: list[torch.Tensor] = []
+    got = fast.logits(TextRun(fast, context, 8).read(ids, hidden_states=states))
     hidden, _ = model.read_ids(context, ids, hidden_states=(plain := []))
     assert torch.allclose(got, model.logits(hidden), atol=1e-4)
-    assert len(hidden) == len(plain) == 4
-    assert torch.allclose(stacked(hidden, 2), torch.stack(plain, 2), atol=1e-4)
+    assert len(states) == len(plain) == 4
+    assert torch.allclose(stacked(states, 2), torch.stack(plain, 2), atol=1e-4)
 
 
 @torch.no_grad()
