@@ -24,11 +24,11 @@ from hb.cli.demo import SCENE, questions
 from hb.cli.main import command, main, parse
 from hb.data.batches import pick
 from hb.eval.cache import identity
-from hb.eval.edit import what_is_free
 from hb.eval.protocol import RESULTS
 from hb.infer.pipeline import load
 from hb.models.vision import VisionTower
 from hb.world import benchmark as bench
+from hb.world.cases import what_is_free
 from hb.world.language import LanguageError, parse_edit
 from hb.world.render import render, to_uint8
 from tests.conftest import TOKENIZER, tiny_config
