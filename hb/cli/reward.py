@@ -15,11 +15,13 @@ from hb.cli.results import ROWS, Number, finish, in_full, of_interval
 from hb.cli.runs import SHOWN, claim, interruptible, is_first_process, replace_folder, trainer_options
 from hb.cli.train import Usual, asked_for
 from hb.cli.use import open_model
-from hb.data.preference_pool import PreferencePool, from_clicks, make_preferences, some_edits, some_requests
+from hb.data.preference_pool import PreferencePool, from_clicks, joined, make_preferences, some_edits, some_requests
+from hb.data.preference_scenes import rendered_preferences
 from hb.data.preferences import read_preferences
 from hb.eval.reward import EVERY, held_out_pictures, maker, reward_eval, ways
 from hb.infer.artifacts import RewardCheckpoint
-from hb.infer.pipeline import REWARDS, Model
+from hb.infer.folders import REWARDS
+from hb.infer.pipeline import Model
 from hb.seeding import TRAINING
 from hb.train.reward import train_reward
 from hb.train.trainer import precision_of, provenance
@@ -53,7 +55,9 @@ def train(args) -> None:
         clicks=args.clicks,
     )
     if not args.clicks:
-        facts |= dict(prompts=args.prompts, edits=args.edits, annotators=args.annotators, noise=args.noise)
+        facts |= dict(
+            prompts=args.prompts, edits=args.edits, rendered=args.rendered, annotators=args.annotators, noise=args.noise
+        )
         facts |= dict(careless=args.careless, annotator_seed=args.annotator_seed, pictures=args.pictures)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl", "draw.safetensors", "edit.safetensors"))
@@ -96,22 +100,29 @@ def _clicked(args, model: Model, side: int | None) -> dict[str, PreferencePool]:
 
 
 def _simulated(args, model: Model, folder: Path, side: int) -> dict[str, PreferencePool]:
-    """Pictures of prompts and edits, made once, and the clicks of simulated annotators."""
+    """Pictures of prompts and edits, drawn once and stored; rendered ones beside them; and the clicks of simulated
+    annotators."""
     people = annotators(args.annotators, args.annotator_seed, noise=args.noise, careless=args.careless)
     home = Path(args.pictures) if args.pictures else folder / "pictures"
     rng = np.random.default_rng([TRAINING, args.seed, 43])
     asked = dict(draw=some_requests(args.prompts, rng), edit=some_edits(args.edits, rng))
     pools = {}
-    for task in (task for task, cases in asked.items() if cases):
+    for task, cases in asked.items():
+        if not cases:
+            continue
         stored = home / f"{task}.safetensors"
         if not stored.exists():
             how = dict(side=side, seed=args.seed, folder=home / task, bar=not args.json)
-            make_preferences([maker(model, way) for way in ways(model)], asked[task], model.text, people, **how).save(
+            make_preferences([maker(model, way) for way in ways(model)], cases, model.text, people, **how).save(
                 stored, _made_of(model)
             )
         elif PreferencePool.made_of(stored) != _made_of(model):
             raise ValueError(f"{stored} has pictures of another model; give another --pictures, or remove the folder")
-        pools[task] = PreferencePool.load(stored).clicked(people, args.seed)
+        both = [PreferencePool.load(stored)]
+        if args.rendered:
+            others = (some_requests if task == "draw" else some_edits)(args.rendered * len(cases), rng)
+            both.append(rendered_preferences(others, model.text, side=side, seed=args.seed))
+        pools[task] = joined(both).clicked(people, args.seed)
     return pools
 
 

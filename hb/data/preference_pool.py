@@ -203,9 +203,8 @@ def make_preferences(
 
 def _part(make, asked, text: Tokenizer, side: int, seed: int, at: int) -> PreferencePool:
     rng = np.random.default_rng([TRAINING, seed, 41, at])
-    edits = isinstance(asked[0], EditCase)
-    texts = [a.edit.instruction if edits else say(a, rng) for a in asked]
-    before = render([a.source for a in asked], side) if edits else None
+    texts = spoken(asked, rng)
+    before = render([a.source for a in asked], side) if isinstance(asked[0], EditCase) else None
     pictures, request = [], []
     for k, one in enumerate(make):
         seeds = [(TRAINING * 1_000_003 + seed) * 1_000_003 + (at + i) * len(make) + k for i in range(len(asked))]
@@ -214,13 +213,34 @@ def _part(make, asked, text: Tokenizer, side: int, seed: int, at: int) -> Prefer
     picture, request = torch.cat(pictures), torch.cat(request)
     readings = read(picture.movedim(-1, 1).float() / 255)
     found = [merits(reading, asked[number]) for reading, number in zip(readings, request.tolist())]
-    rows = [marked(text, ids) for ids in map(text.encode, texts)]
+    return written(asked, text, side, rng, picture, request, torch.tensor(found), texts)
+
+
+def written(
+    asked: Sequence[Request] | Sequence[EditCase],
+    text: Tokenizer,
+    side: int,
+    rng: np.random.Generator,
+    picture: Tensor,
+    request: Tensor,
+    merits: Tensor,
+    texts: Sequence[str] | None = None,
+) -> PreferencePool:
+    """A pool of these pictures, not compared yet. texts: what the requests are in words (else in random ones)."""
+    texts = texts or spoken(asked, rng)
+    rows = [marked(text, text.encode(words)) for words in texts]
     ids, length = pad(rows, max(map(len, rows)), text.end)
-    source = to_uint8(before) if edits else torch.zeros(0, side, side, 3, dtype=torch.uint8)
+    edits = isinstance(asked[0], EditCase)
+    source = to_uint8(render([a.source for a in asked], side)) if edits else picture[:0]
     none = torch.zeros(0, dtype=torch.int64)
     return PreferencePool(
-        ids, length, pack(asked), source, picture, request, torch.tensor(found), none.view(0, 2), none, none
+        ids, length, pack(asked), source, picture, request, merits.float(), none.view(0, 2), none, none
     )
+
+
+def spoken(asked: Sequence[Request] | Sequence[EditCase], rng: np.random.Generator) -> list[str]:
+    """Each request in words."""
+    return [a.edit.instruction if isinstance(a, EditCase) else say(a, rng) for a in asked]
 
 
 # ---- a person's own -------------------------------------------------------------------------------------------------

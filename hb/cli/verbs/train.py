@@ -276,6 +276,12 @@ def reward(
     ] = None,
     prompts: Annotated[int, typer.Option(min=0, metavar="N", help="Prompts, four pictures of each.")] = 768,
     edits: Annotated[int, typer.Option(min=0, metavar="N", help="Edits, four results of each.")] = 320,
+    rendered: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="For each of these, N requests whose pictures are rendered, half of them wrong."
+        ),
+    ] = 2,
     annotators: Annotated[int, o.Whole(help="Simulated annotators, each with a taste of their own.")] = 3,
     annotator_seed: Annotated[int, typer.Option(metavar="N", help="Whose taste: other seeds are other people.")] = 0,
     noise: Annotated[
