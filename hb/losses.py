@@ -159,9 +159,3 @@ def squared_mmd(x: Float[Tensor, "*sets n D"], y: Float[Tensor, "*sets m D"], wi
         else:
             total = total + sign * kernel.mean((-2, -1))
     return total
-
-
-def reward_hinge(reward: Tensor, threshold: float) -> Float[Tensor, ""]:
-    """E[max(0, threshold - r)]: no gradient from pictures that are good enough (ReFL, arXiv 2304.05977; Hyper-Bagel's
-    stage 5 has HPSv3 and 6.0)."""
-    return F.relu(threshold - reward).mean()

@@ -321,3 +321,21 @@ def response(
     legend(ax, **(dict(loc="best") if len(lines) <= 4 else dict(loc="upper left", bbox_to_anchor=(1.0, 1.0))))
     titled(figure, title)
     return figure
+
+
+def calibration(curves: Mapping[str, Sequence[Mapping]], *, title: str | None = None) -> Chart:
+    """Predicted probabilities against how often it came so: on the diagonal they are right.
+
+    curves   by name, bins as `hb.eval.reward.calibration` makes them: predicted, frequency {value, low, high, n}
+    """
+    figure, axes = new_chart(4.6, 3.8)
+    ax = axes[0, 0]
+    ax.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), label="calibrated")
+    for (name, bins), color in zip(curves.items(), SERIES):
+        band(ax, [b["predicted"] for b in bins], [b["frequency"] for b in bins], color, name)
+    ax.set_xlim(0.48, 1.01)
+    plain(ax, "both")
+    labels(ax, "probability given to the picture predicted to win", "how often it was chosen")
+    legend(ax, loc="upper left")
+    titled(figure, title)
+    return figure

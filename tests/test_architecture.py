@@ -16,6 +16,8 @@ FLOORS = (
         "guidance",
         "exact",
         "losses",
+        "preference_losses",
+        "bayes",
         "seeding",
         "pictures",
         "plots",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from hb.cli.output import to_json
 from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import open_model
@@ -15,7 +17,8 @@ from hb.data.mixes import mixed
 from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
-from hb.train.distill.adp import OneStep, OneStepSettings
+from hb.train.distill.adp import OneStep, OneStepSettings, Reward
+from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
@@ -120,6 +123,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         steps=spec.steps,
         tiny=model.pixel_decoder,
         begin=begin,
+        reward=reward_of(model, args.reward) if spec.options.get("reward") else None,
         callbacks=_watching(name, spec, model, args.watch),
         **options,
     )
@@ -127,6 +131,23 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     if is_first_process():
         _put(student, folder / STUDENTS / name)
     return student
+
+
+def reward_of(model: Model, name: str | None) -> Reward:
+    """A reward of the model as stage 5 takes it. name: None for the first. Raises ValueError if there is none."""
+    name = name or next(iter(model.rewards), "vision")
+    reward, thresholds = model.open_reward(name), model.rewards[name].thresholds
+    reward.requires_grad_(False)
+
+    def of(pictures: Tensor, batch: StageBatch) -> tuple[Tensor, float]:
+        task, source = batch.task, None
+        if task == "edit":
+            source = batch.source["scene_picture"].movedim(-1, 1).float() / 127.5 - 1
+        ids, length = (batch.source[f"{task}_{what}"].int() for what in ("ids", "length"))
+        condition = reward.condition(model.bagel, ids[:, : int(length.max())], length, source)
+        return reward(pictures, condition.select(batch.rows))[0], thresholds[task]
+
+    return of
 
 
 def _watching(name: str, spec: StageSpec, model: Model, every: int | None) -> list[LogMeasured]:

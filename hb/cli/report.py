@@ -23,6 +23,7 @@ ORDER = (
     "edit_nfe",
     "edit_chains",
     "coverage",
+    "reward",
     "contradictory",
     "understand",
     "autoencoder",

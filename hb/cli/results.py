@@ -28,6 +28,7 @@ SHORTENED = (
     "n",
     "draws",
     "rounds",
+    "every",
 )  # options that make a measurement another one than the published
 
 

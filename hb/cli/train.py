@@ -207,7 +207,7 @@ def teacher(args) -> None:
 
 def draft(args) -> None:
     model = open_model(args)
-    usual = _asked(USUAL_DRAFT, args)
+    usual = asked_for(USUAL_DRAFT, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "draft"
     config = DraftConfig(args.kind, args.layers, not args.no_zero_init)
     start = DraftCheckpoint.load(args.start_from) if args.start_from else None
@@ -248,7 +248,7 @@ def draft(args) -> None:
 
 def decoder(args) -> None:
     model = open_model(args)
-    usual = _asked(USUAL_DECODER, args)
+    usual = asked_for(USUAL_DECODER, args)
     folder = Path(args.folder) if args.folder else Path("runs") / model.name / "decoder"
     start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else None
     if start is not None:
@@ -275,7 +275,7 @@ def decoder(args) -> None:
 
 def refiner(args) -> None:
     model = open_model(args)
-    usual = _asked(USUAL_REFINER, args)
+    usual = asked_for(USUAL_REFINER, args)
     folder = Path(args.folder) if args.folder else place(Path("runs") / model.name, "refiner")
     start = PixelDecoderCheckpoint.load(args.start_from) if args.start_from else model.pixel_decoder
     if start is None:
@@ -330,10 +330,10 @@ def _preset(stage: str, args) -> BagelConfig:
 
 
 def _usual(stage: str, args) -> Usual:
-    return _asked(USUAL[stage, args.preset], args)
+    return asked_for(USUAL[stage, args.preset], args)
 
 
-def _asked(usual: Usual, args) -> Usual:
+def asked_for(usual: Usual, args) -> Usual:
     refuse_not_finite(**{f"--{name}": getattr(args, name, None) for name in ("lr", "noise", "ce_weight", "minutes")})
     return Usual(args.steps or usual.steps, args.batch or usual.batch, usual.lr if args.lr is None else args.lr)
 

@@ -133,6 +133,8 @@ def result_key(model: Model | None, name: str, options: Mapping) -> dict:
     weights = dict(
         teacher=identity(model), students=students, decoder=model.pixel_decoder and model.pixel_decoder.fingerprint()
     )
+    if name == "reward":
+        weights |= dict(rewards={reward: r.fingerprint() for reward, r in model.rewards.items()})
     sampling = asdict(model.sampling)
     return dict(name=name, options=chosen, sampling=sampling) | weights | drafted(model) | place(model) | versions
 

@@ -95,7 +95,7 @@ def relative(parts: Sequence[Mapping]) -> np.ndarray:
 
 
 def _row(request: Request, reading, features: np.ndarray) -> dict:
-    things = _in_order(request, [t.thing for t in reading.things])
+    things = in_order(request, [t.thing for t in reading.things])
     words = things and [_words(t) for t in things]
     return dict(background=reading.background, things=words, features=[round(float(f), 5) for f in features])
 
@@ -172,7 +172,7 @@ def _ceiling(distribution: dict[str, float], n: int, rng) -> float:
     return float(np.mean(1 - 0.5 * np.abs(counts - p).sum(1))) if values else 1.0
 
 
-def _in_order(request: Request, things: list[Thing]) -> list[Thing] | None:
+def in_order(request: Request, things: list[Thing]) -> list[Thing] | None:
     """The things in the order of the wishes they fulfil; None unless each wish has exactly one thing.
 
     Of several such orders the places of the things choose one, as good as by chance: the world fills wishes by

@@ -18,6 +18,7 @@ from hb.eval.protocol import BATCH, as_seen, noise_seed
 from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
+from hb.world.cases import score_case, what_is_free
 from hb.world.judge.edits import edit_region, picked, score_edit
 from hb.world.judge.reading import Reading, read
 from hb.world.language import others_instead, parse_edit
@@ -87,8 +88,7 @@ def _summary(rows: list[dict]) -> dict:
 
 def _score(case: bench.EditCase, reading: Reading, before: Tensor, after: Tensor) -> dict:
     edit = case.edit
-    free, place = what_is_free(edit)
-    score = score_edit(reading, case.source, edit.target, free, place)
+    score = score_case(reading, case)
     sc = 10 * min(score.success, score.kept)
     pq = 10 * min(reading.shape_cleanliness, reading.background_cleanliness)
     outside = ~touched(case.source, edit.target, reading, before.shape[-1])
@@ -113,14 +113,6 @@ def _choices(rows: list[dict]) -> dict:
         picked_right={g: share(of[g], "right") for g in of},
         outcomes={g: [words(r) for r in of[g]] for g in of},
     )
-
-
-def what_is_free(edit) -> tuple[frozenset[str], str | None]:
-    """The sides of an edited thing that its instruction leaves open, as the judge names them, and a place it asks
-    for."""
-    free = frozenset(("place" if a in ("x", "y") else a) for a in edit.free if a not in ("turn", "shade"))
-    change = parse_edit(edit.instruction).change
-    return free, change.place if change is not None else None
 
 
 def touched(source: Scene, target: Scene, reading: Reading, side: int) -> Tensor:

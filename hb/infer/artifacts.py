@@ -1,4 +1,4 @@
-"""What training leaves beside a model: students, a draft, a pixel decoder. How they were made does not matter here.
+"""What training leaves beside a model: students, a draft, a pixel decoder, rewards. How they were made does not matter here.
 
 Each is a folder with one safetensors file and one JSON, and carries the fingerprint of the weights it was made for.
 """
@@ -23,6 +23,7 @@ from hb.models.checkpoint import CheckpointError, check, read_weights
 from hb.models.conditioning import StudentModel
 from hb.models.names import diffusers_name, is_generation, to_released
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
+from hb.models.rewards import RewardConfig, RewardModel
 
 DRAFT, DRAFT_CONFIG = "draft.safetensors", "draft.json"
 PIXEL_DECODER, PIXEL_DECODER_CONFIG = "pixel_decoder.safetensors", "pixel_decoder.json"
@@ -185,7 +186,7 @@ def _remove_files(folder: Path, name: str) -> None:
         (folder / f"{name}.{end}").unlink(missing_ok=True)
 
 
-# ---- three kinds -----------------------------------------------------------------------------------------------------
+# ---- four kinds ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -317,3 +318,42 @@ class PixelDecoderCheckpoint(Artifact):
             )
         decoder.load_state_dict(self.weights)
         return decoder.to(next(model.autoencoder.parameters())).eval().requires_grad_(False).quick()
+
+
+@dataclass(frozen=True)
+class RewardCheckpoint(Artifact):
+    """The head of a reward model.
+
+    config       what `hb.models.rewards.RewardConfig` takes
+    reads        fingerprints of what computes its features, understanding branch and encoder. It is refused beside any
+                 others
+    thresholds   by task, "draw" and "edit": the median reward of rendered scenes, in which ReFL's hinge bends
+    """
+
+    config: dict
+    reads: str
+    thresholds: dict[str, float] = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict, repr=False)
+    weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
+
+    FILE, WHAT, MADE_BY, MADE_FOR = "reward", "a reward", "hb train reward", "reads"
+
+    @staticmethod
+    def owner(model: Bagel) -> nn.Module:
+        return model
+
+    @classmethod
+    def stamp(cls, model: Bagel, dtype: torch.dtype | None = None) -> str:
+        return f"{understanding_fingerprint(model, dtype)}-{fingerprint(model.autoencoder.encoder, dtype)}"
+
+    def open(self, model: Bagel) -> RewardModel:
+        """The reward beside its model, frozen. Raises CheckpointError if it reads another's features."""
+        reward = RewardModel(RewardConfig(**self.config), model)
+        check(self.weights, {name: p.shape for name, p in reward.head.state_dict().items()}, f"{self.FILE}.safetensors")
+        if not self.is_for(model):
+            raise CheckpointError(
+                f"this reward was trained on the features of another model (fingerprint {self.reads}, this one's is "
+                f"{self.stamp(model)}); train one for it: hb train reward"
+            )
+        reward.head.load_state_dict({name: value.float() for name, value in self.weights.items()})
+        return reward.to(model.device).eval().requires_grad_(False)

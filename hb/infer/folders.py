@@ -9,11 +9,11 @@ from typing import Self
 
 import torch
 
-from hb.infer.artifacts import Artifact, DraftCheckpoint, PixelDecoderCheckpoint, Student
+from hb.infer.artifacts import Artifact, DraftCheckpoint, PixelDecoderCheckpoint, RewardCheckpoint, Student
 from hb.infer.plan import Sampling
 from hb.models.checkpoint import WEIGHTS, CheckpointError, load_model, save_model
 
-STUDENTS, DRAFT, DECODER = "students", "draft", "decoder"  # folders of a model folder
+STUDENTS, DRAFT, DECODER, REWARDS = "students", "draft", "decoder", "rewards"  # folders of a model folder
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
 RELEASED = "ByteDance-Seed/BAGEL-7B-MoT"
 ALIASES = {
@@ -89,8 +89,8 @@ class ModelFolder:
     """Saving, loading and uploading, for a class with the attributes and constructor of `hb.infer.pipeline.Model`."""
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **hub) -> None:
-        """Write the model and all that it holds as a folder in the released form. Students, draft and pixel decoder
-        that it does not hold are removed from there.
+        """Write the model and all that it holds as a folder in the released form. Students, rewards, draft and pixel
+        decoder that it does not hold are removed from there.
 
         dtype   of the stored weights; None: each one's own. Rounded weights have another fingerprint, so what belongs
                 to the model is stamped with that
@@ -98,6 +98,7 @@ class ModelFolder:
         """
         folder = Path(folder).expanduser()
         kept = {Path(STUDENTS) / name: student for name, student in self.students.items()}
+        kept |= {Path(REWARDS) / name: reward for name, reward in self.rewards.items()}
         kept |= {Path(DRAFT): self.draft} if self.draft is not None else {}
         kept |= {Path(DECODER): self.pixel_decoder} if self.pixel_decoder is not None else {}
         kept = {place: artifact.stamped(self.bagel, dtype) for place, artifact in kept.items()}
@@ -124,7 +125,9 @@ class ModelFolder:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype)
-            held = [f"{place}/*" for place in (STUDENTS, DRAFT, DECODER)]  # what is there and not here is removed
+            held = [
+                f"{place}/*" for place in (STUDENTS, DRAFT, DECODER, REWARDS)
+            ]  # what is there and not here is removed
             upload = dict(commit_message="Upload with hb", delete_patterns=held) | upload
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
 
@@ -141,19 +144,22 @@ class ModelFolder:
         held = {
             place.as_posix(): kind.load(folder / place, lazily=True) for place, kind in _artifacts_in(folder).items()
         }
+        within = lambda kind: {p.removeprefix(f"{kind}/"): held[p] for p in held if p.startswith(f"{kind}/")}
         return cls(
             bagel,
             text,
             Sampling.load(folder),
             Path(name).name,
-            draft=held.pop(DRAFT, None),
-            pixel_decoder=held.pop(DECODER, None),
-            students={place.removeprefix(f"{STUDENTS}/"): student for place, student in held.items()},
+            draft=held.get(DRAFT),
+            pixel_decoder=held.get(DECODER),
+            students=within(STUDENTS),
+            rewards=within(REWARDS),
         )
 
 
 def _artifacts_in(folder: Path) -> dict[Path, type[Artifact]]:
     """Where a model folder holds something beside the model, and of which kind."""
     found = {Path(STUDENTS) / path.name: Student for path in sorted((folder / STUDENTS).glob("*"))}
+    found |= {Path(REWARDS) / path.name: RewardCheckpoint for path in sorted((folder / REWARDS).glob("*"))}
     found |= {Path(DRAFT): DraftCheckpoint, Path(DECODER): PixelDecoderCheckpoint}
     return {place: kind for place, kind in found.items() if kind.is_in(folder / place)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hb.infer import limits
-from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, Student, fingerprint
+from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, RewardCheckpoint, Student, fingerprint
 from hb.infer.cache import Cache
 from hb.infer.folders import DECODER, SHIPPED, STUDENTS, ModelFolder, is_shipped
 from hb.infer.fused import FastText, decode_fast
@@ -27,6 +27,7 @@ from hb.infer.text import decode
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.distribution import TokenDistribution
+from hb.models.rewards import RewardModel
 from hb.models.tokenizer import Text
 
 __all__ = ["DECODER", "SHIPPED", "STUDENTS", "Answers", "Model", "Pictures", "Sampling", "load"]
@@ -40,6 +41,7 @@ class Model(ModelFolder):
     students       distilled denoisers by name
     draft          guesses ahead in answers; None: one token a pass
     pixel_decoder  turns latents into pixels; None: the autoencoder's own decoder does
+    rewards        what people prefer, by name: `open_reward`
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Model(ModelFolder):
         draft: DraftCheckpoint | None = None,
         students: Mapping[str, Student] | None = None,
         pixel_decoder: PixelDecoderCheckpoint | None = None,
+        rewards: Mapping[str, RewardCheckpoint] | None = None,
     ):
         self.bagel, self.text, self.sampling, self.name = bagel, text, sampling, name
         self.draft, self.students, self.pixel_decoder = draft, dict(students or {}), pixel_decoder
+        self.rewards = dict(rewards or {})
         self._made = Cache()
 
     def __repr__(self) -> str:
@@ -225,6 +229,14 @@ class Model(ModelFolder):
         """A student's denoiser, its weights in place beside the teacher's."""
         student = self.students[name]
         return self._made.get(f"student {name}", student, lambda: student.open(self.bagel))
+
+    def open_reward(self, name: str) -> RewardModel:
+        """A reward of this name, its head in place beside the model. Raises ValueError if there is none."""
+        if name not in self.rewards:
+            there = f"there are {', '.join(self.rewards)}" if self.rewards else "there is none"
+            raise ValueError(f"no reward called {name!r}: {there}; train one: hb train reward")
+        reward = self.rewards[name]
+        return self._made.get(f"reward {name}", reward, lambda: reward.open(self.bagel))
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from PIL import Image
 from hb.cli import demo, output, runs, use
 from hb.cli.demo import SCENE, questions
 from hb.cli.main import command, main, parse
-from hb.eval.edit import what_is_free
 from hb.world import benchmark as bench
+from hb.world.cases import what_is_free
 from hb.world.language import LanguageError, parse_edit
 from hb.world.render import render
 

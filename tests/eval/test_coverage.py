@@ -10,11 +10,11 @@ from scipy.linalg import sqrtm
 from hb.eval.coverage import (
     AMBIGUOUS_PROMPTS,
     COVERAGE_PROMPTS,
-    _in_order,
     coverage_eval,
     coverage_share,
     features_of,
     frechet,
+    in_order,
     overlap,
 )
 from hb.models.vision import patchify, table_rows
@@ -45,10 +45,10 @@ def test_open_shapes_of_the_true_distribution_are_covered_and_a_thing_that_is_al
 def test_a_wish_that_several_things_fulfil_gets_one_that_leaves_the_others_something():
     request = parse("a red thing and a star")
     circle, star = Thing("circle", "red", "small", 0.2, 0.2), Thing("star", "red", "small", 0.7, 0.7)
-    assert _in_order(request, [circle, star]) == _in_order(request, [star, circle]) == [circle, star]
-    assert _in_order(request, [circle, replace(circle, x=0.7)]) is None and _in_order(request, [star]) is None
+    assert in_order(request, [circle, star]) == in_order(request, [star, circle]) == [circle, star]
+    assert in_order(request, [circle, replace(circle, x=0.7)]) is None and in_order(request, [star]) is None
     places = np.random.default_rng(0).uniform(0.2, 0.5, 400)
-    first = [_in_order(request, [replace(star, x=x), replace(star, x=x + 0.3)])[0].x == x for x in places]
+    first = [in_order(request, [replace(star, x=x), replace(star, x=x + 0.3)])[0].x == x for x in places]
     assert 0.4 < np.mean(first) < 0.6
 
 

@@ -111,6 +111,9 @@ def distill(
     fake_updates: Annotated[
         int | None, of_stage("dmdo: optimizer steps of the fake score for one of the student.", min=1, metavar="N")
     ] = None,
+    reward: Annotated[
+        str | None, of_stage("refl: which of the model's rewards (default: the first).", metavar="NAME")
+    ] = None,
     set: Annotated[
         list[str],
         of_stage(

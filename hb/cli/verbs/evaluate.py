@@ -272,6 +272,33 @@ def autoencoder(
 
 @verb(
     app,
+    short_help="Do rewards predict what people prefer?",
+    stopped=STOPPED,
+    examples="hb eval reward\nhb eval reward --reward vision\nhb eval reward --every 20",
+)
+def reward(
+    model: o.ModelOptions,
+    reward: Annotated[str | None, o.Name(help="Only the reward of this name (default: all of the model's).")] = None,
+    every: Annotated[
+        int | None, o.Whole(help="Take every Nth request of the evaluation sets, four pictures of each (default: 4).")
+    ] = None,
+    annotator_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Whose clicks (default: of those that each reward was trained on).")
+    ] = None,
+    seed: o.Seed = 0,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Accuracy on comparisons of requests that no reward was trained on, as a share of what the annotators' own
+    utilities reach; the agreement of two annotators beside it, and whether predicted probabilities come true."""
+    args = arguments(locals())
+    from hb.cli.reward import evaluate
+
+    return evaluate(args)
+
+
+@verb(
+    app,
     short_help="Put the numbers into README.md and data/README.md.",
     examples="hb eval report\nhb eval report --check",
 )

@@ -246,3 +246,66 @@ def draft(
     from hb.cli.train import draft
 
     return draft(args)
+
+
+@verb(
+    app,
+    short_help="What people prefer, learnt from clicks (minutes, once pictures are made).",
+    stopped=STOPPED,
+    examples="""
+hb train reward
+hb train reward --features latents --seed 1 --pictures runs/nano/reward/vision/pictures
+hb train reward --clicks my_clicks/preferences.jsonl
+hb train reward --install data/checkpoints/nano
+""",
+)
+def reward(
+    model: o.ModelOptions,
+    run: o.RunOptions,
+    host: o.HostOptions,
+    batch: Annotated[int | None, o.batch_option("Comparisons in a step")] = None,
+    features: Annotated[
+        Literal["vision", "latents"],
+        typer.Option(help="What it reads of a picture: the vision encoder's features, or the autoencoder's."),
+    ] = "vision",
+    loss: Annotated[
+        Literal["uncertain", "bradley-terry"], typer.Option(help="With or without a sigma (HPSv3, ImageReward).")
+    ] = "uncertain",
+    clicks: Annotated[
+        str | None, o.Folder(metavar="FILE", help="Learn from these comparisons of people instead: JSON lines.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(min=0, metavar="N", help="Prompts, four pictures of each.")] = 768,
+    edits: Annotated[int, typer.Option(min=0, metavar="N", help="Edits, four results of each.")] = 320,
+    rendered: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="For each of these, N requests whose pictures are rendered, half of them wrong."
+        ),
+    ] = 2,
+    annotators: Annotated[int, o.Whole(help="Simulated annotators, each with a taste of their own.")] = 3,
+    annotator_seed: Annotated[int, typer.Option(metavar="N", help="Whose taste: other seeds are other people.")] = 0,
+    noise: Annotated[
+        float, o.Number(metavar="SD", help="Standard deviation of the noise on each utility (a right picture: 2).")
+    ] = 0.15,
+    careless: Annotated[float, o.Number(metavar="SHARE", help="Share of clicks that a coin makes.")] = 0.05,
+    pictures: Annotated[
+        str | None,
+        o.Folder(help="Folder of the pictures that are compared, made if it is empty (default: FOLDER/pictures)."),
+    ] = None,
+    name: Annotated[str | None, o.Name(help="What the reward is called (default: its features).")] = None,
+    install: Annotated[
+        str | None, o.Folder(metavar="MODEL", help="Model folder to put the reward into, where it is found by name.")
+    ] = None,
+    out: o.Out = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+):
+    """Train a reward: for a picture and a prompt it gives what people think of it, mu, and how unsure that is, sigma.
+
+    Pictures of the model are compared by simulated annotators, or by people (--clicks). The model stays as it is; the
+    reward is a small head on its features. Writes FOLDER/checkpoint. Put that into the model's folder as rewards/NAME
+    to use it."""
+    args = arguments(locals())
+    from hb.cli.reward import train
+
+    return train(args)

@@ -28,19 +28,20 @@ from hb.losses import (
     hinge_discriminator_loss,
     hinge_generator_loss,
     relativistic_loss,
-    reward_hinge,
     squared_mmd,
 )
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, PixelDiscriminator, vision_states
+from hb.preference_losses import reward_feedback_loss
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
 from hb.train.distill.stage import Stage, Update, frozen_copy, uniform
 from hb.train.optim import adam, refuse_not_finite
 
-Reward = Callable[[Tensor, StageBatch], Tensor]  # pictures [B, 3, H, W] in [-1, 1] and their batch -> [B]
+# pictures [B, 3, H, W] in [-1, 1] and their batch -> rewards [B], and the reward from which on a picture is good enough
+Reward = Callable[[Tensor, StageBatch], tuple[Tensor, float]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class OneStepSettings:
     penalty_every   these penalties are computed in each so many-th step, and weigh as many times more there (StyleGAN2,
                  arXiv 1912.04958, appendix B); they cost as much as all else that trains a discriminator
     mmd          weight of `squared_mmd` between predictions and true latents of a prompt
-    reward, threshold   weight of the reward's hinge, and the reward from which on it is zero
+    reward       weight of the reward's hinge; from which reward on it is zero, the reward model says
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
@@ -78,7 +79,6 @@ class OneStepSettings:
     penalty_every: int = 4
     mmd: float = 0.0
     reward: float = 0.0
-    threshold: float = 0.0
     at_one: float = 0.5
     second: float = 0.0
     clean: float = 0.1
@@ -293,9 +293,9 @@ class OneStep(Stage):
         if own.mmd:
             loss = loss + own.mmd * self.discrepancy(pairs)
         if own.reward:
-            rewards = self.reward_model(self.pictures(pairs.fake, pairs.batch), pairs.batch)
+            rewards, threshold = self.reward_model(self.pictures(pairs.fake, pairs.batch), pairs.batch)
             self.facts["reward"] = float(rewards.detach().mean())
-            loss = loss + own.reward * reward_hinge(rewards, own.threshold)
+            loss = loss + own.reward * reward_feedback_loss(rewards, threshold)
         return loss
 
     def regression_weight(self) -> float:
