@@ -137,7 +137,6 @@ def reward_of(model: Model, name: str | None) -> Reward:
     """A reward of the model as stage 5 takes it. name: None for the first. Raises ValueError if there is none."""
     name = name or next(iter(model.rewards), "vision")
     reward, thresholds = model.open_reward(name), model.rewards[name].thresholds
-    reward.requires_grad_(False)
 
     def of(pictures: Tensor, batch: StageBatch) -> tuple[Tensor, float]:
         task, source = batch.task, None

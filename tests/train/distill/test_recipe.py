@@ -12,15 +12,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from hb.cli.distill import reward_of
 from hb.cli.main import main, parse
 from hb.data.pool import Pool
 from hb.flow import time_grid
-from hb.infer.artifacts import STUDENT, Student, fingerprint
+from hb.infer.artifacts import STUDENT, RewardCheckpoint, Student, fingerprint
 from hb.infer.pipeline import Model
 from hb.models import mot
 from hb.models.checkpoint import CheckpointError
 from hb.models.conditioning import StudentModel
 from hb.models.names import is_generation, to_released
+from hb.models.rewards import RewardConfig, RewardModel
 from hb.train.distill.adp import OneStep
 from hb.train.distill.recipe import _plain, branch_of, pictures_of, run_stage, with_new_guidance_embedding
 from hb.train.distill.specs import CHAINS, SIX_NFE, STAGES
@@ -635,3 +637,29 @@ def test_a_parcel_holds_the_average_and_not_the_student(teacher, pool, students,
     assert same(stage.average.released_weights(), parcel.weights)
     assert not same(stage.student.released_weights(), parcel.weights)
     assert parcel.steps == 50 and len(time_grid(parcel.steps)) == 51
+
+
+@pytest.mark.parametrize("task", ["draw", "edit"])
+def test_stage_5_gets_a_reward_for_each_picture_with_its_own_prompt(model, pool, task):
+    """As `RewardModel` gives them one by one; gradient flows to the pictures and not to the reward."""
+    reward = RewardModel(RewardConfig.of(model.bagel), model.bagel)
+    torch.nn.init.normal_(reward.head.last.weight, generator=torch.Generator().manual_seed(0))
+    made_for = dict(config=asdict(reward.config), reads=RewardCheckpoint.stamp(model.bagel))
+    stored = RewardCheckpoint(**made_for, thresholds=dict(draw=1.5, edit=2.5), weights=dict(reward.head.state_dict()))
+    beside = Model(model.bagel, model.text, rewards=dict(vision=stored))
+    batch = stage_batch_of(model.bagel, pool, task)
+    pictures = torch.rand(batch.size, 3, 64, 64, generator=torch.Generator().manual_seed(1)).mul(2).sub(1)
+    pictures.requires_grad_()
+    rewards, threshold = reward_of(beside, None)(pictures, batch)
+    assert threshold == stored.thresholds[task] and rewards.shape == (batch.size,)
+    for i, row in enumerate(batch.rows.tolist()):
+        n = int(batch.source[f"{task}_length"][row])
+        ids, source = batch.source[f"{task}_ids"][row : row + 1, :n].int(), None
+        if task == "edit":
+            source = batch.source["scene_picture"][row : row + 1].movedim(-1, 1).float() / 127.5 - 1
+        alone, _ = reward(pictures[i : i + 1], reward.condition(model.bagel, ids, torch.tensor([n]), source))
+        assert torch.allclose(alone, rewards[i : i + 1], atol=1e-4)
+    rewards.sum().backward()
+    assert float(pictures.grad.abs().sum()) > 0
+    with pytest.raises(ValueError, match="hb train reward"):
+        reward_of(Model(model.bagel, model.text), None)
