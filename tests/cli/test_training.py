@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from hb.cli import train
+from hb.cli.distill import settings_of
 from hb.data.batches import pick
 from hb.infer.pipeline import load
 from hb.models.vision import VisionTower
+from hb.train.distill.adp import OneStep
+from hb.train.distill.cfg import CFGDistillation
 from tests.conftest import TOKENIZER, tiny_config
 
 
@@ -159,3 +162,12 @@ def test_ctrl_c_ends_after_a_whole_step_and_nothing_is_lost(hb, tiny_preset, mon
     assert 0 < steps < 4
     assert hb(*teacher, "--folder", "cut")[0] == 0
     assert Path("cut/model/ema.safetensors").read_bytes() == Path("whole/model/ema.safetensors").read_bytes()
+
+
+def test_settings_of_a_stage_are_numbers_words_or_pairs_and_unknown_ones_are_refused():
+    got = settings_of(["r1=0.25", "pairing=hinge", "regression=[1, 0.05]", "penalty_every=2"], OneStep, "adp")
+    assert got == dict(r1=0.25, pairing="hinge", regression=(1, 0.05), penalty_every=2)
+    assert settings_of(["average=0.9"], CFGDistillation, "cfg") == dict(average=0.9)
+    for words, make, name in ((["r3=1"], OneStep, "adp"), (["r1"], OneStep, "adp"), (["r1=1"], CFGDistillation, "cfg")):
+        with pytest.raises(ValueError, match="--set takes NAME=VALUE"):
+            settings_of(words, make, name)
