@@ -147,13 +147,13 @@ class Model(ModelFolder):
             batch, own = torch.stack([given[i] for i in group]), [seeds[i] for i in group]
             shape = self.bagel.latent_grid(*batch.shape[-2:])
             with clock("prefill"):
-                contexts = self._read_for_editing(batch, [ids[i] for i in group], own, plan, shape)
+                contexts = self.read_for_editing(batch, [ids[i] for i in group], own, plan, shape)
             latents.append(self._denoise(contexts, plan, shape, own, clock, meter, picture=True))
             with clock("decode picture"):
                 pixels.append(self.decode_pictures(latents[-1], shape))
         return _record(pixels, latents, sum(groups, []), instructions, seeds, plan, clock, meter)
 
-    def _read_for_editing(self, pixels: Tensor, ids, seeds: Sequence[int], plan: SamplingPlan, shape) -> Contexts:
+    def read_for_editing(self, pixels: Tensor, ids, seeds: Sequence[int], plan: SamplingPlan, shape) -> Contexts:
         """The picture, then the instruction; and without either."""
         seen = self.read_source(pixels, seeds, plan, shape)
         _, full = self.bagel.read_text(seen, ids)

@@ -174,6 +174,9 @@ class KVCache:
         forgotten is written over."""
         if not 0 <= length <= self.length:
             raise ValueError(f"this cache holds {self.length} tokens, so it cannot go back to {length}")
+        if not self.whole:  # padding that is forgotten hides nothing
+            self.bias[:, length:] = 0
+            self._whole = None
         self.length = length
         self.position.fill_(position)
 
