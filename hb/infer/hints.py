@@ -21,9 +21,12 @@ TAILS = {
         "| navy background| a navy background| background| the top left| top left| it"
     ).split("|"),
     EDIT: (
-        " the star green| the star| the star to the top| star green| green| star| a circle| circle| to the top| the top| top| black"
-        "| into a circle| with a circle| background black| the background black| color of the star to green"
-        "| of the star to green| to green| size of the star to large| of the star to large| to large| picture"
+        " the star green| the star| the star to the top| star to the top| star green| green| star| a circle| circle"
+        "| to the top| the top| top| black| into a circle| with a circle| background black| the background black"
+        "| the star with a circle| star with a circle| away the star| the picture| picture"
+        "| color of the star to green| of the star to green| the star to green| star to green| to green"
+        "| size of the star to large| of the star to large| the star to large| star to large| to large| large"
+        "| the left with a circle| left with a circle"
     ).split("|"),
 }
 EDIT_WORDS = frozenset("make change turn replace into remove erase take away add put move larger smaller by".split())
