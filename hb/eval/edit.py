@@ -19,11 +19,10 @@ from hb.eval.stats import Share
 from hb.infer.pipeline import Model
 from hb.world import benchmark as bench
 from hb.world.cases import score_case, what_is_free
-from hb.world.judge.edits import edit_region, picked, score_edit
+from hb.world.judge.edits import drift, picked, score_edit, touched
 from hb.world.judge.reading import Reading, read
 from hb.world.language import others_instead, parse_edit
 from hb.world.render import render
-from hb.world.scene import Scene
 
 CHAINS = 10  # of 40, each of five edits: as long as a batch of pictures, and as much to lose
 STORED = ("right", "SC", "PQ", "O", "drift")  # of each edit, in a result
@@ -91,9 +90,8 @@ def _score(case: bench.EditCase, reading: Reading, before: Tensor, after: Tensor
     score = score_case(reading, case)
     sc = 10 * min(score.success, score.kept)
     pq = 10 * min(reading.shape_cleanliness, reading.background_cleanliness)
-    outside = ~touched(case.source, edit.target, reading, before.shape[-1])
-    drift = float((after - before).abs()[:, outside].mean()) if outside.any() else 0.0
-    figures = dict(SC=sc, PQ=pq, O=float(np.sqrt(sc * pq)), drift=drift)
+    moved = drift(before, after, touched(case.source, edit.target, reading, before.shape[-1])) or 0.0
+    figures = dict(SC=sc, PQ=pq, O=float(np.sqrt(sc * pq)), drift=moved)
     return dict(group=edit.group, right=int(score.success == 1.0), **figures, reasons=score.reasons[:2])
 
 
@@ -113,16 +111,6 @@ def _choices(rows: list[dict]) -> dict:
         picked_right={g: share(of[g], "right") for g in of},
         outcomes={g: [words(r) for r in of[g]] for g in of},
     )
-
-
-def touched(source: Scene, target: Scene, reading: Reading, side: int) -> Tensor:
-    """Pixels [side, side] an edit may change: where source and target differ, and where the edited thing was put."""
-    region = edit_region(source, target, side)
-    kept = [t for t in source.things if t in target.things]
-    new = [t.thing for t in reading.things if not any(np.hypot(t.thing.x - k.x, t.thing.y - k.y) < 0.05 for k in kept)]
-    for thing in new:
-        region |= edit_region(Scene((), source.background), Scene((thing,), source.background), side)
-    return region
 
 
 # ---- comparisons ----------------------------------------------------------------------------------------------------
@@ -199,8 +187,7 @@ def _edited_in_turn(
         for i, (chain, reading) in enumerate(zip(chains, read(current))):
             source, target = chain.source if turn == 0 else chain.edits[turn - 1].target, chain.edits[turn].target
             regions[i] |= touched(source, target, reading, side)
-            outside = (current[i] - first[i]).abs()[:, ~regions[i]]
             success = score_edit(reading, source, target, *what_is_free(chain.edits[turn])).success
             out[i]["right"].append(int(success == 1.0))
-            out[i]["drift"].append(float(outside.mean()) if outside.numel() else None)
+            out[i]["drift"].append(drift(first[i], current[i], regions[i]))
     return out

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
+
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -25,3 +27,9 @@ class Cache:
 
     def __reduce__(self):
         return Cache, ()
+
+
+def version_of(parameters: Iterable[Tensor]) -> list[tuple]:
+    """What changes when weights do."""
+    count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
+    return [(id(p), count(p), p.device, p.dtype) for p in parameters]

@@ -35,11 +35,11 @@ def unit_rms(x: Tensor, eps: float) -> Tensor:
     if x.dtype != torch.float32:
         return F.rms_norm(x, (size,), None, eps) * size**-0.5
     # three operations; F.rms_norm on a CPU is six, and nearly three times as slow
-    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), _least_norm(size, eps, x.device))
+    return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), least_norm(size, eps, x.device))
 
 
 @cache
-def _least_norm(size: int, eps: float, device: torch.device) -> Tensor:
+def least_norm(size: int, eps: float, device: torch.device) -> Tensor:
     """sqrt(size * eps) as a tensor: making one costs as much as a norm."""
     return torch.tensor(math.sqrt(size * eps), device=device)
 

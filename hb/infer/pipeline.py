@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from hb.infer import limits
 from hb.infer.artifacts import DraftCheckpoint, PixelDecoderCheckpoint, RewardCheckpoint, Student, fingerprint
-from hb.infer.cache import Cache
+from hb.infer.cache import Cache, version_of
 from hb.infer.folders import DECODER, SHIPPED, STUDENTS, ModelFolder, is_shipped
 from hb.infer.fused import FastText, decode_fast
+from hb.infer.fused_student import FusedStudent
 from hb.infer.image import Contexts, Meter, generator_of, noise, sample, sample_student
 from hb.infer.plan import Sampling, SamplingPlan, make_plan, student_for
 from hb.infer.processor import Processor, grouped_by_size, paired, real, seed_of, seeds_of, texts_of, whole
@@ -150,24 +151,28 @@ class Model(ModelFolder):
             batch, own = torch.stack([given[i] for i in group]), [seeds[i] for i in group]
             shape = self.bagel.latent_grid(*batch.shape[-2:])
             with clock("prefill"):
-                contexts = self._read_for_editing(batch, [ids[i] for i in group], own, plan, shape)
+                contexts = self.read_for_editing(batch, [ids[i] for i in group], own, plan, shape)
             latents.append(self._denoise(contexts, plan, shape, own, clock, meter, picture=True))
             with clock("decode picture"):
                 pixels.append(self.decode_pictures(latents[-1], shape))
         return _record(pixels, latents, sum(groups, []), instructions, seeds, plan, clock, meter)
 
-    def _read_for_editing(self, pixels: Tensor, ids, seeds: Sequence[int], plan: SamplingPlan, shape) -> Contexts:
-        """The picture as a latent and through the vision encoder, then the instruction; and without either."""
-        bagel, empty = self.bagel, lambda: self.bagel.empty(len(pixels))
-        latent = bagel.encode(pixels, [generator_of(s) for s in seeds])
-        seen = bagel.read_latent(empty(), latent, shape)
-        if plan.reads_vision:
-            _, seen = bagel.see(seen, self.processor.for_vision(pixels))
-        _, full = bagel.read_text(seen, ids)
+    def read_for_editing(self, pixels: Tensor, ids, seeds: Sequence[int], plan: SamplingPlan, shape) -> Contexts:
+        """The picture, then the instruction; and without either."""
+        seen = self.read_source(pixels, seeds, plan, shape)
+        _, full = self.bagel.read_text(seen, ids)
         if plan.student is not None:
             return Contexts(full)
-        _, no_image = bagel.read_text(empty(), ids)
+        _, no_image = self.bagel.read_text(self.bagel.empty(len(pixels)), ids)
         return Contexts(full, no_text=seen, no_image=no_image)
+
+    def read_source(self, pixels: Tensor, seeds: Sequence[int], plan: SamplingPlan, shape: tuple[int, int]) -> KVCache:
+        """What every edit of these pictures [B, 3, H, W] in [-1, 1] begins with: the picture as a latent and, unless
+        the student does without, through the vision encoder."""
+        bagel = self.bagel
+        latent = bagel.encode(pixels, [generator_of(s) for s in seeds])
+        seen = bagel.read_latent(bagel.empty(len(pixels)), latent, shape)
+        return bagel.see(seen, self.processor.for_vision(pixels))[1] if plan.reads_vision else seen
 
     def _denoise(
         self,
@@ -180,17 +185,25 @@ class Model(ModelFolder):
         picture: bool = False,
     ) -> Tensor:
         """From noise to latent tokens [B, n, values]."""
-        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
         with clock("denoise"):
-            if plan.student is None:
-                steps = sample(self.bagel, contexts, x, plan.grid, plan.guidance, meter, shape)
-            else:
-                student, how = self.open_student(plan.student), dict(sampler=plan.sampler, seeds=seeds)
-                steps = sample_student(
-                    student, contexts.full, x, plan.grid, plan.guidance, meter, shape, picture=picture, **how
-                )
-            *_, (_, x) = steps
+            *_, (_, x) = self.denoising(contexts, plan, shape, seeds, meter, picture)
         return x
+
+    def denoising(
+        self,
+        contexts: Contexts,
+        plan: SamplingPlan,
+        shape: tuple[int, int],
+        seeds: list[int],
+        meter: Meter,
+        picture: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(t, latent tokens [B, n, values]) after each step from noise. picture: is one edited?"""
+        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
+        if plan.student is None:
+            return sample(self.bagel, contexts, x, plan.grid, plan.guidance, meter, shape)
+        student, how = self.open_student(plan.student), dict(sampler=plan.sampler, seeds=seeds)
+        return sample_student(student, contexts.full, x, plan.grid, plan.guidance, meter, shape, picture=picture, **how)
 
     def decode_pictures(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Latent tokens [B, n, values] to pictures [B, 3, H, W] in [0, 1], by the pixel decoder if there is one."""
@@ -201,21 +214,31 @@ class Model(ModelFolder):
 
     def _warn_of_limits(self, prompts: Sequence[str], plan: SamplingPlan) -> None:
         """Say once of each cell of `hb eval complex` what it is known to come to, if that is less than half."""
-        if self.bagel.config.picture_side is None:
-            return
-        student = self.students[plan.student].fingerprint() if plan.student else None
-        size = sum(p.numel() for p in self.bagel.parameters())
-        who = dict(weights=self.fingerprint, parameters=size, student=student)
-        for cell, (right, nfe) in limits.weak_cells(limits.cells_of(prompts), nfe=plan.nfe, **who).items():
-            known = (self.fingerprint(), student, cell)
+        for cell, words in self.limits_of(prompts, plan).items():
+            known = (self.fingerprint(), self._student_fingerprint(plan.student), cell)
             if known not in _WARNED:
                 _WARNED.add(known)
-                warnings.warn(limits.in_words(cell, right, nfe), limits.DrawingWarning, stacklevel=4)
+                warnings.warn(words, limits.DrawingWarning, stacklevel=4)
+
+    def limits_of(self, prompts: Sequence[str], plan: SamplingPlan) -> dict[str, str]:
+        """The cells of `hb eval complex` that these prompts belong to and that are drawn wrong more often than right,
+        each with a sentence that says so. None for a model that is not of the tiny world."""
+        if self.bagel.config.picture_side is None:
+            return {}
+        size = sum(p.numel() for p in self.bagel.parameters())
+        who = dict(weights=self.fingerprint, parameters=size, student=self._student_fingerprint(plan.student))
+        weak = limits.weak_cells(limits.cells_of(prompts), nfe=plan.nfe, **who)
+        return {cell: limits.in_words(cell, right, nfe) for cell, (right, nfe) in weak.items()}
 
     def fingerprint(self) -> str:
         """Of all weights; made again when they have changed since."""
         version = _version(self.bagel.parameters())
         return self._made.get("fingerprint", version, lambda: fingerprint(self.bagel), same=operator.eq)
+
+    def _student_fingerprint(self, name: str | None) -> str | None:
+        """None of the teacher's, which has none of its own."""
+        student = self.students.get(name)
+        return student and self._made.get(f"fingerprint of {name}", student, student.fingerprint)
 
     def plan(self, verb: str, *, sampling: Sampling | None = None, **options) -> SamplingPlan:
         """What these options of `draw` or `edit` (verb) come to: see `hb.infer.plan.make_plan`."""
@@ -237,6 +260,12 @@ class Model(ModelFolder):
             raise ValueError(f"no reward called {name!r}: {there}; train one: hb train reward")
         reward = self.rewards[name]
         return self._made.get(f"reward {name}", reward, lambda: reward.open(self.bagel))
+
+    def fast_student(self, name: str) -> FusedStudent:
+        """The same on the fused path, for one picture at a time."""
+        made_of = self.open_student(name), self.fast_text()
+        same = lambda a, b: a[0] is b[0] and a[1] is b[1]
+        return self._made.get(f"fused student {name}", made_of, lambda: FusedStudent(*made_of), same=same)
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
@@ -289,7 +318,7 @@ class Model(ModelFolder):
         """Answers to what was read, by the fastest path that there is."""
         if plan is not None:
             return decode_speculative(self.fast_text(), self.fast_draft(), read, plan=plan, **how)
-        if self._is_small():
+        if self.is_small():
             rows, passes = decode_fast(self.fast_text(), read.context, **how)
         else:
             done = decode(self.bagel, read.context, **how)
@@ -298,7 +327,7 @@ class Model(ModelFolder):
 
     def _speculation(self, speculate: bool | Plan, distribution: TokenDistribution) -> Plan | None:
         """How much is guessed; None: nothing is."""
-        if speculate is False or (speculate is True and (self.draft is None or not self._is_small())):
+        if speculate is False or (speculate is True and (self.draft is None or not self.is_small())):
             return None
         if self.draft is None:
             raise ValueError(
@@ -309,7 +338,8 @@ class Model(ModelFolder):
         plan = Plan.of(self.draft.plans, distribution.temperature)
         return plan if plan.depth else None
 
-    def _is_small(self) -> bool:
+    def is_small(self) -> bool:
+        """Is there room for fused copies of its weights?"""
         return sum(p.numel() for p in self.bagel.mot.parameters()) < FUSED_AT_MOST
 
     def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Prefill:
@@ -319,7 +349,7 @@ class Model(ModelFolder):
 
     def fast_text(self) -> FastText:
         """The text path, fused; made again when weights have changed since."""
-        version = _version(p for part in self.bagel.understanding_branch()[:3] for p in part.parameters())
+        version = version_of(p for part in self.bagel.understanding_branch()[:3] for p in part.parameters())
         return self._made.get("text", version, lambda: FastText(self.bagel), same=operator.eq)
 
     def fast_draft(self) -> DraftModel:
@@ -337,12 +367,6 @@ class Model(ModelFolder):
         """The student, grid and guidance of `plan`."""
         plan = self.plan(verb, **options)
         return plan.student, plan.grid, plan.guidance
-
-
-def _version(parameters: Iterable[Tensor]) -> list[tuple]:
-    """What changes when weights do."""
-    count = lambda p: 0 if p.is_inference() else p._version  # weights made in inference mode cannot change
-    return [(id(p), count(p), p.device, p.dtype) for p in parameters]
 
 
 def _record(

@@ -18,7 +18,7 @@ class KVCache:
 
     Two ways to use it. `append`, `select`, `crop` and `at` return a new cache and leave this one as it is: several may
     share a prefix, and gradients flow. `reserve` gives a private copy with room, for a loop that decodes: `layers`
-    hands out places to write to, `keep` says which of the tokens written stay.
+    hands out places to write to, `keep` says which of the tokens written stay, `rewind` goes back.
 
     kv        [layers, 2, B, K, room, d]
     bias      [B, room], added to the scores: 0, or minus infinity for padding, which nobody may attend to
@@ -168,6 +168,17 @@ class KVCache:
             self.bias[:, at : at + a].masked_fill_(~present, -math.inf)
             self._whole = False
         self.length = at + a
+
+    def rewind(self, length: int, position: int) -> None:
+        """Forget all but the first `length` tokens, in place; `position`: of the next token, in every row. What is
+        forgotten is written over."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"this cache holds {self.length} tokens, so it cannot go back to {length}")
+        if not self.whole:  # padding that is forgotten hides nothing
+            self.bias[:, length:] = 0
+            self._whole = None
+        self.length = length
+        self.position.fill_(position)
 
     def widen(self, room: int) -> None:
         """Make room for so many tokens in all."""

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hb.eval.edit import edit_eval, edit_flips, edit_ratios, touched
+from hb.eval.edit import edit_eval, edit_flips, edit_ratios
 from hb.world import benchmark as bench
+from hb.world.judge.edits import touched
 from hb.world.judge.reading import read
 from hb.world.language import CHOOSING, others_instead, parse, parse_edit
 from hb.world.render import render

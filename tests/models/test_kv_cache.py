@@ -104,3 +104,17 @@ def test_room_is_made_where_it_is_missing(cache):
     private = cache.reserve(0)
     private.widen(9)
     assert private.room == 9 and torch.equal(private.layer(1)[1], cache.layer(1)[1])
+
+
+def test_rewinding_in_place_is_cropping(cache):
+    """The prefix stays; what is written behind it takes the place of what was there, padding included."""
+    private = cache.reserve(4)
+    private.rewind(1, 7)
+    assert private.length == 1 and private.position.tolist() == [7, 7] and private.room == 8
+    for layer in range(2):
+        for mine, wanted in zip(private.layer(layer), cache.crop(1).layer(layer)):
+            assert torch.equal(mine, wanted)
+    private.keep(None, None, 2)
+    assert private.whole and private.visible.all() and not cache.whole
+    with pytest.raises(ValueError, match="holds 3 tokens"):
+        private.rewind(4, 0)

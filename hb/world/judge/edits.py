@@ -163,3 +163,20 @@ def edit_region(source: Scene, target: Scene, side: int = 64) -> Tensor:
     before, after = render([source, target], side)
     differs = ((before - after).abs().amax(0) > 1 / 255).float()
     return torch.nn.functional.max_pool2d(differs[None], 5, stride=1, padding=2)[0] > 0
+
+
+def touched(source: Scene, target: Scene, reading: Reading, side: int) -> Tensor:
+    """Pixels [side, side] an edit may change: where source and target differ, and where the edited thing was put."""
+    region = edit_region(source, target, side)
+    kept = [t for t in source.things if t in target.things]
+    new = [t.thing for t in reading.things if not any(np.hypot(t.thing.x - k.x, t.thing.y - k.y) < 0.05 for k in kept)]
+    for thing in new:
+        region |= edit_region(Scene((), source.background), Scene((thing,), source.background), side)
+    return region
+
+
+def drift(first: Tensor, now: Tensor, region: Tensor) -> float | None:
+    """Mean absolute change of the pixels outside `region` [H, W], of pictures [3, H, W] in [0, 1]. None where nothing
+    is outside: a new background changes all."""
+    outside = (now - first).abs()[:, ~region]
+    return float(outside.mean()) if outside.numel() else None
