@@ -35,6 +35,9 @@ ONLY_IN = {  # library -> rooms
     "transformers": {"models"},
     "diffusers": {"models"},
     "ipywidgets": {"course"},
+    "anywidget": {"course"},
+    "traitlets": {"course"},
+    "playwright": {"cli"},
 }
 
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -115,6 +115,8 @@ USUAL = dict(
     pool=1500,
     text=[1.25, 1.5, 2.0, 3.0, 4.0],
     image=[1.25, 1.5, 2.0],
+    server="voila",
+    delay_ms=80.0,
 )  # other options are usually off
 USUAL_STEPS = dict(draft_ablation=600, tune_guidance=25)
 IN_BASE = {

@@ -164,6 +164,15 @@ class LiveSession:
             self._runs[verb] = key, make(self._denoiser, prefix)
         return self._runs[verb][1]
 
+    def read_ahead(self) -> None:
+        """Read the current picture as the source of the next instruction, before its first key is pressed."""
+        with self._lock:
+            before = self.history.current
+            if before is not None:
+                shape = self.model.bagel.latent_grid(*before.image.size[::-1])
+                with torch.inference_mode():
+                    self._run(EDIT, before, self._next_seed(), shape)
+
     def _sampled(self, run, plan: SamplingPlan, seed: int, shape: tuple[int, int], meter: Meter, picture: bool):
         """Latent tokens [1, n, values] from this turn's noise."""
         key = seed, shape

@@ -124,6 +124,8 @@ def test_a_picture_to_be_edited_is_read_once(live_model, monkeypatch, picture):
         session.edit(text)
     assert len(calls) == 1
     session.accept()
+    session.read_ahead()
+    assert len(calls) == 2
     session.edit("make the star red")
     assert len(calls) == 2
 

@@ -1,6 +1,6 @@
 """`hb bench`: how fast a model is."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,6 +68,47 @@ def ask(
     from hb.cli.speculation import ask
 
     return ask(args)
+
+
+@verb(
+    app,
+    short_help="Drawing while one types: from a key to its picture.",
+    examples="""
+hb bench live
+hb bench live --browser
+hb bench live --student dmdo --nfe 6 --repeats 1
+""",
+)
+def live(
+    model: o.ModelOptions,
+    student: Annotated[
+        str | None,
+        o.Name(
+            help="The student that draws (default: one-nfe where the model has it, else its default student).",
+            rich_help_panel=o.STUDENT,
+        ),
+    ] = None,
+    nfe: Annotated[
+        int | None, o.nfe_option("Function evaluations of a picture (default: what the student was made for).")
+    ] = None,
+    repeats: Annotated[int, o.Whole(help="How often the sentences are typed.")] = 5,
+    browser: Annotated[bool, o.Flag("--browser", help="Type in a page of a real Chromium too.")] = False,
+    server: Annotated[
+        Literal["voila", "lab"], typer.Option(help="What serves the page: Voila or JupyterLab.", metavar="voila|lab")
+    ] = "voila",
+    delay_ms: Annotated[float, o.Number(help="Milliseconds between two keys in the page.", min=0)] = 80.0,
+    threads: o.Threads = None,
+    results: o.Results = None,
+    json: o.Json = False,
+):
+    """Type sentences letter by letter and time every key that changes the picture: p50 and p95, and by part.
+
+    Without --browser, from the words to the picture's bytes in this process. With it, also from the key to the picture
+    on the screen."""
+    args = arguments(locals())
+    from hb.cli.live import live
+
+    return live(args)
 
 
 @verb(

@@ -1,0 +1,287 @@
+"""The canvas in a real Chromium: hands and keys do what they should, in Voila and in JupyterLab.
+
+Run with `pytest -m browser`; without Chromium or Playwright these tests are skipped, and say so.
+"""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hb.cli.browser import NoBrowser, browser_page, chromium, open_canvas, served
+
+pytestmark = pytest.mark.browser
+CELLS = ["import hb\nfrom hb.course.canvas import Canvas\nCanvas(hb.load('nano'), student='dmdo')"]
+WAIT = 60_000  # milliseconds that nothing here should need
+DRAWN = "a red circle left of a blue star"
+
+
+class Page:
+    """A canvas on a page, and what one does with it."""
+
+    def __init__(self, page, address: str):
+        self.page, self.root, self.box = page, page.locator(".hb-canvas"), page.locator(".hb-text")
+        open_canvas(page, address)
+
+    def of(self, name: str) -> str | None:
+        return self.root.get_attribute(f"data-{name}")
+
+    def wait(self, **values) -> None:
+        """Until the canvas says all of this of itself."""
+        said = "".join(f'[data-{name}="{value}"]' for name, value in values.items())
+        self.page.wait_for_selector(f".hb-canvas{said}", timeout=WAIT)
+
+    def type(self, verb: str, text: str) -> None:
+        self.page.locator(f".hb-canvas input[value={verb}]").check()
+        self.box.fill("")
+        self.box.press_sequentially(text)
+
+    def begin(self) -> None:
+        """A canvas that shows DRAWN, accepted, as its first turn and from the same noise each time; its things can be
+        clicked on."""
+        if self.of("turns") == "0":
+            self.type("draw", DRAWN)
+            self.wait(shown=DRAWN)
+            self.box.press("Enter")
+            self.wait(turns=1)
+        self.page.locator(".hb-strip li button").first.click()
+        self.wait(shown=DRAWN, position=1)
+        self.page.locator(".hb-canvas input[value=edit]").check()
+        self.box.fill("")
+        self.page.wait_for_function("() => document.querySelector('.hb-canvas').dataset.hinted > 0")
+        self.things()
+
+    def things(self) -> list[str]:
+        self.page.wait_for_selector(".hb-thing", timeout=WAIT)
+        return [node.get_attribute("aria-label") for node in self.page.locator(".hb-thing").all()]
+
+    def thing(self, word: str):
+        return self.page.locator(f'.hb-thing[aria-label*="{word}"]').first
+
+    def act(self, name: str):
+        return self.page.locator(f'.hb-canvas [data-act="{name}"]')
+
+    def pixels(self) -> list[int]:
+        return self.page.evaluate(
+            """() => { const c = document.querySelector('.hb-stage canvas');
+                return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; }"""
+        )
+
+    def middle(self, node) -> tuple[float, float]:
+        box = node.bounding_box()
+        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def corner(self) -> tuple[float, float]:
+        """A point in the bottom right ninth."""
+        box = self.page.locator(".hb-stage").bounding_box()
+        return box["x"] + 0.8 * box["width"], box["y"] + 0.8 * box["height"]
+
+
+def browser_or_skip() -> None:
+    try:
+        chromium()
+    except NoBrowser as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def voila():
+    browser_or_skip()
+    with served("voila", CELLS) as address, browser_page(has_touch=True, accept_downloads=True) as page:
+        yield Page(page, address)
+        assert page.errors == []
+
+
+@pytest.fixture
+def canvas(voila, request):
+    voila.begin()
+    yield voila
+    if folder := os.environ.get("HB_SCREENSHOTS"):  # to look at
+        voila.page.screenshot(path=Path(folder) / f"{request.node.name}.png")
+
+
+def test_the_picture_changes_as_one_types(canvas):
+    before = canvas.pixels()
+    canvas.type("draw", "a green moon")
+    canvas.wait(shown="a green moon")
+    assert canvas.pixels() != before
+    shown = canvas.pixels()
+    canvas.box.press_sequentially(" and a re")
+    canvas.page.wait_for_function(
+        "() => document.querySelector('.hb-hint').textContent.includes(\"'red'\")", timeout=WAIT
+    )
+    assert canvas.pixels() == shown and canvas.of("shown") == "a green moon"
+    canvas.box.press_sequentially("d star")
+    canvas.wait(shown="a green moon and a red star")
+
+
+def test_the_time_from_key_to_picture_is_measured(canvas):
+    canvas.type("draw", "a pink heart and a moon")
+    canvas.wait(shown="a pink heart and a moon")
+    canvas.page.wait_for_timeout(500)
+    measured = json.loads(canvas.of("latencies"))
+    assert measured and all(0 < ms < WAIT for ms in measured)
+    assert f"({len(measured)} keys)" in canvas.page.locator(".hb-speed").inner_text()
+    assert "p95" in canvas.page.locator(".hb-speed").inner_text()
+
+
+def test_enter_keeps_the_picture_and_an_instruction_changes_it(canvas):
+    canvas.box.press_sequentially("make the star green")
+    canvas.wait(shown="make the star green")
+    canvas.box.press("Enter")
+    canvas.wait(turns=2, position=2)  # what had been undone is gone
+    canvas.page.wait_for_function(
+        "() => /^0\\.\\d+$/.test(document.querySelector('.hb-drift').textContent)", timeout=WAIT
+    )
+    last = canvas.page.locator(".hb-strip li button").last
+    assert "make the star green, drift 0." in last.get_attribute("aria-label")
+    assert canvas.box.input_value() == ""
+
+
+def test_a_click_selects_and_a_color_recolors(canvas):
+    canvas.thing("star").click()
+    assert canvas.thing("star").get_attribute("aria-pressed") == "true"
+    assert "star" in canvas.page.locator(".hb-about").inner_text()
+    canvas.page.locator('[data-word="purple"]').click()
+    canvas.wait(shown="make the star purple")
+    assert canvas.box.input_value() == "make the star purple"
+
+
+def test_shape_size_remove_and_background(canvas):
+    for press, said in (
+        ('[data-shape="heart"]', "replace the circle with a heart"),
+        ('[data-act="remove"]', "remove the circle"),
+    ):
+        canvas.begin()
+        canvas.thing("circle").click()
+        canvas.page.locator(press).click()
+        canvas.wait(shown=said)
+    canvas.begin()
+    canvas.page.locator('.hb-canvas [data-word="black"]').click()
+    canvas.wait(shown="change the background to black")
+
+
+def test_dragging_moves(canvas):
+    canvas.page.mouse.move(*canvas.middle(canvas.thing("star")))
+    canvas.page.mouse.down()
+    canvas.page.mouse.move(*canvas.corner(), steps=5)
+    assert canvas.page.locator(".hb-marked").get_attribute("data-place") == "bottom right"
+    canvas.page.mouse.up()
+    canvas.wait(shown="move the star to the bottom right")
+
+
+def test_a_finger_taps_and_drags(canvas):
+    canvas.page.touchscreen.tap(*canvas.middle(canvas.thing("circle")))
+    assert canvas.thing("circle").get_attribute("aria-pressed") == "true"
+    finger = canvas.page.context.new_cdp_session(canvas.page)
+    at = lambda kind, x, y: finger.send(
+        "Input.dispatchTouchEvent", dict(type=kind, touchPoints=[] if kind == "touchEnd" else [dict(x=x, y=y)])
+    )
+    (x, y), (to_x, to_y) = canvas.middle(canvas.thing("circle")), canvas.corner()
+    at("touchStart", x, y)
+    for share in (0.3, 0.6, 1.0):
+        at("touchMove", x + share * (to_x - x), y + share * (to_y - y))
+    at("touchEnd", to_x, to_y)
+    canvas.wait(shown="move the circle to the bottom right")
+
+
+def test_an_empty_spot_is_where_a_shape_is_added(canvas):
+    canvas.page.mouse.click(*canvas.corner())
+    canvas.page.locator('[data-word="cyan"]').click()
+    canvas.page.locator('[data-shape="ring"]').click()
+    canvas.wait(shown="add a cyan ring at the bottom right")
+
+
+def test_the_keyboard_is_enough(canvas):
+    page, label = canvas.page, "document.activeElement.getAttribute('aria-label')"
+    canvas.box.focus()
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        if "circle" in (page.evaluate(label) or ""):
+            break
+    assert "circle" in page.evaluate(label)
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+    page.keyboard.press("ArrowDown")
+    canvas.wait(shown="move the circle to the bottom left")
+    page.keyboard.press("Control+z")
+    canvas.wait(shown=DRAWN)
+    canvas.things()
+    page.wait_for_function("() => (document.activeElement.getAttribute('aria-label') || '').includes('circle')")
+    canvas.thing("star").focus()
+    page.keyboard.press("Delete")
+    canvas.wait(shown="remove the star")
+
+
+def test_undo_redo_and_a_turn_in_the_strip(canvas):
+    canvas.box.press_sequentially("make the star green")
+    canvas.wait(shown="make the star green")
+    canvas.act("undo").click()
+    canvas.wait(shown=DRAWN)
+    canvas.act("redo").click()
+    canvas.wait(shown="make the star green")
+    number = int(canvas.of("position"))
+    canvas.page.locator(".hb-strip li button").nth(number - 2).click()
+    canvas.wait(shown=DRAWN, position=number - 1)
+    assert canvas.page.locator(".hb-strip [aria-current=step]").count() == 1
+
+
+def test_the_same_request_by_one_evaluation(canvas):
+    panel = canvas.page.locator('.hb-other[data-who="1"]')
+    panel.locator("button").click()
+    panel.locator(':text("1 NFE") >> nth=-1').wait_for(timeout=WAIT)
+    canvas.page.wait_for_function("() => document.querySelector('.hb-other canvas').width === 64", timeout=WAIT)
+
+
+def test_picture_and_history_are_saved_and_opened_again(canvas, tmp_path):
+    with canvas.page.expect_download() as download:
+        canvas.act("save-picture").click()
+    image = Image.open(io.BytesIO(Path(download.value.path()).read_bytes())).convert("RGB")
+    assert image.size == (64, 64)
+    shown = canvas.pixels()
+    assert [*image.tobytes()] == [v for i, v in enumerate(shown) if i % 4 < 3]
+    with canvas.page.expect_download() as download:
+        canvas.act("save-history").click()
+    history = tmp_path / "history.json"
+    download.value.save_as(history)
+    turns = len(json.loads(history.read_text())["turns"])
+    canvas.type("draw", "a moon")
+    canvas.wait(shown="a moon")
+    canvas.page.locator(".hb-canvas input[type=file]").set_input_files(history)
+    canvas.wait(shown=DRAWN, turns=turns)
+    assert canvas.pixels() == shown
+    (tmp_path / "wrong.json").write_text("{}")
+    canvas.page.locator(".hb-canvas input[type=file]").set_input_files(tmp_path / "wrong.json")
+    canvas.page.wait_for_selector(".hb-hint.hb-wrong", timeout=WAIT)
+
+
+def test_everything_that_can_be_pressed_has_a_name(canvas):
+    nameless = canvas.page.evaluate(
+        """() => [...document.querySelectorAll('.hb-canvas button, .hb-canvas input')].filter(node =>
+            !(node.getAttribute('aria-label') || node.textContent.trim() || node.closest('label')?.textContent.trim()))
+            .map(node => node.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_a_narrow_page_shows_everything(canvas):
+    canvas.page.set_viewport_size(dict(width=360, height=800))
+    wide = canvas.page.evaluate("document.querySelector('.hb-canvas').scrollWidth > window.innerWidth")
+    canvas.page.set_viewport_size(dict(width=1000, height=1100))
+    assert not wide
+
+
+def test_in_jupyterlab_keys_reach_the_canvas():
+    browser_or_skip()
+    with served("lab", CELLS) as address, browser_page() as page:
+        canvas = Page(page, address)
+        canvas.begin()
+        canvas.thing("circle").focus()
+        page.keyboard.press("ArrowDown")  # Lab would move to another cell
+        canvas.wait(shown="move the circle to the bottom left")
+        page.keyboard.press("Control+z")
+        canvas.wait(shown=DRAWN)
+        assert page.errors == []
