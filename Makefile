@@ -27,7 +27,7 @@ lab: $(READY)
 
 test: $(READY)
 	@echo "==> Unit tests (pytest, on two cores)"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -p no:nbmake
 	@if ls notebooks/*.ipynb >/dev/null 2>&1; then \
 	  echo "==> Notebooks, from top to bottom with small settings (HB_FAST=1 pytest --nbmake)"; \
 	  HB_FAST=1 $(BIN)/python -m pytest --nbmake notebooks; \

@@ -13,6 +13,7 @@ from t = 0.65) and wrong ones in its pictures (66): what it could not draw was t
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -73,6 +74,12 @@ def random_scenes(n: int, seed: int, step: int, rank: int = 0) -> Scenes:
 
 def statistics(seed: int) -> tuple[Float[Tensor, "16 1 1"], Float[Tensor, "16 1 1"]]:
     """Mean and standard deviation of each line of FIELD: latents are in units in which these are 0 and 1."""
+    middle, spread = _statistics(seed)
+    return middle.clone(), spread.clone()  # loading weights writes into buffers
+
+
+@cache
+def _statistics(seed: int) -> tuple[Tensor, Tensor]:
     field = thing_field(random_scenes(4096, seed, 0), rows=8)  # they do not depend on the rows
     return field.mean((0, 2, 3))[:, None, None], field.std((0, 2, 3))[:, None, None]
 

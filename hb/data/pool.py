@@ -31,6 +31,7 @@ from hb.world.language import sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
 from hb.world.scene import NoRoom, Request, Scenes, sample_any, sample_scenes
 
+CHUNK = 1000  # prompts or scenes of a part: what one process writes at a time, and tqdm counts
 PICTURES_A_PROMPT = 4  # different pictures of one prompt share its text in training: the distribution is multi-modal
 Produce = Callable[[Tensor], Tensor]  # pictures [n, 3, H, W] in [0, 1] to one array with n rows
 
@@ -170,9 +171,8 @@ def make_pool(
     """Draw a pool. encode: pictures [n, 3, side, side] in [0, 1] -> latents [n, C, h, w]; see: pictures -> features;
     workers: processes that write prompts and render (the pool is the same with any number of them); mix: shares of the
     tasks among the prompts, 1 together (see `mixed`)."""
-    chunk = 1000
-    jobs = [("draw", i, min(chunk, prompts - i)) for i in range(0, prompts, chunk)]
-    jobs += [("scene", i, min(chunk, scenes - i)) for i in range(0, scenes, chunk)]
+    jobs = [("draw", i, min(CHUNK, prompts - i)) for i in range(0, prompts, CHUNK)]
+    jobs += [("scene", i, min(CHUNK, scenes - i)) for i in range(0, scenes, CHUNK)]
     written = DataLoader(_Written(jobs, text, side, seed, mix, budget), batch_size=None, num_workers=workers)
     return encoded_pool(tqdm(written, desc="making the pool", unit="k", disable=not bar), encode, see)
 

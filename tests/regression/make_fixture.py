@@ -163,18 +163,18 @@ def with_words(part: str) -> list[Figure]:
     resampled, seeing = ("dmd2", "tscd") if nano else ("renoise", "renoise")
     made = [
         ("drawing/100", lambda: drawings(part, 100, range(0, 16 if nano else 2)), nano),
-        ("drawing/6", lambda: drawings(part, 6, range(0, 16 if nano else 4)), False),
+        ("drawing/6", lambda: drawings(part, 6, range(0, 16 if nano else 4)), nano),
         ("drawing/cfg", lambda: drawings(part, 50, range(0, 2), "cfg"), nano),
         ("drawing/resampled", lambda: drawings(part, 6, range(0, 2), resampled), nano),
         ("edit/132", lambda: edits(part, 132, range(0, 8 if nano else 2)), nano),
-        ("edit/6", lambda: edits(part, 6, range(0, 8 if nano else 3)), False),
+        ("edit/6", lambda: edits(part, 6, range(0, 8 if nano else 3)), nano),
         ("edit/seeing", lambda: edits(part, 6, range(0, 2), seeing), False),
         ("pixels/pixels", lambda: pixels(part), False),
         ("data/data", lambda: data(part), False),
     ]
     for kind in today.PLANS:
-        made.append((f"answers/{kind}", lambda kind=kind: greedy(part, kind), False))
-        made.append((f"answers/{kind}-sampled", lambda kind=kind: sampled(part, kind), nano and kind != "chain"))
+        made.append((f"answers/{kind}", lambda kind=kind: greedy(part, kind), nano and kind != "plain"))
+        made.append((f"answers/{kind}-sampled", lambda kind=kind: sampled(part, kind), nano))
     for stage in today.TRAINING:
         if not (nano and stage in ONLY_TINY):
             made.append((f"step/{stage}", lambda stage=stage: step(part, stage), nano or stage not in QUICK))

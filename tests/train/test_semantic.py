@@ -108,7 +108,7 @@ def test_a_scene_is_the_sum_of_its_things():
     assert np.allclose(cards_of(a, b), cards_of(a) + cards_of(b), atol=1e-6)
 
 
-def parts(seed=0, n=16):
+def parts(seed=0, n=8):
     scenes = random_scenes(n, 0, 5 + seed)
     return render(scenes, 64) * 2 - 1, thing_field(scenes, 8), torch.randn(n, len(FIELD), 8, 8)
 

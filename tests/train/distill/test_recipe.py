@@ -30,7 +30,7 @@ from hb.train.distill.stage import Diverged, Stage
 from hb.train.distill.tscd import SegmentedConsistency
 from tests.train.distill.conftest import GUIDANCE, stage_batch_of
 
-STEPS = 6
+STEPS = 4
 
 
 def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, begin=None, **changes) -> Student:
@@ -50,7 +50,7 @@ def run(name, folder, teacher, pool, students, steps=STEPS, luck=0, begin=None, 
             begin=begin,
             bar=False,
             accelerator="cpu",
-            save_every=4,
+            save_every=2,
             reward=brightness,
         )
 
@@ -213,7 +213,7 @@ CTRL_C, POWER_CUT = (ctrl_c, KeyboardInterrupt), (power_cut, RuntimeError)
 @pytest.mark.parametrize("name, cut", [("cfg", CTRL_C), ("tscd", CTRL_C), ("dmdo", CTRL_C), ("dmdo", POWER_CUT)])
 def test_a_stage_cut_off_ends_with_the_same_student(name, cut, teacher, pool, students, tmp_path, monkeypatch):
     """Ctrl-C ends after its step and saves; a power cut falls back to the last checkpoint."""
-    (interrupt, error), at = cut, 2 if cut is CTRL_C else 5
+    (interrupt, error), at = cut, 2 if cut is CTRL_C else 3
     before = {n: students[n] for n in SIX_NFE[: SIX_NFE.index(name)]}
     with monkeypatch.context() as patch:
         trip(patch, at, interrupt)
