@@ -20,7 +20,7 @@ from hb.eval.protocol import as_seen, noise_seed
 from hb.infer.pipeline import Model
 from hb.models.bagel import pad_ids
 from hb.models.rewards import RewardCondition, RewardModel
-from hb.world import benchmark as bench
+from hb.world.distributions import true_distribution, unsaid
 from hb.world.judge.judge import check
 from hb.world.judge.reading import Reading, read
 from hb.world.language import parse, say
@@ -119,11 +119,11 @@ def open_shares(readings: Sequence[Reading], requests: Sequence[Request]) -> lis
     found = []
     for request, mine in by_request.items():
         usable = [(reading, things) for reading, things in mine if things]
-        for attribute, k in bench.unsaid(request):
+        for attribute, k in unsaid(request):
             if attribute not in ATTRIBUTES:
                 continue
             seen = [_value(attribute, reading, things[k]) for reading, things in usable]
-            found.append(OpenShare(attribute, [v for v in seen if v], bench.true_distribution(request, attribute, k)))
+            found.append(OpenShare(attribute, [v for v in seen if v], true_distribution(request, attribute, k)))
     return found
 
 

@@ -232,7 +232,7 @@ class Model(ModelFolder):
 
     def fingerprint(self) -> str:
         """Of all weights; made again when they have changed since."""
-        version = _version(self.bagel.parameters())
+        version = version_of(self.bagel.parameters())
         return self._made.get("fingerprint", version, lambda: fingerprint(self.bagel), same=operator.eq)
 
     def _student_fingerprint(self, name: str | None) -> str | None:

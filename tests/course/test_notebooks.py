@@ -20,7 +20,7 @@ OPENING = (
 TWIN = dict(
     compare="compare", attention_viewer="attention", scene_maker="scene", path_viewer="paths", ledger_dial="bill",
     microscope="microscope", draft_viewer="draft_viewer", two_scores="two_scores",
-    student_scale="student_scale", segment_viewer="segment",
+    student_scale="student_scale", segment_viewer="segment", best_critics="best_critics",
 )  # fmt: skip
 
 

@@ -115,7 +115,9 @@ def test_dither_flattens_the_spectrum(true):
     pictures = true[0][:16]
     board = (torch.arange(64)[:, None] + torch.arange(64)) % 2 * 0.2 - 0.1
     assert spectrum_slope((pictures + board).clamp(0, 1)) > spectrum_slope(pictures) + 0.02
-    assert spectrum_slope((pictures + 0.1 * torch.randn(pictures.shape, generator=generator())).clamp(0, 1)) > -1.5
+    noise = torch.randn(pictures.shape, generator=generator())
+    slopes = [spectrum_slope(pictures + scale * noise) for scale in (0.0, 0.05, 0.1, 0.3)]
+    assert slopes == sorted(slopes) and abs(spectrum_slope(noise)) < 0.1  # white noise is flat
     assert np.isnan(spectrum_slope(torch.ones(2, 3, 64, 64)))
 
 
