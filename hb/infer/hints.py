@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from hb.world.language import LanguageError, parse, parse_edit, say, say_edit
 from hb.world.language.words import PROMPT_WORDS, READABLE, split_words
@@ -69,8 +70,9 @@ def _unfinished(verb: str, text: str) -> str | None:
         return None
     before, known = text[: len(text) - len(last)], READABLE if verb == EDIT else READABLE - EDIT_WORDS | PROMPT_WORDS
     longer = sorted(word for word in known if word.startswith(last) and word != last)
-    fits = [word for word in longer if _read(verb, before + word) or _with_tail(verb, before + word)]
-    return f"'{last}' can become {_either(fits[:MOST])}" if fits else None
+    fits = (word for word in longer if _read(verb, before + word) or _with_tail(verb, before + word))
+    some = list(islice(fits, MOST))
+    return f"'{last}' can become {_either(some)}" if some else None
 
 
 def _with_tail(verb: str, text: str) -> str | None:

@@ -43,6 +43,12 @@ class NewestFirst(Generic[T]):
         """Is somebody waiting for what is being worked on to end?"""
         return bool(self._waiting) or self._closed
 
+    def is_quiet(self, seconds: float) -> bool:
+        """For `work`: wait so long for another request; False, at once, when there is one. True: time for what can
+        wait."""
+        with self._changed:
+            return not self._changed.wait_for(self.is_overdue, seconds)
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until nothing waits and nothing is being worked on; False if that took longer than the timeout."""
         with self._changed:

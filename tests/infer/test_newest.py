@@ -110,3 +110,17 @@ def test_submitting_does_not_wait_for_the_work(slow):
 
 def test_a_sentence_of_an_error_without_words():
     assert sentence(RuntimeError()) == "RuntimeError" and sentence(ValueError("so")) == "so"
+
+
+def test_a_pause_ends_when_somebody_comes():
+    paused = []
+
+    def work(request):
+        paused.append((request, worker.is_quiet(0.0 if request == "last" else LONG)))
+
+    worker = NewestFirst(work, None)
+    began = time.monotonic()
+    worker.submit("first")
+    worker.submit("last", may_be_dropped=False)
+    assert worker.wait(LONG) and time.monotonic() - began < LONG / 2 and worker.close(LONG)
+    assert paused == [("first", False), ("last", True)]

@@ -37,6 +37,9 @@ from hb.world.render import BACKGROUND_RGB, COLOR_RGB
 from hb.world.scene import BACKGROUNDS, COLORS, PLACES, SHAPES, SIZES, Scene
 
 HERE = Path(__file__).parent
+PAUSE_S = (
+    0.25  # without a key, before the judge reads the picture: it takes longer than a picture, and a key would wait
+)
 LARGEST_PIXELS = 64_000_000  # of a picture that is opened
 
 
@@ -206,12 +209,12 @@ class Canvas(anywidget.AnyWidget):
         self.send(dict(type=kind, seq=request.get("seq")) | values, list(pictures))
 
     def _show(self, request: dict, made: Turn | Hint) -> None:
-        """The picture first; what the judge finds in it when nobody waits."""
+        """The picture first; what the judge finds in it when nobody types."""
         if isinstance(made, Hint):
             self._tell(request, "hint", text=made.text)
             return
         self._send_picture(request, made)
-        if not self._worker.is_overdue():
+        if self._worker.is_quiet(PAUSE_S if request.get("type") == "text" else 0):
             self._send_look(request)
 
     def _send_picture(self, request: dict, turn: Turn) -> None:
