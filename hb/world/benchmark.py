@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -383,11 +384,12 @@ def true_distribution(
         raise ValueError(f"the request has things 0 to {len(request.wishes) - 1}, not {thing}")
     said = request.background if attribute == "background" else getattr(request.wishes[thing], attribute)
     if said is None and attribute == "place":
-        return _place_distribution(request, thing, n, seed)
+        return dict(_place_distribution(request, thing, n, seed))
     values = _DISTRIBUTIONS.get(attribute, dict.fromkeys(PLACES, 0.0))
     return dict(values) if said is None else {value: float(value == said) for value in values}
 
 
+@cache
 def _place_distribution(request: Request, thing: int, n: int, seed: int) -> dict[str, float]:
     scenes = sample_scenes([request] * n, np.random.default_rng([2, 99, seed]))
     places = Counter(place_of(x, y) for x, y in zip(scenes.x[:, thing].tolist(), scenes.y[:, thing].tolist()))
