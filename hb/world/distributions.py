@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 
@@ -54,11 +55,12 @@ def true_distribution(
         raise ValueError(f"the request has things 0 to {len(request.wishes) - 1}, not {thing}")
     said = request.background if attribute == "background" else getattr(request.wishes[thing], attribute)
     if said is None and attribute == "place":
-        return _place_distribution(request, thing, n, seed)
+        return dict(_place_distribution(request, thing, n, seed))
     values = _DISTRIBUTIONS.get(attribute, dict.fromkeys(PLACES, 0.0))
     return dict(values) if said is None else {value: float(value == said) for value in values}
 
 
+@cache
 def _place_distribution(request: Request, thing: int, n: int, seed: int) -> dict[str, float]:
     scenes = sample_scenes([request] * n, np.random.default_rng([2, 99, seed]))
     places = Counter(place_of(x, y) for x, y in zip(scenes.x[:, thing].tolist(), scenes.y[:, thing].tolist()))
