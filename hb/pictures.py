@@ -73,6 +73,11 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return pixels.movedim(-1, 0) / 127.5 - 1
 
 
+def from_uint8(pictures: Tensor) -> Tensor:
+    """Stored pictures, uint8 [B, H, W, 3], to [B, 3, H, W] in [-1, 1]."""
+    return pictures.movedim(-1, 1).float() / 127.5 - 1
+
+
 def to_image(picture: Tensor, *, truncate: bool = False) -> Image.Image:
     """[3, H, W] in [-1, 1] to an image, clamped and rounded to bytes: `to_image(to_tensor(x))` is x.
 

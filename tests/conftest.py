@@ -77,3 +77,18 @@ def tiny_folder(tmp_path_factory) -> Path:
 def tiny(tiny_folder) -> Model:
     """The model of `tiny_folder`. Not to be changed: tests share it."""
     return Model.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def hb(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty folder; gives status, output and errors."""
+    from hb.cli.main import main  # not every test needs the command line
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        status = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run

@@ -17,6 +17,7 @@ from hb.data.mixes import mixed
 from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
+from hb.pictures import from_uint8
 from hb.train.distill.adp import OneStep, OneStepSettings, Reward
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
@@ -139,9 +140,8 @@ def reward_of(model: Model, name: str | None) -> Reward:
     reward, thresholds = model.open_reward(name), model.rewards[name].thresholds
 
     def of(pictures: Tensor, batch: StageBatch) -> tuple[Tensor, float]:
-        task, source = batch.task, None
-        if task == "edit":
-            source = batch.source["scene_picture"].movedim(-1, 1).float() / 127.5 - 1
+        task = batch.task
+        source = from_uint8(batch.source["scene_picture"]) if task == "edit" else None
         ids, length = (batch.source[f"{task}_{what}"].int() for what in ("ids", "length"))
         condition = reward.condition(model.bagel, ids[:, : int(length.max())], length, source)
         return reward(pictures, condition.select(batch.rows))[0], thresholds[task]

@@ -208,21 +208,31 @@ def table(record: dict) -> str:
 
 
 def stored(path: Path = RESULT) -> dict:
-    """What `python -m hb.course.toy` measured."""
+    """What `python -m hb.course.toy` measured; or, from another path, what another toy's command did."""
     return json.loads(path.read_text())
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hb.course.toy", description="Measure the table of notebook 09.")
+def command(
+    name: str,
+    notebook: int,
+    measure: Callable[[int], dict],
+    table: Callable[[dict], str],
+    result: Path,
+    arguments: list[str] | None = None,
+) -> int:
+    """A toy's command line: measure with so many seeds, keep the record in `result`, print its table."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}", description=f"Measure the table of notebook {notebook:02}."
+    )
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     record = measure(asked.seeds)
-    with aside(RESULT) as part:
+    with aside(result) as part:
         part.write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("hb.course.toy", 9, measure, table, RESULT))

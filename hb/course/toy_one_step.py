@@ -8,8 +8,6 @@ flow, so what a student gets wrong is its own.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -20,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hb import flow, losses
-from hb.course.toy import DATA, Net, facts, train_teacher, update
-from hb.files import aside
+from hb.course.toy import DATA, Net, command, facts, train_teacher, update
 
 RESULT = Path(__file__).resolve().parents[2] / "data" / "results" / "toy_one_step.json"
 BATCH, PAIRS = 256, 20_000
@@ -165,24 +162,5 @@ def table(record: dict) -> str:
     return "\n".join(lines)
 
 
-def stored(path: Path = RESULT) -> dict:
-    """What `python -m hb.course.toy_one_step` measured."""
-    return json.loads(path.read_text())
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m hb.course.toy_one_step", description="Measure the table of notebook 10."
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    asked = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    record = measure(asked.seeds)
-    with aside(RESULT) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("hb.course.toy_one_step", 10, measure, table, RESULT))

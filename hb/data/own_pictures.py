@@ -14,6 +14,7 @@ from hb.data.dialogues import dialogue_arrays, in_turns
 from hb.data.pool import PICTURES_A_PROMPT, Pool, Produce, encoded_pool
 from hb.data.records import Caption, Instruction, pack
 from hb.data.tokens import DIALOGUE_TOKENS, Tokenizer, marked, pad
+from hb.pictures import from_uint8
 from hb.seeding import TRAINING
 from hb.world.language import DESCRIBE_REQUESTS
 
@@ -53,7 +54,7 @@ class OwnPictures:
     def random_pictures(self, n: int, seed: int, step: int, rank: int = 0) -> Tensor:
         """n pictures for step `step` of an autoencoder's training, [n, 3, H, W] in [-1, 1]."""
         rows = np.random.default_rng([TRAINING, seed, step, rank]).integers(0, len(self.names), n)
-        return self.pictures[torch.from_numpy(rows)].movedim(-1, 1).float() / 127.5 - 1
+        return from_uint8(self.pictures[torch.from_numpy(rows)])
 
     def pool(
         self,

@@ -7,7 +7,6 @@ pool from pictures of one's own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hb.data.mixes import DRAW_MIX, SKEW
 from hb.data.records import Caption, Instruction, nothing, pack, stacked, unpack
+from hb.data.stored import Stored
 from hb.data.tokens import DRAW_TOKENS, EDIT_TOKENS, Tokenizer, marked, pad
-from hb.files import aside
 from hb.seeding import TRAINING
 from hb.world.benchmark import EditCase
 from hb.world.language import sample_edit, sample_request, say
@@ -46,7 +44,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Stored):
     """Examples as arrays. Token ids are padded with the tokenizer's `end`; lengths count the two markers.
 
     draw_*    N prompts, and some pictures of each
@@ -97,18 +95,6 @@ class Pool:
     def edit(self, row: int) -> EditCase | Instruction:
         """What was edited in row `row`, how, and a right outcome."""
         return unpack(self.edit_record[row])
-
-    def save(self, path: Path, made_of: dict | None = None) -> None:
-        """made_of: what another pool must share to be the same one, ready for JSON; the file keeps it."""
-        with aside(path) as part:
-            arrays = {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
-            save_file(arrays, part, {"made_of": json.dumps(made_of)})
-
-    @staticmethod
-    def made_of(path: Path) -> dict | None:
-        """What `save` was told; None if nothing."""
-        with safe_open(path, framework="pt") as f:
-            return json.loads((f.metadata() or {}).get("made_of", "null"))
 
     @staticmethod
     def load(path: Path) -> Pool:

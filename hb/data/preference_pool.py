@@ -7,7 +7,6 @@ imports no networks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
@@ -16,15 +15,15 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
 from hb.data.preferences import Preferences
 from hb.data.records import Caption, Instruction, Record, pack, stacked, unpack
+from hb.data.stored import Stored
 from hb.data.tokens import Tokenizer, marked, pad
-from hb.files import aside
+from hb.pictures import from_uint8
 from hb.seeding import TRAINING
 from hb.world.annotator import Annotator, merits
 from hb.world.benchmark import EditCase
@@ -39,7 +38,7 @@ Make = Callable[[list[str], list[int], Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
-class PreferencePool:
+class PreferencePool(Stored):
     """R requests, P pictures of them, N comparisons of two pictures of one request.
 
     ids, length   token ids of the texts with their markers, int32 [R, tokens] and [R]
@@ -87,23 +86,11 @@ class PreferencePool:
 
     def pixels(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Pictures [n, 3, H, W] in [-1, 1]."""
-        return self.picture[rows].movedim(-1, 1).float() / 127.5 - 1
+        return from_uint8(self.picture[rows])
 
     def sources(self, rows: Tensor | slice = slice(None)) -> Tensor | None:
         """What was edited, as `pixels`; None of drawings."""
-        return self.source[rows].movedim(-1, 1).float() / 127.5 - 1 if self.task == "edit" else None
-
-    def save(self, path: Path, made_of: dict | None = None) -> None:
-        """made_of: what another pool must share to be the same one, ready for JSON; the file keeps it."""
-        arrays = {f.name: getattr(self, f.name).contiguous() for f in fields(self)}
-        with aside(path) as part:
-            save_file(arrays, part, {"made_of": json.dumps(made_of)})
-
-    @staticmethod
-    def made_of(path: Path) -> dict | None:
-        """What `save` was told; None if nothing."""
-        with safe_open(path, framework="pt") as f:
-            return json.loads((f.metadata() or {}).get("made_of", "null"))
+        return from_uint8(self.source[rows]) if self.task == "edit" else None
 
     @staticmethod
     def load(path: Path) -> PreferencePool:

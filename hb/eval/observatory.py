@@ -1,4 +1,4 @@
-"""What to watch while a reward trains a model: the reward itself, rewards that nobody trains on, and what the world knows.
+"""What to watch while a reward trains a model: that reward, rewards that are held out, and the true distributions.
 
 A model that is trained on a reward finds what the reward gets wrong. Here that can be seen from outside: the trained
 reward rises while other rewards, the judge, the coverage or the spectrum say that pictures become worse. `should_stop`

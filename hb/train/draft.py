@@ -27,6 +27,7 @@ from hb.infer.speculative.plan import Plan
 from hb.models.bagel import Bagel, pad_ids
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.tokenizer import Text
+from hb.pictures import from_uint8
 from hb.seeding import TRAINING
 from hb.train.optim import Training, muon, refuse_not_finite, scheduled, warm_then_cosine
 from hb.train.trainer import StepData, fit, least_over_processes, mean_over_processes
@@ -137,7 +138,7 @@ class DraftTraining(Training):
         """Hidden states, positions, real tokens, target logits on the draft vocabulary, and which tokens come before an
         answer's."""
         target, ids, length = self.target, batch["ids"], batch["length"]
-        pixels = batch["picture"].movedim(-1, 1).float() / 127.5 - 1
+        pixels = from_uint8(batch["picture"])
         of_picture: list[Tensor] = []
         of_text: list[Tensor] = []
         _, context = target.see(target.empty(len(ids)), pixels, of_picture)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -70,6 +70,13 @@ class RunLog(Logger):
         write(self.folder / TABLE, table.getvalue().encode())
 
 
+def is_due(trainer: Trainer, every: int) -> bool:
+    """Is this step one of every so many, or the last? In the first process alone: the others are silent."""
+    step = trainer.global_step
+    due = step % every == 0 or step == trainer.max_steps or trainer.should_stop
+    return bool(due) and not trainer.global_rank
+
+
 class LogRows(Callback):
     """Every `every` steps and at the last: seconds of training, what the module logged, and the learning rate.
 
@@ -87,15 +94,13 @@ class LogRows(Callback):
             )
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if not due or trainer.global_rank:
+        if not is_due(trainer, self.every):
             return
         row = dict(seconds=round(time.monotonic() - self.began, 1))
         row |= {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in trainer.loggers:
-            logger.log_metrics(row, step)
+            logger.log_metrics(row, trainer.global_step)
 
 
 class LogMeasured(Callback):
@@ -108,12 +113,10 @@ class LogMeasured(Callback):
         self.measure, self.every = measure, every
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and not trainer.global_rank:
+        if is_due(trainer, self.every):
             row = {f"watch_{name}": value for name, value in self.measure(module).items()}
             for logger in trainer.loggers:
-                logger.log_metrics(row, step)
+                logger.log_metrics(row, trainer.global_step)
 
 
 def loggers_of(name: str, folder: Path) -> list[Logger]:

@@ -20,6 +20,7 @@ from hb.infer.image import Contexts, noise, sample
 from hb.models.bagel import Bagel
 from hb.models.tokenizer import Text
 from hb.pictures import to_image
+from hb.train.loggers import is_due
 from hb.world.render import render
 from hb.world.scene import Scene, Thing, sample_any
 
@@ -53,10 +54,8 @@ class SheetEvery(Callback):
         raise NotImplementedError
 
     def on_train_batch_end(self, trainer, module, *_):
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and not trainer.global_rank:
-            with aside(self.folder / f"sheet-{step:06}.png") as part:
+        if is_due(trainer, self.every):
+            with aside(self.folder / f"sheet-{trainer.global_step:06}.png") as part:
                 self.draw(module).save(part, "png")
 
 

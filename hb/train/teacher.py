@@ -25,6 +25,7 @@ from hb.models.roles import adamw
 from hb.models.sequence import ImageSplit, TextSplit
 from hb.models.tokenizer import Text
 from hb.models.vision import VisionTower, patchify
+from hb.pictures import from_uint8
 from hb.seeding import noise_like, seeded_generator
 from hb.train.optim import (
     MuonAdamW,
@@ -166,7 +167,7 @@ class TeacherTraining(Training):
     def _view(self, picture: Tensor, keep: Tensor) -> ImageSplit:
         """Stored pictures, uint8 [B, H, W, 3], as the vision encoder reads them: patches of pixels in [-1, 1]."""
         patch = self.model.config.vision.patch_size
-        pixels = picture.movedim(-1, 1).float() / 127.5 - 1
+        pixels = from_uint8(picture)
         rows, columns = (size // patch for size in pixels.shape[-2:])
         return ImageSplit("vit", patchify(pixels, patch), keep, grid=(rows, columns))
 

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 
 from hb.cli.errors import sentence
 from hb.cli.main import main, parse
-from tests.cli.conftest import hb  # noqa: F401 (a fixture)
 from tests.cli.test_cli import VERBS
 from tests.cli.test_training import tiny_preset  # noqa: F401 (a fixture)
 

@@ -1,4 +1,4 @@
-"""A command line in an empty folder, and a picture to give it."""
+"""A picture to give to a command line."""
 
 from pathlib import Path
 
@@ -6,21 +6,7 @@ import pytest
 from PIL import Image
 
 from hb.cli.demo import SCENE
-from hb.cli.main import main
 from hb.world.render import render, to_uint8
-
-
-@pytest.fixture
-def hb(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty folder; gives status, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        status = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

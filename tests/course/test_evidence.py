@@ -139,7 +139,7 @@ def test_every_setting_of_one_step_trains_and_repeats(name):
 
 
 def test_the_stored_table_of_one_step_has_every_setting_and_three_seeds():
-    rows = one.stored()["rows"]
+    rows = toy.stored(one.RESULT)["rows"]
     assert {row["name"] for row in rows} == set(one.TABLE)
     assert all(sorted(r["seed"] for r in rows if r["name"] == name) == [0, 1, 2] for name in one.TABLE)
-    assert one.table(one.stored()).count("%") == len(rows)
+    assert one.table(toy.stored(one.RESULT)).count("%") == len(rows)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from hb.cli.main import main
 from hb.data.preference_pool import make_preferences, some_edits, some_requests
 from hb.data.preferences import Preference, read_preferences, save_picture, write_preferences
 from hb.infer.artifacts import RewardCheckpoint, fingerprint
@@ -155,18 +154,6 @@ def test_a_stopped_run_ends_as_one_that_was_not(tiny, pool, tmp_path):
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hb(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv):
-        status = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
 
 
 def test_hb_train_reward_makes_pictures_trains_and_installs(hb, tiny, tmp_path):

@@ -15,6 +15,7 @@ from hb.models.bagel import Bagel
 from hb.models.kv_cache import KVCache
 from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 from hb.models.vision import patchify
+from hb.pictures import from_uint8
 from hb.seeding import TRAINING
 
 TASKS = ("draw", "edit")
@@ -128,7 +129,7 @@ def _read_edits(teacher: Bagel, batch: dict, ids: Tensor, length: Tensor, vision
     """The same of edits."""
     latent, grid = _tokens(teacher, batch["scene_latent"])
     seen = teacher.read_latent(teacher.empty(len(ids)), latent, grid)
-    pixels = batch["scene_picture"].movedim(-1, 1).float() / 127.5 - 1
+    pixels = from_uint8(batch["scene_picture"])
     _, no_text = teacher.see(seen, pixels)
     _, full = teacher.read_ids(no_text, ids, length)
     student = full if vision else teacher.read_ids(seen, ids, length)[1]
