@@ -1,6 +1,8 @@
 """Imports point downwards: a room may use the floors below it, never its neighbours or what is above."""
 
 import ast
+import builtins
+import symtable
 from pathlib import Path
 
 import pytest
@@ -104,10 +106,34 @@ def test_the_test_sees_what_is_wrong(room, source):
     assert violations(room, source)
 
 
-# ---- sizes, and parts that are modules
-# --------------------------------------------------------------------------------
+# ---- sizes, names, and parts that are modules -----------------------------------------------------------------------
 
 NAMES_OF_WEIGHTS = {"models/names.py", "models/checkpoint.py", "train/resuming.py"}
+
+
+def undefined(source: str) -> set[str]:
+    """Names that a module or one of its functions reads and nobody binds. The linter's own rule for it is off: it takes
+    the shapes in jaxtyping's strings for names."""
+    module = symtable.symtable(source, "source", "exec")
+    bound = lambda symbol: symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+    known = {symbol.get_name() for symbol in module.get_symbols() if bound(symbol)} | {*dir(builtins), "__file__"}
+    missing, tables = set(), [module]
+    for table in tables:
+        names = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is module)}
+        missing |= names - known
+        tables += table.get_children()
+    return missing
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HB)))
+def test_every_name_is_defined(file):
+    """Seen red: `hb bench ask --eagle3` read a class that its file had ceased to import."""
+    assert not undefined(file.read_text())
+
+
+def test_an_undefined_name_is_seen():
+    assert undefined("def f(x):\n    return [g(y) for y in x]") == {"g"}
+    assert not undefined("import g\n\ndef f(x):\n    return [g(len(y)) for y in x]")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(HB)))

@@ -73,7 +73,7 @@ def test_no_sigma_overflows(log_sigma):
 
 @pytest.mark.parametrize("log_sigma", [-1.0, 0.0, 0.7])
 def test_with_known_sigma_the_optimum_predicts_the_true_probability(log_sigma):
-    """Clicks are 80% for the first: the loss is least where Phi((mu_1 - mu_2) / sqrt(2) sigma) is 0.8, for any sigma."""
+    """Clicks are 80% for the first: it is least where Phi((mu_1 - mu_2) / sqrt(2) sigma) is 0.8, for any sigma."""
     difference = torch.zeros(1, dtype=WIDE)
     sigma = torch.full((1,), log_sigma, dtype=WIDE)
     loss = lambda d: 0.8 * ranking_loss(d, sigma, 0 * d, sigma) + 0.2 * ranking_loss(0 * d, sigma, d, sigma)

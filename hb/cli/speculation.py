@@ -21,6 +21,7 @@ from hb.infer.pipeline import Model
 from hb.infer.speculative.decode import decode_speculative
 from hb.infer.speculative.draft import DraftConfig, open_draft
 from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel
 from hb.infer.speculative.tune import Tuned, shortlist, tune
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.train.draft import train_draft, tuning_reads

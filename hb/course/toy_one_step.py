@@ -1,4 +1,4 @@
-"""One step in the plane (notebook 10): students of five blobs that make one evaluation, and what each loss makes of them.
+"""One step in the plane (notebook 10): students of one evaluation on five blobs, and what each loss makes of them.
 
     python -m hb.course.toy_one_step
 

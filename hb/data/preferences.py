@@ -1,11 +1,11 @@
 """Preferences as a person or a program gives them: a file of JSON lines, one comparison a line.
 
-    {"prompt": "a red star", "pictures": ["000.png", "001.png"], "choice": 1, "annotator": "me", "time": "2026-11-09T..."}
+    {"prompt": "a red star", "pictures": ["000.png", "001.png"], "choice": 1, "annotator": "me", "time": "2026-11-09"}
     {"instruction": "make the star green", "source": "002.png", "pictures": [...], "choice": null, ...}
 
 `choice` is 0 or 1, the number of the better picture, or null for "cannot decide". A picture is a file, relative to the
-one that names it, or a row of a safetensors file, "pool.safetensors#17": of its array `picture` (uint8 [n, H, W, 3]), or
-of `latent`, which the caller decodes. `time` is in ISO 8601.
+one that names it, or a row of a safetensors file, "pool.safetensors#17": of its array `picture` (uint8 [n, H, W, 3]),
+or of `latent`, which the caller decodes. `time` is in ISO 8601.
 
 Every line is read by itself. One that cannot be used stays in the file, and a sentence says what is wrong with it.
 """

@@ -147,7 +147,7 @@ class Clicks:
             self.choice[task] = np.stack([person.choose(*us, rng) for person, *us in zip(people, *sides)])
 
     def hits(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """For each task and request, how often the larger of these values [1 or people, P] was chosen; a tie is half."""
+        """By task and request, how often the larger of these values [1 or people, P] was chosen; a tie is half."""
         out = []
         for task, value in values.items():
             first, second = (value[:, self.pairs[task][:, side]] for side in (0, 1))

@@ -24,6 +24,7 @@ from hb.infer.speculative.decode import Decoded, Prefill, VerifyStep, decode_spe
 from hb.infer.speculative.exact import TINY_DRAFT, TINY_TARGET, emitted_distribution, largest_error, target_distribution
 from hb.infer.speculative.lookup import decode_with_lookup
 from hb.infer.speculative.plan import Plan
+from hb.infer.speculative.runner import DraftModel
 from hb.infer.speculative.verify import RULES
 from hb.models.distribution import GREEDY, TokenDistribution
 from hb.models.hf_generation import AnswerModel

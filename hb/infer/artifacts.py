@@ -1,4 +1,4 @@
-"""What training leaves beside a model: students, a draft, a pixel decoder, rewards. How they were made does not matter here.
+"""What training leaves beside a model: students, a draft, a pixel decoder, rewards. How it was made is not asked here.
 
 Each is a folder with one safetensors file and one JSON, and carries the fingerprint of the weights it was made for.
 """

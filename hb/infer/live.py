@@ -9,8 +9,8 @@
 
 One evaluation is so little that all around it counts. The picture to be edited is read once, its latent and, for
 students that read them, its vision features; of the text only tokens behind the first new one are read, in the pass
-that evaluates the picture (`hb.infer.fused_student`); the noise stays the same until a picture is accepted. Pictures are
-those of `Model.draw` and `Model.edit` from the same noise, to rounding.
+that evaluates the picture (`hb.infer.fused_student`); the noise stays the same until a picture is accepted. Pictures
+are those of `Model.draw` and `Model.edit` from the same noise, to rounding.
 """
 
 from __future__ import annotations

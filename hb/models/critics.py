@@ -1,5 +1,5 @@
-"""Real or fake? In latents: a trained copy of the generation branch with many small heads on its layers (DMDX; method.md
-5.2.3). In pixels: heads on the model's own vision encoder.
+"""Real or fake? In latents: a trained copy of the generation branch with many small heads on its layers (DMDX;
+method.md 5.2.3). In pixels: heads on the model's own vision encoder.
 
 DMDX (arXiv 2507.18569) freezes the backbone; Hyper-Bagel trains it, and so do we. Our grids are 8 x 8, so a head has
 two stride-2 blocks instead of three, and is as wide as the model, at most 256.

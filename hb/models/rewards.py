@@ -1,9 +1,9 @@
 """A reward model: what a picture is worth for a prompt, as a Gaussian. A small head on frozen features of the model's
 own (method.md section 6.2).
 
-HPSv3 (arXiv 2508.03789) fine-tunes a vision-language model of 7 billion parameters and reads (mu, log sigma) off its last
-state. Ours keeps the model as it is: patches through its vision encoder, the prompt through its understanding branch;
-only the head is trained, and only the head is stored.
+HPSv3 (arXiv 2508.03789) fine-tunes a vision-language model of 7 billion parameters and reads (mu, log sigma) off its
+last state. Ours keeps the model as it is: patches through its vision encoder, the prompt through its understanding
+branch; only the head is trained, and only the head is stored.
 """
 
 from __future__ import annotations

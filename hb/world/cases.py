@@ -1,4 +1,4 @@
-"""A reading held against the case that asked for it: what an edit's instruction leaves open, and how well it was done."""
+"""A reading held against the case that asked for it: what an instruction leaves open, and how well it was done."""
 
 from __future__ import annotations
 

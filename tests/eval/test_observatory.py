@@ -1,4 +1,4 @@
-"""What is watched while a reward trains a model: each figure in its limit cases, and the rule that ends a hacked run."""
+"""What is watched while a reward trains a model: each figure in limit cases, and the rule that ends a hacked run."""
 
 from dataclasses import replace
 

@@ -199,8 +199,8 @@ def instruments(
 ):
     """Right pictures of plain and of complex prompts, half shapes, edits, coverage and spread within a prompt.
 
-    On prompts that no evaluation holds, so that runs may be chosen by it. `hb distill --watch N` measures the same while
-    a student is trained."""
+    On prompts that no evaluation holds, so that runs may be chosen by it. `hb distill --watch N` measures the same
+    while a student is trained."""
     args = arguments(locals())
     o.nfe_or_steps(nfe, steps)
     from hb.cli.evaluate import instruments

@@ -1,4 +1,4 @@
-"""Notebook 10, one step adversarially: best discriminators in closed form, what bounds them, and one step in the plane."""
+"""Notebook 10: best discriminators in closed form, what bounds them, and one step in the plane."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def on_a_line(mean: float, std: float) -> GaussianMixture:
 
 
 def best_critics_figure(apart: float = 1.5, noise: float = 0.0, std: float = 0.6) -> plots.Chart:
-    """Two Gaussians a distance `apart`, noised to time `noise`; the best discriminator of each loss, and its slope where
-    generated samples are: what a generator is trained by."""
+    """Two Gaussians a distance `apart`, noised to time `noise`; the best discriminator of each loss, and its slope
+    where generated samples are: what a generator is trained by."""
     x = torch.linspace(-4, 4, 801)[:, None]
     kept, spread = 1 - noise, ((1 - noise) ** 2 * std**2 + noise**2) ** 0.5
     real, fake = (on_a_line(kept * sign * apart / 2, spread) for sign in (1, -1))

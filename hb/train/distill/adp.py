@@ -63,7 +63,7 @@ class OneStepSettings:
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
-    freeze_above   discriminators are not trained while they tell apart more than this share, averaged over some 20 steps
+    freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
 
     regression: tuple[float, float] = (0.0, 0.0)

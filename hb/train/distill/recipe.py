@@ -125,8 +125,8 @@ def check_beginning(
     source = students.get(spec.options.get("source"))
     if source is not None and source.reads_vision and not spec.vision:
         raise ValueError(
-            f"the students of {name!r} do not read pictures through the vision encoder, and {source.stage!r}, which makes "
-            f"their pairs, does; train {name!r} with it: hb distill {name} --vision"
+            f"the students of {name!r} do not read pictures through the vision encoder, and {source.stage!r}, which "
+            f"makes their pairs, does; train {name!r} with it: hb distill {name} --vision"
         )
     if real and not students[real].reads_vision:
         raise ValueError(
