@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hb.files import write_tensors
 from hb.models.autoencoder import Autoencoder
@@ -176,7 +177,7 @@ def load_model(
         raise CheckpointError(f"there is no model folder {folder}; give a folder or one of the shipped names")
     config = BagelConfig.load(folder)
     text, markers = _markers(folder)
-    with torch.device("meta"):
+    with torch.device("meta"), NotInitialized():
         model = Bagel(config, markers, Autoencoder(config.autoencoder))
     with WeightFiles(folder / WEIGHTS) as weights, WeightFiles(folder / AUTOENCODER) as pictures:
         check(weights.shapes(), {k: v.shape for k, v in released_weights(model).items()}, WEIGHTS)
@@ -189,6 +190,19 @@ def load_model(
     model.autoencoder.requires_grad_(False)
     model.autoencoder.eval()
     return model.eval(), text
+
+
+class NotInitialized(TorchFunctionMode):
+    """Modules built in this context keep their parameters as they are: `torch.nn.init` does nothing.
+
+    For a model on the device "meta", whose weights come from a file. There is nothing to initialize, and PyTorch
+    imports its compiler to draw random numbers on that device, which takes longer than all other imports.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def put(model: nn.Module, name: str, value: Tensor, device: str | torch.device, dtype: torch.dtype) -> None:

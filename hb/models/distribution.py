@@ -10,17 +10,14 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,15 @@ class TokenDistribution:
 
     def processors(self) -> LogitsProcessorList:
         """What `transformers` would apply, in its order; temperature 0 has none for the temperature."""
+        # here, because it takes longer to import than PyTorch, and neither drawing nor a greedy answer needs it
+        from transformers import (
+            LogitsProcessorList,
+            RepetitionPenaltyLogitsProcessor,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
+
         out = LogitsProcessorList()
         if self.has_memory:
             out.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
@@ -77,9 +83,9 @@ class TokenDistribution:
 
     def processed(self, logits: Float[Tensor, "B V"], before: Sequence[Sequence[int]]) -> Float[Tensor, "B V"]:
         """Logits after the processors. before[b]: the tokens of row b's answer so far."""
-        processors = self.processors()
-        if not processors:
+        if self in UNPROCESSED:
             return logits
+        processors = self.processors()
         if not self.has_memory:
             return processors(torch.zeros(len(logits), 0, dtype=torch.long), logits)
         rows = [
@@ -101,3 +107,4 @@ class TokenDistribution:
 
 
 GREEDY = TokenDistribution()
+UNPROCESSED = (GREEDY, TokenDistribution(temperature=1.0))

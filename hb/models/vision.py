@@ -162,11 +162,13 @@ def sincos_table(side: int, width: int, base: float = 10000.0) -> Float[Tensor, 
     """
     if width % 4:
         raise ValueError(f"a 2-D sine-cosine table needs a width divisible by 4, got {width}")
-    omega = base ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    # on the device "meta", where a model is built before it is loaded, PyTorch would import its compiler for this
+    with torch.device("cpu"):
+        omega = base ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+        place = torch.arange(side * side)
 
     def block(coordinate):
         angle = coordinate.double()[:, None] * omega
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-    place = torch.arange(side * side)
     return torch.cat([block(place % side), block(place // side)], dim=1).float()

@@ -123,3 +123,11 @@ def test_memory_of_loading_a_billion_parameters_is_their_file(tmp_path):
     )
     print(f"{count / 1e9:.2f} billion parameters; peak of anonymous memory over the file: {float(run.stdout):.3f}")
     assert count > 0.9e9 and float(run.stdout) <= 1.15
+
+
+def test_loading_imports_neither_a_compiler_nor_transformers(tiny_folder):
+    """Each takes longer to import than PyTorch. Seen red: parameters initialized on "meta" import the first."""
+    heavy = ("torch._dynamo", "transformers", "diffusers", "lightning", "matplotlib")
+    code = f"import sys, hb; hb.load(sys.argv[1]); print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code, str(tiny_folder)], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
