@@ -183,6 +183,8 @@ def test_the_same_request_by_others(browser):
     for who, nfe in (("1", 1), ("6", 6)):
         answers = browser("compare", who=who)
         assert [a["share"] for a in answers] == sorted(a["share"] for a in answers) and answers[-1]["nfe"] == nfe
+        made = browser.canvas.session.model.students[answers[-1]["student"]].steps
+        assert answers[-1]["made_for"] == made and answers[-1]["seconds"] > 0 and "nfe" not in answers[0]
     assert browser.got[-1][1][0] == model_bytes(browser)
     assert browser("compare", who="me")[0]["wrong"]
 

@@ -19,6 +19,7 @@ from hb.infer.pipeline import Model
 from hb.infer.turns import Turn
 from hb.models.bagel import Bagel
 from hb.world.judge.judge import check
+from hb.world.judge.reading import read
 from hb.world.language import parse
 
 WAIT_S = 60.0  # for a thread that has nothing to do but to answer
@@ -224,16 +225,15 @@ def distances(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return same, (every.sum((1, 2)) - n * same) / (n * (n - 1))
 
 
-def keeps_its_place(before: Turn, after: Turn) -> bool | None:
-    """Is the first thing of one picture in the same ninth of the other, by shape and color? None where the judge
-    cannot tell."""
-    if None in (before.reading, after.reading) or None in (before.reading.scene, after.reading.scene):
-        return None
-    return place_is_kept(before.reading.scene.things, after.reading.scene.things)
+def places_kept(before: Tensor, after: Tensor) -> list[bool | None]:
+    """Of pairs of pictures [B, 3, H, W] in [0, 1]: is the first thing of one in the same ninth of the other, by shape
+    and color? None where the judge cannot tell."""
+    seen = [[reading.scene for reading in read(pictures)] for pictures in (before, after)]
+    return [None if None in pair else place_is_kept(*(scene.things for scene in pair)) for pair in zip(*seen)]
 
 
 def place_is_kept(before: Sequence, after: Sequence) -> bool | None:
-    """The same of things. None where nothing is there to be found again."""
+    """The same of the things of two scenes. None where nothing is there to be found again."""
     if not before:
         return None
     alike = [thing for thing in after if (thing.shape, thing.color) == (before[0].shape, before[0].color)]
