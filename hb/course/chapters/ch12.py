@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 
 import torch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from hb import plots
@@ -191,13 +192,12 @@ def by_the_library(arrivals: Sequence[float], service: float) -> list[tuple[int,
     return done
 
 
-def queue_figure(
-    arrivals: Sequence[float], lines: Mapping[str, Sequence[float]], title: str | None = None
-) -> plots.Chart:
-    """Latency of each key, in milliseconds, by who waits how."""
-    return plots.response(
-        range(1, len(arrivals) + 1), lines, xlabel="key", ylabel="ms until its picture or a newer one", title=title
-    )
+def by_number_figure(lines: Mapping[str, Sequence], what: str, y: str, title: str | None = None) -> plots.Chart:
+    """A value for each key, or each turn (`what`), counted from 1; with its interval where it has one."""
+    numbers = range(1, len(next(iter(lines.values()))) + 1)
+    figure = plots.response(numbers, lines, xlabel=what, ylabel=y, title=title)
+    figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
 
 
 # ---- one noise -------------------------------------------------------------------------------------------------------
@@ -226,8 +226,8 @@ def distances(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def places_kept(before: Tensor, after: Tensor) -> list[bool | None]:
-    """Of pairs of pictures [B, 3, H, W] in [0, 1]: is the first thing of one in the same ninth of the other, by shape
-    and color? None where the judge cannot tell."""
+    """Of pairs of pictures [B, 3, H, W] in [0, 1]: is the first thing of one in the same ninth of the other? It is
+    known by its shape. None where the judge cannot tell."""
     seen = [[reading.scene for reading in read(pictures)] for pictures in (before, after)]
     return [None if None in pair else place_is_kept(*(scene.things for scene in pair)) for pair in zip(*seen)]
 
@@ -236,7 +236,7 @@ def place_is_kept(before: Sequence, after: Sequence) -> bool | None:
     """The same of the things of two scenes. None where nothing is there to be found again."""
     if not before:
         return None
-    alike = [thing for thing in after if (thing.shape, thing.color) == (before[0].shape, before[0].color)]
+    alike = [thing for thing in after if thing.shape == before[0].shape]
     return any(thing.place == before[0].place for thing in alike) if alike else None
 
 
