@@ -209,6 +209,15 @@ def test_a_comparison_gives_way_to_a_key(browser, monkeypatch):
     assert browser.canvas.picture is browser.canvas.session.pending.image and browser.answers(99)[0]["said"] == "a star"
 
 
+def test_comparisons_do_not_stop_each_other(browser):
+    browser("text", verb="draw", text="a red circle")
+    first = browser.seq + 1
+    browser("compare", who="6", wait=False)
+    browser("compare", who="1")
+    ends = [browser.answers(number)[-1] for number in (first, first + 1)]
+    assert [end.get("nfe") for end in ends] == [6, 1] and not any("stopped" in end for end in ends)
+
+
 def test_what_nobody_knows_gets_a_sentence(browser):
     (hint,) = browser("sing")
     assert hint["wrong"] and "reload" in hint["text"]

@@ -116,7 +116,7 @@ function render({ model, el }) {
   const others = {};
   for (const [who, text] of [["1", "1 NFE"], ["6", "6 NFE"], ["teacher", "Teacher"]]) {
     const panel = make("div", beside, { class: "hb-other", "data-who": who });
-    button(panel, text, () => { if (shown) others[who].state.textContent = "…"; ask("compare", { who }); }, { "data-needs": "picture" });
+    button(panel, text, () => compare(who), { "data-needs": "picture" });
     others[who] = { panel, canvas: make("canvas", panel, { width: 1, height: 1, role: "img", "aria-label": `${text}: not drawn yet` }), state: make("div", panel, { class: "hb-small" }) };
   }
 
@@ -180,6 +180,15 @@ function render({ model, el }) {
   function pickShape(word) {
     if (selected !== null) gesture({ kind: "replace", shape: word });
     else gesture({ kind: "add", shape: word, color, ...(place ? { place } : {}) });
+  }
+
+  function compare(who) {
+    const { canvas, state } = others[who];
+    if (shown) {
+      canvas.width = 1; // hidden: it is of an earlier request
+      state.textContent = "…";
+    }
+    ask("compare", { who });
   }
 
   function savePicture() {
@@ -277,6 +286,7 @@ function render({ model, el }) {
   function tellTools() {
     const thing = selected === null ? null : things[selected];
     about_.textContent = thing ? `Selected: ${thing.words}`
+      : !shown ? "Here the things of a picture are changed, and others are added."
       : place ? `A shape adds a ${color} one: ${place}` : `Click a thing, or an empty spot. A shape adds a ${color} one.`;
     remove.disabled = !thing;
     for (const node of sizes.querySelectorAll("[data-size]")) node.disabled = !thing || thing.size === node.dataset.size;
@@ -316,7 +326,7 @@ function render({ model, el }) {
       latencies.splice(0, latencies.length - KEPT);
       root.dataset.latencies = JSON.stringify(latencies.map((ms) => Math.round(10 * ms) / 10));
       const [p50, p95] = [percentile(latencies, 0.5), percentile(latencies, 0.95)];
-      speed.textContent = `key to picture: p50 ${p50.toFixed(0)} ms, p95 ${p95.toFixed(0)} ms (${latencies.length} keys) · ${parts}`;
+      speed.textContent = `key to picture: p50 ${p50.toFixed(0)} ms, p95 ${p95.toFixed(0)} ms (${latencies.length} ${latencies.length === 1 ? "key" : "keys"}) · ${parts}`;
     }));
   }
 
@@ -390,6 +400,7 @@ function render({ model, el }) {
       leave();
       showDrift(null);
       setVerb("draw");
+      say("Type what to draw, and press Enter to keep it.");
       delete root.dataset.shown;
     },
     state(message, buffers) {

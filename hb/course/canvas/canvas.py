@@ -181,8 +181,9 @@ class Canvas(anywidget.AnyWidget):
         }
         if who not in others:
             raise ValueError(f"no {who!r} to compare with; there are {', '.join(others)}")
+        newer = lambda: self._worker.is_overdue(lambda waits: waits.get("type") != "compare")  # those can wait in turn
         try:
-            for _, share, turn in self.session.compare([others[who]], self._worker.is_overdue):
+            for _, share, turn in self.session.compare([others[who]], newer):
                 told = dict(who=who, share=share, said=self._said())
                 if turn is None:
                     self._tell(request, "other", **told)
