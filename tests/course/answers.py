@@ -162,8 +162,8 @@ RIGHT = {
     "10.1": 0.1 ** (1 / 3),
     "10.2": lambda real, fake: (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(),
     "10.3": lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).square().mean(),
-    "12.1": _kept_blocks,
-    "12.2": _newest,
+    "12.1": lambda before, after: _kept_blocks(before, after),
+    "12.2": lambda arrivals, service: _newest(arrivals, service),
     "12.3": lambda same, fresh, first, second: (fresh - same) / 2 / (first**0.5 * second**0.5),
 }
 WRONG = {

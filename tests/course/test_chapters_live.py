@@ -56,6 +56,8 @@ def test_bars_are_stacked_and_end_at_their_sums():
     figure = ch12.budget_figure({"one": {"a": 1.0, "b": 2.0}, "two": {"b": 4.0, "c": 8.0}})
     bars = {(round(bar.get_y() + bar.get_height() / 2), c.get_label()): (bar.get_x(), bar.get_width())
             for c in figure.axes[0].containers for bar in c}  # fmt: skip
+    colors = [c.patches[0].get_facecolor() for c in figure.axes[0].containers]
+    assert len(set(colors)) == 3
     assert bars[0, "a"] == (0, 1) and bars[0, "b"] == (1, 2) and bars[1, "b"] == (0, 4) and bars[1, "c"] == (4, 8)
     assert [text.get_text() for text in figure.axes[0].texts] == ["3 ms", "12 ms"]
 
