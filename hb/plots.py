@@ -136,12 +136,13 @@ def sheet(
     letters = int(size * 13)
     said = [wrapped(c, letters) for c in captions] if captions else [""] * n
     lines = max(c.count("\n") + 1 for c in said) if captions else 0
-    figure, axes = new_chart(columns * size, rows * (size + 0.165 * lines) + (0.3 if title else 0.05), rows, columns)
+    figure, axes = new_chart(columns * size, rows * (size + 0.155 * lines) + (0.3 if title else 0.05), rows, columns)
     for i, ax in enumerate(axes.flat):
         if i >= n:
             ax.axis("off")
             continue
         _show(ax, pictures[i], right[i] if right is not None else None)
+        ax.set_anchor("N")  # in the middle of too much height a picture pushes a long caption over the edge
         ax.set_xlabel(said[i], fontsize=7.5, color=INK, labelpad=3)
     titled(figure, title)
     return figure
