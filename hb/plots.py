@@ -142,6 +142,7 @@ def sheet(
             ax.axis("off")
             continue
         _show(ax, pictures[i], right[i] if right is not None else None)
+        ax.set_anchor("N")  # in the middle of too much height a picture pushes a long caption over the edge
         ax.set_xlabel(said[i], fontsize=7.5, color=INK, labelpad=3)
     titled(figure, title)
     return figure

@@ -141,6 +141,7 @@ def browser_page(width: int = 1000, height: int = 1100, **context) -> Iterator:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=FLAGS)
         try:
             page = browser.new_context(viewport=dict(width=width, height=height), **context).new_page()
+            page.set_default_timeout(1000 * START_S)  # Playwright's 30 s are too few on a core with much else to do
             page.errors = []
             page.on("pageerror", lambda error: page.errors.append(str(error)))
             yield page

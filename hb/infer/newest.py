@@ -39,9 +39,10 @@ class NewestFirst(Generic[T]):
             self._waiting.append((request, may_be_dropped))
             self._changed.notify_all()
 
-    def is_overdue(self) -> bool:
-        """Is somebody waiting for what is being worked on to end?"""
-        return bool(self._waiting) or self._closed
+    def is_overdue(self, by: Callable[[T], bool] = lambda request: True) -> bool:
+        """Is somebody waiting for what is being worked on to end? by: which of the requests that wait count."""
+        with self._changed:
+            return self._closed or any(by(request) for request, _ in self._waiting)
 
     def is_quiet(self, seconds: float) -> bool:
         """For `work`: wait so long for another request; False, at once, when there is one. True: time for what can

@@ -54,7 +54,7 @@ def test_the_time_from_key_to_picture_is_measured(canvas):
     canvas.page.wait_for_timeout(500)
     measured = json.loads(canvas.of("latencies"))
     assert measured and all(0 < ms < WAIT for ms in measured)
-    assert f"({len(measured)} keys)" in canvas.page.locator(".hb-speed").inner_text()
+    assert f"({len(measured)} key" in canvas.page.locator(".hb-speed").inner_text()
     assert "p95" in canvas.page.locator(".hb-speed").inner_text()
 
 
@@ -162,8 +162,29 @@ def test_undo_redo_and_a_turn_in_the_strip(canvas):
 def test_the_same_request_by_one_evaluation(canvas):
     panel = canvas.page.locator('.hb-other[data-who="1"]')
     panel.locator("button").click()
-    panel.locator(':text("1 NFE") >> nth=-1').wait_for(timeout=WAIT)
+    panel.locator(':text("1 NFE by dmdo, made for 6")').wait_for(timeout=WAIT)
     canvas.page.wait_for_function("() => document.querySelector('.hb-other canvas').width === 64", timeout=WAIT)
+
+
+def test_a_comparison_says_when_it_is_of_another_request(canvas):
+    panel = canvas.page.locator('.hb-other[data-who="6"]')
+    panel.locator("button").click()
+    panel.locator(':text("6 NFE by dmdo:")').wait_for(timeout=WAIT)
+    assert "hb-old" not in panel.get_attribute("class")
+    canvas.type("draw", "a moon")
+    canvas.wait(shown="a moon")
+    assert "hb-old" in panel.get_attribute("class")
+
+
+def test_a_sign_says_that_something_is_being_drawn(canvas):
+    canvas.type("draw", "a green moon")
+    busy = canvas.page.evaluate(
+        """() => new Promise((done) => { const root = document.querySelector('.hb-canvas'), seen = [];
+            new MutationObserver(() => { seen.push(root.dataset.busy); if (root.dataset.busy === 'false') done(seen); })
+                .observe(root, { attributeFilter: ['data-busy'] });
+            document.querySelector('.hb-canvas [data-act=reseed]').click(); })"""
+    )
+    assert busy[0] == "true" and busy[-1] == "false"
 
 
 def test_picture_and_history_are_saved_and_opened_again(canvas, tmp_path):

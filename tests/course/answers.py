@@ -76,6 +76,55 @@ def _says(thing, wish):
     return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
 
 
+def _begin_alike(a, b):
+    count = 0
+    while count < min(len(a), len(b)) and a[count] == b[count]:
+        count += 1
+    return count
+
+
+def _flat(blocks):
+    return [token for _, tokens in blocks for token in tokens]
+
+
+def _kept_blocks(before, after, only=None):
+    """only: forget that blocks of another mode stay whole where they are equal."""
+    kept = 0
+    for (mode, old), (new_mode, new) in zip(before, after):
+        if mode != new_mode:
+            break
+        if old != new:
+            return kept + (_begin_alike(old, new) if mode == "text" else 0)
+        kept += len(old) if only in (None, mode) else 0
+    return kept
+
+
+def _newest(arrivals, service, oldest=False):
+    """By a walk from job to job, where the chapter's goes from key to key. oldest: the first one that waits."""
+    done, now, left = [], 0.0, list(range(len(arrivals)))
+    while left:
+        there = [i for i in left if arrivals[i] <= now] or left[:1]
+        chosen = there[0 if oldest else -1]
+        now = max(now, arrivals[chosen]) + service
+        done.append((chosen, now))
+        left = [i for i in left if i > (there[-1] if oldest else chosen)]
+    return done
+
+
+def _in_turn(arrivals, service):
+    done, free = [], 0.0
+    for i, at in enumerate(arrivals):
+        free = max(free, at) + service
+        done.append((i, free))
+    return done
+
+
+def _stopped_early(arrivals, service):
+    """A newer request stops the job that runs."""
+    after = [*arrivals[1:], float("inf")]
+    return [(i, at + service) for i, (at, then) in enumerate(zip(arrivals, after)) if at + service <= then]
+
+
 RIGHT = {
     "0.1": lambda steps, branches: steps * branches,
     "0.2": 132 / 6,
@@ -113,6 +162,9 @@ RIGHT = {
     "10.1": 0.1 ** (1 / 3),
     "10.2": lambda real, fake: (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(),
     "10.3": lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).square().mean(),
+    "12.1": lambda before, after: _kept_blocks(before, after),
+    "12.2": lambda arrivals, service: _newest(arrivals, service),
+    "12.3": lambda same, fresh, first, second: (fresh - same) / 2 / (first**0.5 * second**0.5),
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -347,5 +399,31 @@ WRONG = {
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).mean(),
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).abs().mean(),
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)).square() / scale).mean(),
+    ],
+    "12.1": [
+        lambda before, after: _begin_alike(_flat(before), _flat(after)),
+        lambda before, after: sum(a == b for a, b in zip(_flat(before), _flat(after))),
+        lambda before, after: len(set(_flat(before)) & set(_flat(after))),
+        lambda before, after: sum(len(block[1]) for block in before[: _begin_alike(before, after)]),
+        lambda before, after: _kept_blocks(before, after, only="text"),
+        lambda before, after: 0,
+    ],
+    "12.2": [
+        lambda arrivals, service: _in_turn(arrivals, service),
+        lambda arrivals, service: _newest(arrivals, service)[:-1],
+        lambda arrivals, service: [(i, arrivals[i] + service) for i, _ in _newest(arrivals, service)],
+        lambda arrivals, service: [(i, end - arrivals[i]) for i, end in _newest(arrivals, service)],
+        lambda arrivals, service: [(i, end - service) for i, end in _newest(arrivals, service)],
+        lambda arrivals, service: [end for _, end in _newest(arrivals, service)],
+        lambda arrivals, service: _newest(arrivals, service, oldest=True),
+        lambda arrivals, service: _stopped_early(arrivals, service),
+    ],
+    "12.3": [
+        lambda same, fresh, first, second: 1 - same / fresh,
+        lambda same, fresh, first, second: (fresh - same) / 2,
+        lambda same, fresh, first, second: (fresh - same) / (first * second) ** 0.5,
+        lambda same, fresh, first, second: (same - fresh) / 2 / (first * second) ** 0.5,
+        lambda same, fresh, first, second: (fresh - same) / (first + second),
+        lambda same, fresh, first, second: (fresh - same) / 2 / (first * second),
     ],
 }

@@ -183,6 +183,8 @@ def test_the_same_request_by_others(browser):
     for who, nfe in (("1", 1), ("6", 6)):
         answers = browser("compare", who=who)
         assert [a["share"] for a in answers] == sorted(a["share"] for a in answers) and answers[-1]["nfe"] == nfe
+        made = browser.canvas.session.model.students[answers[-1]["student"]].steps
+        assert answers[-1]["made_for"] == made and answers[-1]["seconds"] > 0 and "nfe" not in answers[0]
     assert browser.got[-1][1][0] == model_bytes(browser)
     assert browser("compare", who="me")[0]["wrong"]
 
@@ -205,6 +207,15 @@ def test_a_comparison_gives_way_to_a_key(browser, monkeypatch):
     answers = browser("compare", who="teacher")
     assert answers[-1].get("stopped") and len(answers) < 10
     assert browser.canvas.picture is browser.canvas.session.pending.image and browser.answers(99)[0]["said"] == "a star"
+
+
+def test_comparisons_do_not_stop_each_other(browser):
+    browser("text", verb="draw", text="a red circle")
+    first = browser.seq + 1
+    browser("compare", who="6", wait=False)
+    browser("compare", who="1")
+    ends = [browser.answers(number)[-1] for number in (first, first + 1)]
+    assert [end.get("nfe") for end in ends] == [6, 1] and not any("stopped" in end for end in ends)
 
 
 def test_what_nobody_knows_gets_a_sentence(browser):

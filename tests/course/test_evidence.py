@@ -32,6 +32,7 @@ def test_a_figure_is_printed_with_its_interval_and_its_command(tmp_path):
     assert said.splitlines()[0].split() == ["coverage,", "6", "NFE", "0.900", "(0.870", "to", "0.930)"]
     assert "hb eval coverage" in said and "feed" in said and "color" not in said
     assert "not there" in evidence.numbers("other", "x", folder=tmp_path)
+    assert "hb bench other makes it" in evidence.numbers("other", "x", folder=tmp_path, made_by="hb bench other")
 
 
 def test_a_diary_entry_ends_where_the_next_begins(tmp_path):

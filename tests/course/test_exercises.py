@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hb.course import exercises
-from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10  # noqa: F401  they register
+from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch12  # noqa: F401  they register
 from hb.course.chapters.ch03 import rope_positions
 from hb.flow import time_grid
 from hb.losses import matching_direction

@@ -120,3 +120,13 @@ def test_arrows_begin_at_their_dots_and_have_their_true_length():
     quiver = next(c for c in ax.collections if hasattr(c, "U"))
     assert (quiver.X[0], quiver.Y[0], quiver.U[0], quiver.V[0]) == (0.0, 1.0, 1.0, 2.0)
     assert (quiver.scale, quiver.scale_units, quiver.angles) == (1, "xy", "xy")
+
+
+def test_a_long_caption_stays_inside_the_sheet():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    said = ["a red circle", "a large red circle left of a green star on a navy background"]
+    figure = plots.sheet(torch.rand(5, 3, 8, 8), said[:1] * 4 + said[1:], columns=5, size=1.6, title="A title")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    assert min(ax.xaxis.label.get_window_extent(canvas.get_renderer()).y0 for ax in figure.axes) >= 0

@@ -4,6 +4,7 @@
 const KEPT = 1000; // latencies that percentiles are taken of
 const STEP = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const EXAMPLE = { draw: "a red circle left of a blue star", edit: "make the star green" };
+const EMPTY = "There is no picture yet; type what to draw.";
 const LARGE_DRIFT = 0.05; // mean change of a pixel outside the edits, of 1: what can be seen
 
 function make(tag, parent, attributes = {}, text = "") {
@@ -52,7 +53,7 @@ function render({ model, el }) {
   const name = `hb-${Math.random().toString(36).slice(2)}`; // several canvases on a page: each its own radio buttons
   let seq = 0, verb = "draw", things = [], selected = null, place = null, shown = false, color = "red";
   let turns = [], position = 0;
-  const waiting = new Map(), latencies = [], thumbs = new Map();
+  const waiting = new Map(), asked = new Map(), latencies = [], thumbs = new Map();
 
   // ---- what is on the page ----------------------------------------------------------------------------------------
 
@@ -69,8 +70,10 @@ function render({ model, el }) {
   const box = make("input", top, {
     type: "text", class: "hb-text", "aria-label": "Words", spellcheck: "false", autocomplete: "off", maxlength: "300",
   });
-  const keep = button(top, "Keep", () => accept(), { title: "Keep this picture and go on from it (Enter)" });
-  const hint = make("div", root, { class: "hb-hint", role: "status", "aria-live": "polite" });
+  const keep = button(top, "Keep", () => accept(), { title: "Keep this picture and go on from it (Enter)", "data-needs": "picture" });
+  const told = make("div", root, { class: "hb-told" });
+  const hint = make("div", told, { class: "hb-hint", role: "status", "aria-live": "polite" });
+  make("div", told, { class: "hb-busy hb-small", "aria-hidden": "true" }, "drawing …");
 
   const middle = make("div", root, { class: "hb-middle" });
   const left = make("div", middle, { class: "hb-left" });
@@ -80,7 +83,7 @@ function render({ model, el }) {
   for (const where of world.places) make("div", ninths, { "data-place": where });
   const layer = make("div", stage, { class: "hb-layer" });
   const meterRow = make("div", left, { class: "hb-row hb-small" });
-  make("label", meterRow, { for: `${name}-drift` }, "Drift");
+  make("label", meterRow, { for: `${name}-drift`, title: "Mean change, of 1, of the pixels that no edit so far was to change" }, "Drift");
   const meter = make("meter", meterRow, { id: `${name}-drift`, min: 0, max: 2 * LARGE_DRIFT, high: LARGE_DRIFT, value: 0 });
   const driftText = make("span", meterRow, { class: "hb-drift" }, "–");
   const speed = make("div", left, { class: "hb-small hb-speed" });
@@ -99,11 +102,11 @@ function render({ model, el }) {
     swatch(grounds, word, hex, () => gesture({ kind: "background", background: word }));
 
   const acts = make("div", root, { class: "hb-row", role: "group", "aria-label": "Turns and files" });
-  button(acts, "Undo", () => ask("undo"), { title: "Ctrl+Z", "data-act": "undo" });
-  button(acts, "Redo", () => ask("redo"), { title: "Ctrl+Shift+Z", "data-act": "redo" });
-  button(acts, "Other noise", () => ask("reseed"), { "data-act": "reseed", title: "The same words from another noise" });
-  button(acts, "Save picture", savePicture, { "data-act": "save-picture" });
-  button(acts, "Save history", () => ask("history"), { "data-act": "save-history" });
+  button(acts, "Undo", () => ask("undo"), { title: "Ctrl+Z", "data-act": "undo", "data-needs": "picture" });
+  const redo = button(acts, "Redo", () => ask("redo"), { title: "Ctrl+Shift+Z", "data-act": "redo" });
+  button(acts, "Other noise", () => ask("reseed"), { "data-act": "reseed", title: "The same words from another noise", "data-needs": "picture" });
+  button(acts, "Save picture", savePicture, { "data-act": "save-picture", "data-needs": "picture" });
+  button(acts, "Save history", () => ask("history"), { "data-act": "save-history", "data-needs": "picture" });
   const open = make("label", acts, { class: "hb-open" }, "Open");
   const file = make("input", open, { type: "file", accept: ".json,.png,.jpg,.jpeg,.webp", "aria-label": "Open a history or a picture" });
   const strip = make("ol", root, { class: "hb-strip", "aria-label": "Turns" });
@@ -113,8 +116,8 @@ function render({ model, el }) {
   const others = {};
   for (const [who, text] of [["1", "1 NFE"], ["6", "6 NFE"], ["teacher", "Teacher"]]) {
     const panel = make("div", beside, { class: "hb-other", "data-who": who });
-    const start = button(panel, text, () => { others[who].state.textContent = "…"; ask("compare", { who }); });
-    others[who] = { start, canvas: make("canvas", panel, { width: 1, height: 1, role: "img", "aria-label": `${text}: not drawn yet` }), state: make("div", panel, { class: "hb-small" }) };
+    button(panel, text, () => compare(who), { "data-needs": "picture" });
+    others[who] = { panel, canvas: make("canvas", panel, { width: 1, height: 1, role: "img", "aria-label": `${text}: not drawn yet` }), state: make("div", panel, { class: "hb-small" }) };
   }
 
   function section(title) {
@@ -132,8 +135,21 @@ function render({ model, el }) {
 
   function ask(type, values = {}, buffers = []) {
     seq += 1;
+    asked.set(seq, values);
+    tellBusy();
     model.send({ type, seq, ...values }, undefined, buffers);
     return seq;
+  }
+
+  // requests are answered in order; what gave way to a newer one is answered with it
+  function answered(message, buffers) {
+    if (message.type === "instruction" || (message.type === "other" && !message.stopped && !buffers.length)) return;
+    for (const number of [...asked.keys()]) if (number <= (message.seq ?? 0)) asked.delete(number);
+    tellBusy();
+  }
+
+  function tellBusy() {
+    root.dataset.busy = stage.ariaBusy = asked.size > 0;
   }
 
   function typed(when) {
@@ -141,7 +157,7 @@ function render({ model, el }) {
   }
 
   function accept() {
-    if (!shown) return;
+    if (!shown) return say(EMPTY);
     ask("accept");
     box.value = "";
     setVerb("edit");
@@ -166,8 +182,18 @@ function render({ model, el }) {
     else gesture({ kind: "add", shape: word, color, ...(place ? { place } : {}) });
   }
 
+  function compare(who) {
+    const { canvas, state } = others[who];
+    if (shown) {
+      canvas.width = 1; // hidden: it is of an earlier request
+      state.textContent = "…";
+    }
+    ask("compare", { who });
+  }
+
   function savePicture() {
-    if (shown) picture.toBlob((blob) => download("hb-picture.png", blob), "image/png");
+    if (!shown) say(EMPTY);
+    else picture.toBlob((blob) => download("hb-picture.png", blob), "image/png");
   }
 
   box.addEventListener("input", (event) => typed(event.timeStamp || performance.now()));
@@ -260,6 +286,7 @@ function render({ model, el }) {
   function tellTools() {
     const thing = selected === null ? null : things[selected];
     about_.textContent = thing ? `Selected: ${thing.words}`
+      : !shown ? "Here the things of a picture are changed, and others are added."
       : place ? `A shape adds a ${color} one: ${place}` : `Click a thing, or an empty spot. A shape adds a ${color} one.`;
     remove.disabled = !thing;
     for (const node of sizes.querySelectorAll("[data-size]")) node.disabled = !thing || thing.size === node.dataset.size;
@@ -273,6 +300,12 @@ function render({ model, el }) {
   function say(text, wrong = false) {
     hint.textContent = text;
     hint.classList.toggle("hb-wrong", wrong);
+  }
+
+  // no `disabled`: a button that has just been pressed would lose the keyboard
+  function setShown(value) {
+    shown = value;
+    for (const node of root.querySelectorAll("[data-needs=picture]")) node.setAttribute("aria-disabled", !value);
   }
 
   function setVerb(value) {
@@ -293,7 +326,7 @@ function render({ model, el }) {
       latencies.splice(0, latencies.length - KEPT);
       root.dataset.latencies = JSON.stringify(latencies.map((ms) => Math.round(10 * ms) / 10));
       const [p50, p95] = [percentile(latencies, 0.5), percentile(latencies, 0.95)];
-      speed.textContent = `key to picture: p50 ${p50.toFixed(0)} ms, p95 ${p95.toFixed(0)} ms (${latencies.length} keys) · ${parts}`;
+      speed.textContent = `key to picture: p50 ${p50.toFixed(0)} ms, p95 ${p95.toFixed(0)} ms (${latencies.length} ${latencies.length === 1 ? "key" : "keys"}) · ${parts}`;
     }));
   }
 
@@ -322,7 +355,8 @@ function render({ model, el }) {
   const answers = {
     picture(message, buffers) {
       paint(picture, buffers[0], message.width, message.height);
-      shown = true;
+      if (root.dataset.shown !== message.said) for (const who in others) others[who].panel.classList.add("hb-old");
+      setShown(true);
       root.dataset.shown = message.said;
       root.dataset.seq = message.seq ?? 0;
       const milliseconds = Object.entries(message.seconds).map(([part, s]) => `${part} ${(1000 * s).toFixed(0)}`);
@@ -350,6 +384,8 @@ function render({ model, el }) {
     },
     hint(message) {
       for (const number of [...waiting.keys()]) if (number <= (message.seq ?? 0)) waiting.delete(number);
+      const who = asked.get(message.seq)?.who;
+      if (who) others[who].state.textContent = "";
       say(message.text, message.wrong);
       root.dataset.hinted = message.seq ?? 0;
     },
@@ -358,12 +394,13 @@ function render({ model, el }) {
       box.value = message.text;
     },
     nothing() {
-      shown = false;
+      setShown(false);
       paint(picture, new Uint8Array(3).fill(255), 1, 1);
       picture.setAttribute("aria-label", "Nothing is drawn yet");
       leave();
       showDrift(null);
       setVerb("draw");
+      say("Type what to draw, and press Enter to keep it.");
       delete root.dataset.shown;
     },
     state(message, buffers) {
@@ -372,6 +409,7 @@ function render({ model, el }) {
       position = message.position;
       root.dataset.position = position;
       root.dataset.turns = turns.length;
+      redo.setAttribute("aria-disabled", position >= turns.length);
       strip.replaceChildren();
       turns.forEach(showTurn);
     },
@@ -379,12 +417,15 @@ function render({ model, el }) {
       download("hb-history.json", new Blob([message.text], { type: "application/json" }));
     },
     other(message, buffers) {
-      const { canvas, state } = others[message.who];
+      const { canvas, state, panel } = others[message.who];
       if (message.stopped) state.textContent = "stopped: something newer came";
       else if (!buffers.length) state.textContent = `${Math.round(100 * message.share)} %`;
       else {
         paint(canvas, buffers[0], about.side, about.side);
-        state.textContent = `${message.nfe} NFE`;
+        const made = message.student && message.made_for !== message.nfe ? `, made for ${message.made_for}` : "";
+        state.textContent = `${message.nfe} NFE by ${message.student ?? "the teacher"}${made}: ${message.seconds.toFixed(2)} s`;
+        panel.classList.toggle("hb-old", message.said !== root.dataset.shown);
+        canvas.title = message.said;
         canvas.setAttribute("aria-label", `${message.said}, by ${message.nfe} evaluations`);
       }
     },
@@ -399,7 +440,7 @@ function render({ model, el }) {
     const item = make("li", strip, i + 1 > position ? { class: "hb-undone" } : {});
     const told = turn.drift === null ? "" : `, drift ${turn.drift.toFixed(4)}`;
     const node = button(item, "", () => ask("go_to", { position: i + 1 }), {
-      "aria-label": `turn ${i + 1}: ${turn.said || "an opened picture"}${told}`, title: turn.said || "opened",
+      "aria-label": `turn ${i + 1}: ${turn.said || "an opened picture"}${told}${i + 1 > position ? ", undone" : ""}`, title: turn.said || "opened",
     });
     if (i + 1 === position) node.setAttribute("aria-current", "step");
     const { view, size } = thumbs.get(turn.id);
@@ -408,9 +449,13 @@ function render({ model, el }) {
     if (turn.drift !== null) make("meter", item, { min: 0, max: 2 * LARGE_DRIFT, high: LARGE_DRIFT, value: turn.drift, "aria-label": `drift ${turn.drift.toFixed(4)}` });
   }
 
-  const received = (message, buffers) => answers[message.type]?.(message, buffers ?? []);
+  const received = (message, buffers) => {
+    answers[message.type]?.(message, buffers ?? []);
+    answered(message, buffers ?? []);
+  };
   model.on("msg:custom", received);
   setVerb("draw");
+  setShown(false);
   tellTools();
   speed.textContent = `${about.model}, student ${about.student}, ${about.nfe} NFE`;
   ask("hello");

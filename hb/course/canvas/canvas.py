@@ -181,10 +181,16 @@ class Canvas(anywidget.AnyWidget):
         }
         if who not in others:
             raise ValueError(f"no {who!r} to compare with; there are {', '.join(others)}")
+        newer = lambda: self._worker.is_overdue(lambda waits: waits.get("type") != "compare")  # those can wait in turn
         try:
-            for _, share, turn in self.session.compare([others[who]], self._worker.is_overdue):
-                picture = [] if turn is None else [turn.image.tobytes()]
-                self._tell(request, "other", picture, who=who, share=share, nfe=turn and turn.nfe, said=self._said())
+            for _, share, turn in self.session.compare([others[who]], newer):
+                told = dict(who=who, share=share, said=self._said())
+                if turn is None:
+                    self._tell(request, "other", **told)
+                    continue
+                made = self.session.model.students.get(turn.student)
+                told |= dict(nfe=turn.nfe, student=turn.student, made_for=made and made.steps)
+                self._tell(request, "other", [turn.image.tobytes()], seconds=sum(turn.seconds.values()), **told)
         except Stopped:
             self._tell(request, "other", who=who, share=0.0, stopped=True)
 
