@@ -122,7 +122,7 @@ def working_device(accelerator: str = "auto", devices: int | str | Sequence[int]
 def precision_of(name: str) -> str:
     """Lightning's name for a precision; "auto" takes bfloat16 where the processor has units for it."""
     if name != "auto":
-        return {"bf16": "bf16-mixed", "f32": "32-true"}[name]
+        return {"bf16": "bf16-mixed", "f32": "32-true", "f64": "64-true"}[name]
     return "bf16-mixed" if _has_fast_bfloat16() else "32-true"
 
 
