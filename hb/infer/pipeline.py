@@ -340,7 +340,8 @@ class Model(ModelFolder):
 
     def is_small(self) -> bool:
         """Is there room for fused copies of its weights?"""
-        return sum(p.numel() for p in self.bagel.mot.parameters()) < FUSED_AT_MOST
+        experts = self.bagel.mot
+        return self._made.get("size", experts, lambda: sum(p.numel() for p in experts.parameters())) < FUSED_AT_MOST
 
     def read_for_asking(self, pixels: Tensor, questions: Sequence[str]) -> Prefill:
         """What an answer starts from: the picture through the vision encoder, then the question. pixels in [-1, 1]."""
