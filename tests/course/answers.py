@@ -3,6 +3,8 @@
 import torch
 
 from hb.course.chapters.ch03 import rope_positions
+from hb.course.chapters.ch11 import BETAS
+from hb.course.line import on_the_line, tilted
 from hb.flow import interpolate, jump, time_grid, x0_from
 from hb.guidance import Guidance
 from hb.models.layers import RMSNorm
@@ -76,6 +78,21 @@ def _says(thing, wish):
     return {a: getattr(wish, a) for a in ATTRIBUTES if getattr(wish, a) is not None}
 
 
+def _click(ahead, spread, careful, coin):
+    return careful * torch.special.ndtr(ahead / spread) + coin
+
+
+def _refl(x, reward, threshold, blind=False):
+    """blind: no gradient passes through the reward."""
+    mu = reward(x.detach()) if blind else reward(x)
+    return (threshold - mu).relu().mean()
+
+
+def _best_beta():
+    log_p, true, learnt = on_the_line()
+    return max(BETAS, key=lambda beta: float((tilted(log_p, learnt, beta) * true).sum()))
+
+
 RIGHT = {
     "0.1": lambda steps, branches: steps * branches,
     "0.2": 132 / 6,
@@ -113,6 +130,10 @@ RIGHT = {
     "10.1": 0.1 ** (1 / 3),
     "10.2": lambda real, fake: (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(),
     "10.3": lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).square().mean(),
+    "11.1": lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1 - careless, careless / 2),
+    "11.2": lambda m, s, a, beta: (m + a * s**2 / beta, s),
+    "11.3": _best_beta(),
+    "11.4": lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold),
 }
 WRONG = {
     "0.1": [lambda s, b: s, lambda s, b: s + b, lambda s, b: (s - 1) * b, lambda s, b: s * b / 2],
@@ -347,5 +368,36 @@ WRONG = {
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).mean(),
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)) / scale).abs().mean(),
         lambda d, x, n, scale: ((d(x + scale * n) - d(x)).square() / scale).mean(),
+    ],
+    "11.1": [
+        lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1, 0),
+        lambda ahead, noise, careless: _click(ahead, noise, 1 - careless, careless / 2),
+        lambda ahead, noise, careless: _click(ahead, 2 * noise, 1 - careless, careless / 2),
+        lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1 - careless, careless),
+        lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1 - careless, 0),
+        lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1, careless / 2),
+        lambda ahead, noise, careless: _click(-ahead, 2**0.5 * noise, 1 - careless, careless / 2),
+        lambda ahead, noise, careless: _click(ahead, 2 * noise**2, 1 - careless, careless / 2),
+        lambda ahead, noise, careless: torch.sigmoid(ahead / noise),
+    ],
+    "11.2": [
+        lambda m, s, a, beta: (m + a / beta, s),
+        lambda m, s, a, beta: (m + a * s / beta, s),
+        lambda m, s, a, beta: (m + a * s**2 * beta, s),
+        lambda m, s, a, beta: (m + a * s**2 / (2 * beta), s),
+        lambda m, s, a, beta: (m + a * s**2 / beta, s**2),
+        lambda m, s, a, beta: (m + a * s**2 / beta, s / beta),
+        lambda m, s, a, beta: m + a * s**2 / beta,
+    ],
+    "11.3": [beta for beta in BETAS if beta != _best_beta()] + ["the largest"],
+    "11.4": [
+        lambda generator, reward, z, threshold: (threshold - reward(generator(z)).mean()).relu(),
+        lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold, blind=True),
+        lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold).detach(),
+        lambda generator, reward, z, threshold: (reward(generator(z)) - threshold).relu().mean(),
+        lambda generator, reward, z, threshold: (threshold - reward(generator(z))).mean(),
+        lambda generator, reward, z, threshold: (threshold - reward(generator(z))).relu().sum(),
+        lambda generator, reward, z, threshold: (threshold - reward(generator(z))).relu(),
+        lambda generator, reward, z, threshold: -reward(generator(z)).mean(),
     ],
 }
