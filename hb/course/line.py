@@ -11,19 +11,19 @@ from torch import Tensor
 from hb import plots
 from hb.exact import GaussianMixture
 
-LINE = torch.linspace(-4.0, 5.0, 1801)
+LINE = torch.linspace(-4.0, 4.0, 1601)
 DRAWN = GaussianMixture(torch.tensor([[-1.2], [1.2]]), torch.tensor([0.5, 0.5]))
-EDGE = 1.9  # to the right of it few samples lie
+EDGE = 1.6  # beyond it lies about a tenth of the samples
 
 
 def on_the_line() -> tuple[Tensor, Tensor, Tensor]:
-    """log p of the samples, the true utility and a learnt reward, on LINE. Up to EDGE the last two agree; beyond, where
-    hardly any samples are, the learnt one rises."""
+    """log p of the samples, the true utility and a learnt reward, on LINE. Up to EDGE the last two agree; beyond, the
+    learnt one rises, and the utility falls."""
     log_p = DRAWN.log_density(LINE[:, None])
     log_p = log_p - log_p.logsumexp(0)
     far = torch.cdist(LINE[:, None], DRAWN.means).min(1).values
     true = 2 * torch.exp(-far.square()) + torch.tanh(LINE / 1.7)
-    return log_p, true, true + 1.5 * (LINE - EDGE).clamp_min(0)
+    return log_p, true, true + 2.0 * (LINE - EDGE).clamp_min(0)
 
 
 def tilted(log_p: Tensor, reward: Tensor, beta: float) -> Tensor:
@@ -70,20 +70,22 @@ def tilted_figure(betas: Sequence[float] = (1.0, 0.3)) -> plots.Chart:
         density = tilted(log_p, learnt, beta) / step
         right.plot(LINE, density, color=color, linestyle=style, label=f"best for beta = {beta:g}")
     right.axvline(LINE[learnt.argmax()] - 0.03, color=plots.WRONG, linewidth=2.5)
-    right.annotate("✗ reward alone: ", (LINE[-1], 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
-                   fontsize=8, color=plots.WRONG)  # fmt: skip
+    right.set_xlim(-4.2, 4.2)
+    right.annotate("✗ reward alone", (LINE[-1] - 0.1, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
+                   fontsize=8, color=plots.WRONG, gid=plots.SIGN)  # fmt: skip
     plots.labels(right, "x", "density")
     for ax in (left, right):
         plots.plain(ax)
         plots.legend(ax, loc="upper left")
-    right.set_ylim(0, 1.25)
+    right.set_ylim(0, 2.0)
+    plots.titled(figure, f"A learnt reward that is wrong beyond {EDGE:g}, and what maximizes it")
     return figure
 
 
 def frontier_figure(counts: Sequence[int] = (2, 4, 8, 16)) -> plots.Chart:
     """What is gained against how far the distribution moves: the tilted distributions, and the best of n."""
     log_p, true, learnt = on_the_line()
-    family = [tilted(log_p, learnt, float(beta)) for beta in torch.logspace(1.2, -1.1, 80)]
+    family = [tilted(log_p, learnt, float(beta)) for beta in torch.logspace(1.2, -1.1, 160)]
     moved = [kl(q, log_p) for q in family]
     figure, axes = plots.new_chart(6.6, 3.1)
     ax = axes[0, 0]
@@ -99,6 +101,7 @@ def frontier_figure(counts: Sequence[int] = (2, 4, 8, 16)) -> plots.Chart:
         ax.annotate(
             f"n={n}", (x, 0.02), xycoords=("data", "axes fraction"), fontsize=7.5, color=plots.FAINT, ha="center"
         )
+    ax.set_xlim(-0.05, 4)
     plots.plain(ax)
     plots.labels(ax, "KL(q || p), nats", "mean")
     plots.legend(ax)
@@ -108,7 +111,7 @@ def frontier_figure(counts: Sequence[int] = (2, 4, 8, 16)) -> plots.Chart:
 
 def atom_figure(x: Tensor, ends: Mapping[str, Tensor]) -> plots.Chart:
     """Histograms of points before (gray) and after."""
-    figure, axes = plots.new_chart(len(ends) * 2.7, 2.4, 1, len(ends), sharey=True)
+    figure, axes = plots.new_chart(len(ends) * 2.9, 2.7, 1, len(ends), sharey=True)
     bins = np.linspace(-4, 7, 111)
     for ax, (name, end) in zip(axes[0], ends.items()):
         ax.hist(x, bins, color=plots.PALE, label="before")
@@ -118,4 +121,5 @@ def atom_figure(x: Tensor, ends: Mapping[str, Tensor]) -> plots.Chart:
         plots.plain(ax)
         plots.labels(ax, "reward", "points" if ax is axes[0, 0] else None)
     plots.legend(axes[0, 0])
+    plots.titled(figure, "Where points end that follow the slope")
     return figure

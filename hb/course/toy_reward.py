@@ -30,7 +30,7 @@ from hb.preference_losses import preference_probability, ranking_loss, reward_fe
 from hb.world.annotator import Annotator
 
 RESULT = Path(__file__).resolve().parents[2] / "data" / "results" / "toy_reward.json"
-BATCH, EVERY, LR = one.BATCH, 10, 3e-4
+BATCH, EVERY, LR = one.BATCH, 10, 5e-4
 PERSON = Annotator("simulated", noise=0.3)
 
 
@@ -90,7 +90,7 @@ def clicks(points: Tensor, n: int, seed: int = 0, *, again: int = 0, person: Ann
     return Clicks(first, second, torch.from_numpy(chosen))
 
 
-def train_reward(clicked: Clicks, *, seed: int = 0, radial: bool = False, steps: int = 500) -> Reward:
+def train_reward(clicked: Clicks, *, seed: int = 0, radial: bool = False, steps: int = 400) -> Reward:
     """Learn from these clicks. The reward's unit: mean 0 and standard deviation 1 over the points that were compared."""
     torch.manual_seed(seed)
     reward = Reward(radial)
@@ -144,7 +144,7 @@ class Rewards(NamedTuple):
     same: Reward
 
 
-def three_rewards(points: Tensor, seed: int = 0, n: int = 1000, steps: int = 500) -> Rewards:
+def three_rewards(points: Tensor, seed: int = 0, n: int = 1000, steps: int = 400) -> Rewards:
     """Rewards of n clicks each on these points."""
     mine, others = clicks(points, n, seed), clicks(points, n, 1000 + seed)
     apart = dict(seed=1000 + seed, steps=steps)
@@ -163,7 +163,7 @@ class Setting:
     """reward: weight of the reward's term. hinge: nothing is gained above the threshold. keep: what is trained beside,
     as notebook 10 has it; None: nothing."""
 
-    reward: float = 0.3
+    reward: float = 1.0
     hinge: bool = False
     keep: one.Setting | None = None
 
@@ -175,8 +175,6 @@ TABLE = {
     "ADP, no reward": Setting(0.0, keep=ADP),
     "reward + ADP": Setting(keep=ADP),
     "hinge + ADP": Setting(hinge=True, keep=ADP),
-    "reward + ADP, weight 1": Setting(1.0, keep=ADP),
-    "hinge + ADP, weight 1": Setting(1.0, hinge=True, keep=ADP),
 }
 
 
@@ -240,7 +238,7 @@ def threshold(reward: Reward) -> float:
 
 
 def feedback(
-    generator: Net, setting: Setting, rewards: Rewards, *, seed: int = 0, updates: int = 200, noises: int = 500
+    generator: Net, setting: Setting, rewards: Rewards, *, seed: int = 0, updates: int = 300, noises: int = 500
 ) -> Run:
     """Train a copy of the generator on the first of the rewards; look at the same noises every few updates."""
     rng = torch.Generator().manual_seed(seed)
@@ -252,6 +250,8 @@ def feedback(
         if i % EVERY == 0:
             with torch.no_grad():
                 seen.append(look(one.one_step(student, fixed), rewards, i))
+        if i == updates:
+            break
         rows = torch.randint(0, one.PAIRS, (BATCH,), generator=rng)
         noise, end = pairs[0][rows], pairs[1][rows]
         x0 = one.one_step(student, noise)
@@ -280,7 +280,7 @@ def best_of(generator: Net, reward: Reward, n: int = 4, noises: int = 500) -> Te
 BEFORE, BEST, STOPPED = "before", "best of 4", "reward alone, stopped"
 
 
-def measure(seeds: int = 3, updates: int = 200, noises: int = 2000) -> dict:
+def measure(seeds: int = 3, updates: int = 300, noises: int = 1000) -> dict:
     """Every setting with every seed; a seed has a generator, clicks and rewards of its own."""
     rows = []
     for seed in range(seeds):

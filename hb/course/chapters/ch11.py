@@ -203,13 +203,10 @@ def watched_figure(runs: Mapping[str, toy_reward.Run]) -> plots.Chart:
                 ax.axvline(run.kept.step, color=plots.RIGHT, linewidth=1)
             plots.plain(ax)
         if run.stop is not None:
-            for at, sign, color, height in (
-                (run.stop, "✗ stop", plots.WRONG, 0.99),
-                (run.kept.step, "✓ keep", plots.RIGHT, 0.88),
-            ):
-                column[0].annotate(
-                    f" {sign}", (at, height), xycoords=("data", "axes fraction"), va="top", fontsize=8, color=color
-                )
+            rows = ((run.stop, "✗ stop", plots.WRONG, 0.99), (run.kept.step, "✓ keep", plots.RIGHT, 0.88))
+            for at, sign, color, height in rows:
+                where = dict(xycoords=("data", "axes fraction"), va="top", fontsize=8, gid=plots.SIGN)
+                column[0].annotate(f" {sign}", (at, height), color=color, **where)
         column[0].set_title(name, fontsize=9, color=plots.INK, pad=4)
         plots.labels(column[1], "update")
     axes[0, 0].set_ylim(-4, 8)
@@ -225,24 +222,15 @@ def closing_figure(record: Mapping) -> plots.Chart:
     """The stored table: mean difference to the generator before, with its interval; lower than 0 is worse."""
     panels = {"trained": "learnt reward", "utility": "true utility", "coverage": "coverage"}
     rows = toy_reward.names(record)
-    figure, axes = plots.new_chart(8.6, 0.5 + 0.3 * len(rows), 1, len(panels), sharey=True)
+    figure, axes = plots.new_chart(8.6, 0.9 + 0.3 * len(rows), 1, len(panels), sharey=True)
     for ax, (what, name) in zip(axes[0], panels.items()):
         got = [toy_reward.against_before(record, row, what) for row in rows]
         for i, each in enumerate(got):
-            sign, color = (
-                ("✗", plots.WRONG) if each["high"] < 0 else ("✓", plots.RIGHT) if each["low"] > 0 else ("", plots.FAINT)
-            )
+            sign, color = _sign_of(each)
             ax.plot([each["low"], each["high"]], [i, i], color=color, linewidth=1.6)
             ax.plot(each["value"], i, "o", color=color, markersize=5)
-            ax.annotate(
-                sign,
-                (each["value"], i),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=color,
-            )
+            above = dict(xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8, gid=plots.SIGN)
+            ax.annotate(sign, (each["value"], i), color=color, **above)
         ax.axvline(0, color=plots.FAINT, linewidth=0.8)
         ax.set_yticks(range(len(rows)), rows)
         ax.set_ylim(len(rows) - 0.5, -0.7)
@@ -250,7 +238,15 @@ def closing_figure(record: Mapping) -> plots.Chart:
         plots.plain(ax, "x")
         plots.labels(ax, "difference to before")
     axes[0, 0].set_xscale("symlog", linthresh=1)
+    plots.titled(figure, "Three seeds, with 95% intervals; ✗ lower for sure, ✓ higher for sure")
     return figure
+
+
+def _sign_of(estimate: Mapping) -> tuple[str, str]:
+    """A sign and a color where the interval lies on one side of zero."""
+    if estimate["high"] < 0:
+        return "✗", plots.WRONG
+    return ("✓", plots.RIGHT) if estimate["low"] > 0 else ("", plots.FAINT)
 
 
 # ---- exercises -------------------------------------------------------------------------------------------------------
