@@ -40,11 +40,12 @@ PROMPTS = (
 
 
 def ten_pairs(model: Model, count: int = len(PROMPTS), seed: int = 0) -> list[Comparison]:
-    """Two drawings of each of ten prompts, in six evaluations and in three, on sides that a coin chooses."""
+    """Two drawings of each of ten prompts, a student's in six evaluations and the teacher's in twelve, on sides that a
+    coin chooses."""
     prompts = PROMPTS[:count]
-    six, three = (model.draw(list(prompts), nfe=nfe, seed=seed + nfe, warn=False).pixels for nfe in (6, 3))
+    six, twelve = (model.draw(list(prompts), nfe=nfe, seed=seed + nfe, warn=False).pixels for nfe in (6, 12))
     sides = torch.rand(count, generator=seeded(seed)) < 0.5
-    return [Comparison(p, (a, b) if left else (b, a)) for p, a, b, left in zip(prompts, six, three, sides)]
+    return [Comparison(p, (a, b) if left else (b, a)) for p, a, b, left in zip(prompts, six, twelve, sides)]
 
 
 def ten_clicks(pairs: Sequence[Comparison], folder: str | Path = "my_clicks") -> PreferenceClicker:
