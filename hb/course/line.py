@@ -77,7 +77,7 @@ def tilted_figure(betas: Sequence[float] = (1.0, 0.3)) -> plots.Chart:
     for ax in (left, right):
         plots.plain(ax)
         plots.legend(ax, loc="upper left")
-    right.set_ylim(0, 2.0)
+    right.set_ylim(0, 1.7)
     plots.titled(figure, f"A learnt reward that is wrong beyond {EDGE:g}, and what maximizes it")
     return figure
 
@@ -102,6 +102,7 @@ def frontier_figure(counts: Sequence[int] = (2, 4, 8, 16)) -> plots.Chart:
             f"n={n}", (x, 0.02), xycoords=("data", "axes fraction"), fontsize=7.5, color=plots.FAINT, ha="center"
         )
     ax.set_xlim(-0.05, 4)
+    ax.set_ylim(1.4, 3.7)
     plots.plain(ax)
     plots.labels(ax, "KL(q || p), nats", "mean")
     plots.legend(ax)

@@ -40,12 +40,13 @@ PROMPTS = (
 
 
 def ten_pairs(model: Model, count: int = len(PROMPTS), seed: int = 0) -> list[Comparison]:
-    """Two drawings of each of ten prompts, a student's in six evaluations and the teacher's in twelve, on sides that a
-    coin chooses."""
+    """Two drawings of each of ten prompts, on sides that a coin chooses: a student's in six evaluations, and the
+    teacher's in twelve or, of every second prompt, in four, which are too few."""
     prompts = PROMPTS[:count]
-    six, twelve = (model.draw(list(prompts), nfe=nfe, seed=seed + nfe, warn=False).pixels for nfe in (6, 12))
+    six, twelve, four = (model.draw(list(prompts), nfe=nfe, seed=seed + nfe, warn=False).pixels for nfe in (6, 12, 4))
     sides = torch.rand(count, generator=seeded(seed)) < 0.5
-    return [Comparison(p, (a, b) if left else (b, a)) for p, a, b, left in zip(prompts, six, twelve, sides)]
+    other = [(twelve, four)[i % 2][i] for i in range(count)]
+    return [Comparison(p, (a, b) if left else (b, a)) for p, a, b, left in zip(prompts, six, other, sides)]
 
 
 def ten_clicks(pairs: Sequence[Comparison], folder: str | Path = "my_clicks") -> PreferenceClicker:
@@ -87,6 +88,7 @@ def beliefs_figure(steps: Sequence[LinearUtility]) -> plots.Chart:
         rows = [dict(value=float(m), low=float(m - s), high=float(m + s)) for m, s in zip(mu, sigma)]
         plots.band(ax, range(len(steps)), rows, plots.UNDERSTANDING, name)
         ax.axhline(0, color=plots.FAINT, linewidth=0.8)
+        ax.set_xticks(range(0, len(steps), 2))
         ax.set_title(name, fontsize=9, color=plots.INK, pad=4)
         plots.plain(ax)
         plots.labels(ax, "clicks", "weight" if i == 0 else None)
@@ -210,11 +212,11 @@ def watched_figure(runs: Mapping[str, toy_reward.Run]) -> plots.Chart:
                 column[0].annotate(f" {sign}", (at, height), color=color, **where)
         column[0].set_title(name, fontsize=9, color=plots.INK, pad=4)
         plots.labels(column[1], "update")
-    axes[0, 0].set_ylim(-4, 8)
+    axes[0, 0].set_ylim(-3, 6)
     plots.labels(axes[0, 0], None, "reward")
     plots.labels(axes[1, 0], None, "what is true")
-    for ax in axes[:, -1]:
-        plots.legend(ax, loc="center right")
+    plots.legend(axes[0, -1], loc="center right")
+    plots.legend(axes[1, -1], loc="lower right")
     plots.titled(figure, "Is the reward hacked?")
     return figure
 
@@ -239,7 +241,8 @@ def closing_figure(record: Mapping) -> plots.Chart:
         plots.plain(ax, "x")
         plots.labels(ax, "difference to before")
     axes[0, 0].set_xscale("symlog", linthresh=1)
-    plots.titled(figure, "Three seeds, with 95% intervals; ✗ lower for sure, ✓ higher for sure")
+    axes[0, 0].set_xticks([-1000, -10, 0, 10, 1000], ["-1000", "-10", "0", "10", "1000"])
+    plots.titled(figure, "Three seeds: 95% intervals; ✗ all of it below 0, ✓ all of it above")
     return figure
 
 
