@@ -117,7 +117,7 @@ def probability(reward: Reward, clicked: Clicks) -> Tensor:
 @cache
 def before(seed: int = 0, updates: int = 800) -> Net:
     """A one-step generator that has learnt the ends of pairs, as in notebook 10; no reward yet."""
-    student, pairs = train_teacher(seed=seed), one.ode_pairs()
+    student, pairs = train_teacher(3 * updates // 2, seed), one.ode_pairs()  # 800 updates: the teacher of notebook 10
     rng, own = torch.Generator().manual_seed(seed), torch.optim.Adam(student.parameters(), betas=(0.0, 0.99))
     for i in range(updates):
         rows = torch.randint(0, one.PAIRS, (BATCH,), generator=rng)
