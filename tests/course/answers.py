@@ -377,7 +377,6 @@ WRONG = {
         lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1 - careless, 0),
         lambda ahead, noise, careless: _click(ahead, 2**0.5 * noise, 1, careless / 2),
         lambda ahead, noise, careless: _click(-ahead, 2**0.5 * noise, 1 - careless, careless / 2),
-        lambda ahead, noise, careless: _click(ahead, 2 * noise**2, 1 - careless, careless / 2),
         lambda ahead, noise, careless: torch.sigmoid(ahead / noise),
     ],
     "11.2": [
@@ -386,7 +385,6 @@ WRONG = {
         lambda m, s, a, beta: (m + a * s**2 * beta, s),
         lambda m, s, a, beta: (m + a * s**2 / (2 * beta), s),
         lambda m, s, a, beta: (m + a * s**2 / beta, s**2),
-        lambda m, s, a, beta: (m + a * s**2 / beta, s / beta),
         lambda m, s, a, beta: m + a * s**2 / beta,
     ],
     "11.3": [beta for beta in BETAS if beta != _best_beta()] + ["the largest"],
@@ -395,9 +393,7 @@ WRONG = {
         lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold, blind=True),
         lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold).detach(),
         lambda generator, reward, z, threshold: (reward(generator(z)) - threshold).relu().mean(),
-        lambda generator, reward, z, threshold: (threshold - reward(generator(z))).mean(),
         lambda generator, reward, z, threshold: (threshold - reward(generator(z))).relu().sum(),
         lambda generator, reward, z, threshold: (threshold - reward(generator(z))).relu(),
-        lambda generator, reward, z, threshold: -reward(generator(z)).mean(),
     ],
 }
