@@ -18,14 +18,14 @@ from hb.infer.pipeline import Model
 RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
 
 
-def numbers(name: str, *what: str, folder: Path = RESULTS, made_by: str = "") -> str:
+def numbers(name: str, *what: str, folder: Path = RESULTS, made_by: str | None = None) -> str:
     """A line for each figure of data/results/NAME.json whose name contains one of `what`, then its command.
 
-    made_by   the command that makes the file: what a reader is told where it is not there
+    made_by: the command that makes the file; it is named where there is none yet
     """
     path = Path(folder) / f"{name}.json"
     if not path.exists():
-        return f"{path.name} is not there" + (f"; {made_by} makes it." if made_by else ".")
+        return f"{path.name} is not there." if made_by is None else f"{path.name} is not there yet; {made_by} makes it."
     record = json.loads(path.read_text())
     chosen = [row for row in record["numbers"] if any(part in row["what"] for part in what)]
     width = max((len(row["what"]) for row in chosen), default=0)

@@ -359,7 +359,6 @@ class Model(ModelFolder):
         return self._made.get("draft", chosen, lambda: DraftModel(open_draft(chosen, self.bagel), self.bagel))
 
     # ---- names until 0.1 --------------------------------------------------------------------------------------------
-
     drafter = property(lambda self: self.draft, lambda self, draft: setattr(self, "draft", draft))
     tiny = property(lambda self: self.pixel_decoder, lambda self, new: setattr(self, "pixel_decoder", new))
     paint = decode_pictures

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hb.course import exercises
-from hb.course.chapters import ch00, ch01, ch02, ch03, ch04, ch05, ch06, ch07, ch08, ch09, ch10, ch12  # noqa: F401  they register
 from hb.course.chapters.ch03 import rope_positions
 from hb.flow import time_grid
 from hb.losses import matching_direction
-from tests.course.answers import RIGHT, WRONG, _above, _kept, _look, _wanted
+from hb.world.annotator import Annotator
+from tests.course.answers import RIGHT, _above, _kept, _look, _refl, _wanted
+from tests.course.wrong_answers import WRONG
 
 
 def _stub_like(right):
@@ -78,6 +79,8 @@ def test_an_answer_for_one_time_is_told_the_shape_of_many(name, answer, capsys):
         ("3.2", lambda n, k: rope_positions(["noise" if i == "vit" else i for i in k], n), "ViT"),
         ("3.4", lambda n, k: _look(n, k, vit="causal"), "ViT"),
         ("9.3", lambda t, grid: (grid >= t[:, None]).sum(1) - 1, "not >="),
+        ("11.4", lambda generator, reward, z, threshold: _refl(generator(z), reward, threshold, blind=True), "no_grad"),
+        ("11.4", lambda generator, reward, z, threshold: (threshold - reward(generator(z)).mean()).relu(), "bad one"),
     ],
 )
 def test_answers_that_were_once_accepted_are_refused(name, answer, hint, capsys):
@@ -108,6 +111,10 @@ def test_hints_name_the_mistake(capsys):
     assert "against" in capsys.readouterr().out
     exercises.check("9.2", lambda s, t: s)
     assert "fresh" in capsys.readouterr().out
+    exercises.check("11.1", WRONG["11.1"][1])
+    assert "both" in capsys.readouterr().out
+    exercises.check("11.3", 0.1)
+    assert "learnt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,13 @@ def test_hints_name_the_mistake(capsys):
         ("8.1", lambda x_t, x_s, t, s: (x_t - x_s) / (t - s).unsqueeze(-1)),
         ("9.1", matching_direction),
         ("9.2", lambda s, t: _kept(s, t) * t / (1 - _kept(s, t) * (1 - t))),
+        (
+            "11.1",
+            lambda ahead, noise, careless: torch.from_numpy(
+                Annotator(noise=noise, careless=careless).preference(ahead.double().numpy(), 0.0)
+            ),
+        ),
+        ("11.2", lambda m, s, a, beta: torch.tensor([m + a * s * s / beta, s])),
         ("9.3", lambda t, grid: torch.searchsorted(-grid, -t) - 1),
         ("9.3", lambda t, grid: [max(j for j, g in enumerate(grid) if g > time) for time in t]),
     ],
