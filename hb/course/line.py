@@ -53,7 +53,7 @@ def follow(x: Tensor, slope: Tensor, threshold: float | None = None, steps: int 
     return x
 
 
-# ---- figures -----------------------------------------------------------------------------------------------------------
+# ---- figures ---------------------------------------------------------------------------------------------------------
 
 
 def tilted_figure(betas: Sequence[float] = (1.0, 0.3)) -> plots.Chart:

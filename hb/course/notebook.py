@@ -17,6 +17,7 @@ from hb.files import aside
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FOLDERS = ("home", "work", "root", "tmp", "usr")  # of a machine, not of the project
 LARGEST_KB = 200  # of all outputs of a notebook together
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ def complaints(notebook) -> list[str]:
     if ran and counts != list(range(1, len(code) + 1)):
         out.append("cells were not run once, from top to bottom")
     said = "".join(str(c.source) + str(c.get("outputs", "")) for c in notebook.cells)
-    for word in ("/home/", "/work/", "/root/", "/tmp/", "/usr/", "site-packages", "://localhost", "simple/", "Users\\"):
+    for word in (*(f"/{name}/" for name in FOLDERS), "site-packages", "://localhost", "simple/", "Users\\"):
         if word in said:
             out.append(f"it holds {word!r}")
     if "widgets" in notebook.metadata or WIDGET in said:

@@ -91,7 +91,7 @@ def clicks(points: Tensor, n: int, seed: int = 0, *, again: int = 0, person: Ann
 
 
 def train_reward(clicked: Clicks, *, seed: int = 0, radial: bool = False, steps: int = 400) -> Reward:
-    """Learn from these clicks. The reward's unit: mean 0 and standard deviation 1 over the points that were compared."""
+    """Learn from these clicks. The reward has mean 0 and standard deviation 1 over the points that were compared."""
     torch.manual_seed(seed)
     reward = Reward(radial)
     optimizer = torch.optim.AdamW(reward.parameters(), weight_decay=0.05)

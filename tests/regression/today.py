@@ -261,7 +261,7 @@ def _draft(part: str, model: Model, folder: Path) -> None:
 
 
 def _autoencoder(part: str, model: Model, folder: Path) -> None:
-    """In float64: the errors are near 0 and their loss is L1, so rounding alone moves the gradient by 2e-4 of its norm."""
+    """In float64: the errors are near 0 and their loss is L1, so rounding moves the gradient by 2e-4 of its norm."""
     config = model.bagel.config
     train_autoencoder(folder, config, steps=1, batch=4, start_from=model.bagel.autoencoder, precision="f64", **TRAINER)
 

@@ -1,4 +1,4 @@
-"""Notebook 12, editing live: a budget of a key, what may be kept from key to key, queues, one noise, drift over turns."""
+"""Notebook 12, editing live: a budget of a key, what may be kept, queues, one noise, drift over turns."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def latencies(arrivals: Sequence[float], done: Sequence[tuple[int, float]]) -> l
 
 
 def by_the_library(arrivals: Sequence[float], service: float) -> list[tuple[int, float]]:
-    """`newest_wins` by the worker of `hb.infer.newest`. Its thread is real, the clock is not: a job ends when we say so.
+    """`newest_wins` by the worker of `hb.infer.newest`. Its thread is real; its clock is simulated.
 
     Raises RuntimeError if the worker does not answer.
     """
