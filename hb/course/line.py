@@ -71,8 +71,16 @@ def tilted_figure(betas: Sequence[float] = (1.0, 0.3)) -> plots.Chart:
         right.plot(LINE, density, color=color, linestyle=style, label=f"best for beta = {beta:g}")
     right.axvline(LINE[learnt.argmax()] - 0.03, color=plots.WRONG, linewidth=2.5)
     right.set_xlim(-4.2, 4.2)
-    right.annotate("✗ reward alone", (LINE[-1] - 0.1, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top",
-                   fontsize=8, color=plots.WRONG, gid=plots.SIGN)  # fmt: skip
+    right.annotate(
+        "✗ reward alone",
+        (LINE[-1] - 0.1, 0.97),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="top",
+        fontsize=8,
+        color=plots.WRONG,
+        gid=plots.SIGN,
+    )
     plots.labels(right, "x", "density")
     for ax in (left, right):
         plots.plain(ax)

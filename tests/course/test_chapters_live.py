@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hb.course import queues
 from hb.course.canvas import Canvas
 from hb.course.chapters import ch12
 from hb.infer.live import LiveSession
@@ -54,8 +55,11 @@ def test_a_message_arrives_as_it_was_sent():
 
 def test_bars_are_stacked_and_end_at_their_sums():
     figure = ch12.budget_figure({"one": {"a": 1.0, "b": 2.0}, "two": {"b": 4.0, "c": 8.0}})
-    bars = {(round(bar.get_y() + bar.get_height() / 2), c.get_label()): (bar.get_x(), bar.get_width())
-            for c in figure.axes[0].containers for bar in c}  # fmt: skip
+    bars = {
+        (round(bar.get_y() + bar.get_height() / 2), c.get_label()): (bar.get_x(), bar.get_width())
+        for c in figure.axes[0].containers
+        for bar in c
+    }
     colors = [c.patches[0].get_facecolor() for c in figure.axes[0].containers]
     assert len(set(colors)) == 3
     assert bars[0, "a"] == (0, 1) and bars[0, "b"] == (1, 2) and bars[1, "b"] == (0, 4) and bars[1, "c"] == (4, 8)
@@ -81,25 +85,25 @@ def test_keys_before_a_change_stay_to_the_bit_and_those_behind_it_stay_in_the_fi
 def test_the_simulation_works_on_what_the_librarys_worker_works_on(service):
     rng = np.random.default_rng(int(10 * service))
     arrivals = np.cumsum(rng.uniform(0.1, 3.0, 12)).tolist()
-    assert ch12.by_the_library(arrivals, service) == ch12.newest_wins(arrivals, service)
+    assert queues.by_the_library(arrivals, service) == queues.newest_wins(arrivals, service)
 
 
 def test_a_request_at_the_very_end_of_a_job_is_treated_alike_by_both():
     arrivals = [0.0, 1.0, 2.0, 4.0, 5.0]
-    assert ch12.by_the_library(arrivals, 2.0) == ch12.newest_wins(arrivals, 2.0)
+    assert queues.by_the_library(arrivals, 2.0) == queues.newest_wins(arrivals, 2.0)
 
 
 def test_nobody_waits_longer_than_two_jobs_and_the_last_request_is_answered():
     for service, between in itertools.product((0.5, 1.7, 30.0), (1.0, 2.3)):
         arrivals = [between * i for i in range(40)]
-        done = ch12.newest_wins(arrivals, service)
-        assert done[-1][0] == 39 and max(ch12.latencies(arrivals, done)) <= 2 * service + 1e-9
+        done = queues.newest_wins(arrivals, service)
+        assert done[-1][0] == 39 and max(queues.latencies(arrivals, done)) <= 2 * service + 1e-9
         starts, ends = [end - service for _, end in done], [end for _, end in done]
         assert all(start >= end - 1e-9 for start, end in zip(starts[1:], ends))
 
 
 def test_latency_counts_until_a_newer_picture():
-    assert ch12.latencies([0.0, 1.0, 2.0], [(0, 5.0), (2, 10.0)]) == [5.0, 9.0, 8.0]
+    assert queues.latencies([0.0, 1.0, 2.0], [(0, 5.0), (2, 10.0)]) == [5.0, 9.0, 8.0]
 
 
 # ---- one noise -------------------------------------------------------------------------------------------------------
@@ -161,7 +165,8 @@ def test_others_draw_the_same_request_and_are_judged(session):
     others = {"one": dict(student="one-nfe"), "six": dict(nfe=6)}
     made = ch12.by_others(session, ["a red circle", "a moon"], others)
     assert {name: [(turn.said, turn.nfe) for turn in turns] for name, turns in made.items()} == {
-        "one": [("a red circle", 1), ("a moon", 1)], "six": [("a red circle", 6), ("a moon", 6)]
-    }  # fmt: skip
+        "one": [("a red circle", 1), ("a moon", 1)],
+        "six": [("a red circle", 6), ("a moon", 6)],
+    }
     figure = ch12.by_others_figure(made)
     assert sum(text.get_text() in "✓✗" for ax in figure.axes for text in ax.texts) == 4

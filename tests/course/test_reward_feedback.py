@@ -215,7 +215,10 @@ def test_a_result_that_is_not_there_names_the_command_that_makes_it(tmp_path):
 
 
 def test_the_closing_figure_has_a_sign_where_an_interval_leaves_zero():
-    rows = [dict(name=name, seed=s, trained=v + s / 100, utility=v, coverage=-v + s / 100, stop=None)
-            for name, v in ((feedback.BEFORE, 0.0), ("x", 1.0)) for s in range(3)]  # fmt: skip
+    rows = [
+        dict(name=name, seed=s, trained=v + s / 100, utility=v, coverage=-v + s / 100, stop=None)
+        for name, v in ((feedback.BEFORE, 0.0), ("x", 1.0))
+        for s in range(3)
+    ]
     axes = ch11.closing_figure(dict(rows=rows)).axes
     assert [ax.texts[0].get_text() for ax in axes] == ["✓", "✓", "✗"]

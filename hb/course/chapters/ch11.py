@@ -267,7 +267,10 @@ def _click(answer):
         (1 - careless) * phi(z) + careless / 2,
         [
             (phi(z), "and the careless clicks?"),
-            ((1 - careless) * phi(ahead / noise) + careless / 2, "both utilities carry noise: how large is that of a difference?"),
+            (
+                (1 - careless) * phi(ahead / noise) + careless / 2,
+                "both utilities carry noise: how large is that of a difference?",
+            ),
             (phi(ahead / noise), "both utilities carry noise, and some clicks are careless"),
             ((1 - careless) * phi(ahead / (2 * noise)) + careless / 2, "variances add, standard deviations do not"),
             ((1 - careless) * phi(z) + careless, "a coin gives its click to this picture in half of the cases"),
@@ -277,7 +280,7 @@ def _click(answer):
             ((1 - careless) * phi(-z) + careless / 2, "who is ahead should win more often"),
         ],
         "split the clicks into careful and careless ones, and add what each kind gives to this picture",
-    )  # fmt: skip
+    )
 
 
 @exercise("11.2")
@@ -308,7 +311,7 @@ def _tilted_normal(answer):
             s,
             [(s / beta, "which factor has x^2 in the exponent?"), (s**2, "the standard deviation, not the variance")],
             "what is the factor of x^2 in the exponent, before and after?",
-        )  # fmt: skip
+        )
 
 
 BETAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from queue import SimpleQueue
 
 import torch
 from matplotlib.ticker import MaxNLocator
@@ -13,18 +11,15 @@ from torch import Tensor
 from hb import plots
 from hb.course.canvas import Canvas
 from hb.course.exercises import Hint, call, exercise, expect, expect_number
+from hb.course.queues import WAIT_S, newest_wins
 from hb.infer import hints
 from hb.infer.live import LiveSession
-from hb.infer.newest import NewestFirst
 from hb.infer.pipeline import Model
 from hb.infer.turns import Turn
 from hb.models.bagel import Bagel
 from hb.world.judge.judge import check
 from hb.world.judge.reading import read
 from hb.world.language import parse
-
-WAIT_S = 60.0  # for a thread that has nothing to do but to answer
-
 
 # ---- typing ----------------------------------------------------------------------------------------------------------
 
@@ -128,72 +123,6 @@ def changes_figure(changes: Tensor, words: Sequence[str], title: str | None = No
     bar.outline.set_visible(False)
     plots.titled(figure, title)
     return figure
-
-
-# ---- queues ----------------------------------------------------------------------------------------------------------
-
-
-def newest_wins(arrivals: Sequence[float], service: float) -> list[tuple[int, float]]:
-    """Which requests are worked on, and when each is done, where a free worker takes the newest and drops the others.
-
-    arrivals   increasing times; one that falls on the end of a job has just missed it
-    """
-    done: list[tuple[int, float]] = []
-    free, waiting = float("-inf"), None
-    for number, at in [*enumerate(arrivals), (len(arrivals), float("inf"))]:
-        if waiting is not None and free <= at:  # the worker became free before this one came
-            free += service
-            done.append((waiting, free))
-            waiting = None
-        if number == len(arrivals):
-            break
-        if free <= at:
-            free = at + service
-            done.append((number, free))
-        else:
-            waiting = number
-    return done
-
-
-def latencies(arrivals: Sequence[float], done: Sequence[tuple[int, float]]) -> list[float]:
-    """For each request the time until there is a picture of it or of a newer one."""
-    return [min(end for number, end in done if number >= i) - at for i, at in enumerate(arrivals)]
-
-
-def by_the_library(arrivals: Sequence[float], service: float) -> list[tuple[int, float]]:
-    """`newest_wins` by the worker of `hb.infer.newest`. Its thread is real; its clock is simulated.
-
-    Raises RuntimeError if the worker does not answer.
-    """
-    begun, may_end, done = SimpleQueue(), threading.Semaphore(0), []
-
-    def work(number: int) -> None:
-        begun.put(number)
-        may_end.acquire()
-
-    worker = NewestFirst(work, lambda number, words: begun.put(words))
-    now, end, waits = None, float("inf"), False
-
-    def finish() -> None:
-        nonlocal now, end, waits
-        done.append((now, end))
-        may_end.release()
-        now, end, waits = (begun.get(timeout=WAIT_S), end + service, False) if waits else (None, float("inf"), False)
-        if now is None and not worker.wait(WAIT_S):
-            raise RuntimeError("the worker did not end its job")
-
-    for number, at in enumerate(arrivals):
-        while end <= at:
-            finish()
-        worker.submit(number)
-        if now is None:
-            now, end = begun.get(timeout=WAIT_S), at + service
-        else:
-            waits = True
-    while now is not None:
-        finish()
-    worker.close(WAIT_S)
-    return done
 
 
 def by_number_figure(lines: Mapping[str, Sequence], what: str, y: str, title: str | None = None) -> plots.Chart:
@@ -321,14 +250,20 @@ def _kept(answer):
         torch.tensor([float(value) for value in given]),
         torch.tensor([float(value) for value in wanted]),
         [
-            (_floats(_common(a, b) for a, b in flat), "in a picture every token attends to every other: one new one, and none of them stays"),
-            (_floats(sum(x == y for x, y in zip(a, b)) for a, b in flat), "a token behind the first new one has attended to it: equal tokens there have other keys"),
+            (
+                _floats(_common(a, b) for a, b in flat),
+                "in a picture every token attends to every other: one new one, and none of them stays",
+            ),
+            (
+                _floats(sum(x == y for x, y in zip(a, b)) for a, b in flat),
+                "a token behind the first new one has attended to it: equal tokens there have other keys",
+            ),
             (_floats(len(set(a) & set(b)) for a, b in flat), "order counts: what stays is a beginning"),
             (_floats(whole), "of a text that changes, the tokens before the change stay"),
         ],
         "go through the blocks together: equal ones stay whole; of the first that differs a text's common beginning "
         "stays, of a picture nothing; behind it nothing stays",
-    )  # fmt: skip
+    )
 
 
 def _equal_blocks(before, after):
@@ -365,18 +300,26 @@ def _newest(answer):
         if numbers and numbers[-1] != len(arrivals) - 1:
             raise Hint("the last request is lost: when no key comes any more, the worker still takes what waits")
         if numbers != [number for number, _ in wanted]:
-            raise Hint(f"for arrivals {arrivals} and {service:g} of work, not {numbers} but "
-                       f"{[number for number, _ in wanted]} are worked on: a job that has begun is not stopped")  # fmt: skip
+            raise Hint(
+                f"for arrivals {arrivals} and {service:g} of work, not {numbers} but "
+                f"{[number for number, _ in wanted]} are worked on: a job that has begun is not stopped"
+            )
         expect(
             torch.tensor([float(end) for _, end in given]),
             torch.tensor([end for _, end in wanted]),
             [
-                (torch.tensor([arrivals[number] + service for number in numbers]), "a request may have to wait for the worker"),
-                (torch.tensor([end - arrivals[number] for number, end in wanted]), "when it is done, not how long that took"),
+                (
+                    torch.tensor([arrivals[number] + service for number in numbers]),
+                    "a request may have to wait for the worker",
+                ),
+                (
+                    torch.tensor([end - arrivals[number] for number, end in wanted]),
+                    "when it is done, not how long that took",
+                ),
                 (torch.tensor([end - service for _, end in wanted]), "when it is done, not when it begins"),
             ],
             "a job begins when it came or when the worker became free, whichever is later",
-        )  # fmt: skip
+        )
 
 
 @exercise("12.3")
