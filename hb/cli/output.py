@@ -40,7 +40,7 @@ def check_picture_name(path: str | Path) -> Path:
     """The path, if a picture can be written there: better said before a long drawing than after."""
     path = Path(path)
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"I can write .png, .jpg and .webp, not {path.name!r}")
+        raise ValueError(f"pictures are written as .png, .jpg or .webp, not {path.name!r}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a picture file in it")
     check_writable(path.parent)

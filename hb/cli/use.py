@@ -73,7 +73,7 @@ def edit(args) -> None:
     said = say_edit(command) if tiny else instruction
     scene = scene_in(picture, model) if tiny else None
     if scene is not None and command.of is not None:
-        find(command.of, scene)  # "I see no star in this picture" is worth knowing before the wait
+        find(command.of, scene)  # "no star in this picture" is worth knowing before the wait
     done = model.edit(
         [picture],
         said,
@@ -167,7 +167,7 @@ def open_picture(path: str) -> Image.Image:
             picture.load()
             return picture
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is not a picture that I can read; PNG, JPEG and WebP are fine") from None
+        raise ValueError(f"{path} is not a picture that can be read; PNG, JPEG and WebP are fine") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large to be opened safely ({error}); make it smaller first") from None
     except (OSError, SyntaxError) as error:  # what Pillow raises for files that end too early
@@ -200,7 +200,7 @@ def plain_question(question: str) -> str:
     strange = next((word for word in words if word not in READABLE | ASKING_WORDS), None)
     if strange is not None:
         raise LanguageError(
-            f"I do not know the word {strange!r}; questions are like 'how many stars are there?', 'what color is the "
+            f"the word {strange!r} is not known; questions are like 'how many stars are there?', 'what color is the "
             "circle?', 'where is the red heart?', 'is the ring left of the moon?' or 'describe the picture'"
         )
     return text + "?"

@@ -221,8 +221,9 @@ def parse_edit(instruction: str) -> Command:
         if found:
             return _command(group, found.groupdict(), instruction)
     raise LanguageError(
-        f"I cannot do {instruction!r}; try 'make the star green', 'replace the star with a circle', 'remove the star', "
-        "'add a red circle', 'move the star to the top left', 'make the star larger' or 'make the background black'"
+        f"{instruction!r} is not a known instruction; try 'make the star green', 'replace the star with a circle', "
+        "'remove the star', 'add a red circle', 'move the star to the top left', 'make the star larger' or "
+        "'make the background black'"
     )
 
 
@@ -248,7 +249,7 @@ def _read_target_place(at: str, instruction: str) -> str:
     reader = Reader(at.split(), instruction)
     place = reader.place()
     if place is None or reader.peek():
-        raise LanguageError(f"I found no place in {instruction!r}; places are {', '.join(PLACES)}")
+        raise LanguageError(f"no place in {instruction!r}; places are {', '.join(PLACES)}")
     return place
 
 
@@ -301,7 +302,7 @@ def find(wish: Wish, scene: Scene) -> int:
     called = phrase(wish, article="")
     if not fits:
         there = ", ".join(phrase(Wish(thing.shape, thing.color)) for thing in scene.things)
-        raise LanguageError(f"I see no {called} in this picture; there is {there}")
+        raise LanguageError(f"no {called} in this picture; there is {there}")
     raise LanguageError(f"there are {count_phrase(len(fits))} like that; which {called}? Say its color, size or place")
 
 

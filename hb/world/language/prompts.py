@@ -226,9 +226,9 @@ def _take_background(words: list[str], prompt: str) -> tuple[list[str], str | No
     """The words without "on a navy background", and "navy"."""
     said = [word for word in words if word in BACKGROUNDS]
     if len(said) > 1:
-        raise LanguageError(f"I found two backgrounds, {said[0]!r} and {said[1]!r}; a picture has one")
+        raise LanguageError(f"two backgrounds, {said[0]!r} and {said[1]!r}; a picture has one")
     if words.count("background") > 1:
-        raise LanguageError(f"I found two backgrounds in {prompt!r}; a picture has one")
+        raise LanguageError(f"two backgrounds in {prompt!r}; a picture has one")
     if "background" in words:
         at = words.index("background")
         color = words[at - 1] if at else ""
@@ -283,12 +283,14 @@ def _read_groups(reader: Reader) -> tuple[list[_Group], _Related | None]:
     while True:
         new = _read_relation(reader, after_comma=relation is None)
         if new and relation:
-            raise LanguageError(f"I found two relations, {relation.name!r} and {new[0]!r}; I can hold one per picture")
+            raise LanguageError(f"two relations, {relation.name!r} and {new[0]!r}; a picture has one")
         if new:
             head, groups = groups[-1], [*groups, _read_group(reader)]
             relation = _Related(new[0], head, groups[-1], new[1])
             if head.count != 1 or relation.second.count != 1:
-                raise LanguageError(f"{relation.name!r} relates one thing to one other; I cannot place several at once")
+                raise LanguageError(
+                    f"{relation.name!r} relates one thing to one other; several cannot be placed at once"
+                )
             _read_again(reader, relation)
             continue
         linked = [reader.skip(link) for link in (",", "and", "with")]
@@ -319,7 +321,7 @@ def _read_group(reader: Reader) -> _Group:
             break
         both = _JOINED_PLACES.get(frozenset([*place.split(), *other.split()]))
         if both is None and count == 1:
-            raise LanguageError(f"I found two places for one thing, {text!r} and {reader.since(said)!r}; choose one")
+            raise LanguageError(f"two places for one thing, {text!r} and {reader.since(said)!r}; choose one")
         if both is None:
             raise LanguageError(
                 f"say each of {things!r} by itself, with its own place: {text!r} and {reader.since(said)!r} are two"
@@ -361,7 +363,7 @@ def _read_again(reader: Reader, relation: _Related) -> None:
             f"{relation.text!r} and {reader.since(said)!r} cannot both be true of {relation.first.text!r}"
         )
     elif new[0] != relation.name:
-        raise LanguageError(f"I found two relations, {relation.name!r} and {new[0]!r}; I can hold one per picture")
+        raise LanguageError(f"two relations, {relation.name!r} and {new[0]!r}; a picture has one")
 
 
 def _check_counts(groups: Sequence[_Group], absent: Sequence[_Group]) -> None:

@@ -75,9 +75,9 @@ def known_words(text: str, also: Collection[str] = ()) -> list[str]:
 def _unknown(word: str) -> str:
     near = difflib.get_close_matches(word, READABLE - {","}, n=1, cutoff=0.75)
     if near:
-        return f"I do not know the word {word!r}; did you mean {near[0]!r}?"
+        return f"the word {word!r} is not known; did you mean {near[0]!r}?"
     return (
-        f"I do not know the word {word!r}; this world has {', '.join(PLURALS[shape] for shape in SHAPES)} "
+        f"the word {word!r} is not known; this world has {', '.join(PLURALS[shape] for shape in SHAPES)} "
         f"in {', '.join(COLORS)}"
     )
 
@@ -168,7 +168,7 @@ class Reader:
 
     def _note(self, said: dict[str, str], name: str, word: str) -> None:
         if name in said:
-            raise LanguageError(f"I found two {name}s for one thing, {said[name]!r} and {word!r}; choose one")
+            raise LanguageError(f"two {name}s for one thing, {said[name]!r} and {word!r}; choose one")
         said[name] = word
         self.i += 1
 
@@ -179,8 +179,8 @@ class Reader:
         if before and word:
             return f"after {before!r} I expected a shape ({', '.join(SHAPES)}), not {word!r}"
         if before:
-            return f"I found no shape after {before!r}; shapes are {', '.join(SHAPES)}"
-        return f"I found no shape in {self.text!r}; shapes are {', '.join(SHAPES)}"
+            return f"no shape after {before!r}; shapes are {', '.join(SHAPES)}"
+        return f"no shape in {self.text!r}; shapes are {', '.join(SHAPES)}"
 
     def since(self, start: int) -> str:
         """The words from number `start` to here."""
