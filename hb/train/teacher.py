@@ -16,6 +16,7 @@ from hb.data.dialogues import write_dialogues
 from hb.data.mixes import DRAW_MIX
 from hb.data.own_pictures import OwnPictures
 from hb.flow import interpolate, shift_time, velocity_of
+from hb.infer.artifacts import fingerprint
 from hb.models.autoencoder import Autoencoder
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import load_model
@@ -37,6 +38,7 @@ from hb.train.optim import (
     warmup_constant_decay,
 )
 from hb.train.pools import pool_for
+from hb.train.retained import Retained
 from hb.train.sheets import TeacherSheet
 from hb.train.trainer import StepData, fit, mean_over_processes, precision_of, working_device, worth_compiling
 
@@ -113,9 +115,11 @@ class TeacherTraining(Training):
         compiled: bool = False,
         muon_dtype: torch.dtype = torch.float32,
         align: bool = False,
+        retained: Retained | None = None,
         settings: TeacherSettings = TeacherSettings(),
     ):
         super().__init__()
+        self.__dict__["retained"] = retained  # used and not trained
         self.model, self.total, self.seed, self.settings = model, total, seed, settings
         self.compiled, self.muon_dtype = compiled, muon_dtype
         self.draws, self.answers = LEARNS[settings.learns]
@@ -131,6 +135,8 @@ class TeacherTraining(Training):
 
     def on_train_start(self):
         self.model.compiled = self.compiled
+        if self.retained is not None:
+            self.retained.model.to(self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = seeded_generator(self.seed, self.global_step, self.global_rank)
@@ -200,6 +206,8 @@ class TeacherTraining(Training):
         noised, target = self._noised(latent, grid, generator)
         states: list[Tensor] = []
         output = self.model([text, *noised], states)[1:]
+        if self.retained is not None:
+            target = self.retained.targets(target, self.retained.prompts(batch["draw_record"]), [text, *noised])
         error = F.mse_loss(torch.stack(output, 1).float(), target)
         return error, self.alignment_loss(states, batch["draw_features"])
 
@@ -216,6 +224,8 @@ class TeacherTraining(Training):
         condition = [ImageSplit("vae", before, pictures, grid=grid), self._view(batch["scene_picture"], view)]
         states: list[Tensor] = []
         output = self.model([*condition, text, *noised], states)[3:]
+        if self.retained is not None:
+            target = self.retained.targets(target, torch.ones(n, dtype=torch.bool), [*condition, text, *noised])
         features = batch["edit_features"][:, None].expand(-1, self.copies, -1, -1)
         error = F.mse_loss(torch.stack(output, 1).float(), target)
         return error, self.alignment_loss(states, features)
@@ -289,6 +299,7 @@ def train_teacher(
     precision: str = "auto",
     ema: float = 0.995,
     start_from: Path | None = None,
+    retain: Path | None = None,
     vision_encoder: VisionTower | None = None,
     mix: Mapping[str, float] = DRAW_MIX,
     own: OwnPictures | None = None,
@@ -302,6 +313,8 @@ def train_teacher(
     mix              shares of the tasks among the prompts that are drawn, see `make_pool`
     own              pictures of one's own, in the place of the tiny world
     start_from       a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint
+    retain           a model folder; prompts that say little, and edits, are trained on this model's velocities and not on
+                     the data's, see `Retained`
     vision_encoder   a pretrained one (hb.train.vision), which the model keeps as it is and whose features the alignment
                      loss uses. BAGEL goes on training its encoder; ours would forget
     compiled         None: where a run is long enough for it
@@ -329,6 +342,7 @@ def train_teacher(
         compiled=worth_compiling(steps) if compiled is None else compiled,
         muon_dtype=muon_dtype_of(precision),
         align=vision_encoder is not None,
+        retained=Retained(_fitting(load_model(retain)[0], model)) if retain else None,
         settings=settings,
     )
     kept = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
@@ -358,6 +372,14 @@ def begun_model(
         # frozen: with the trunk's rate and weight decay, 500 steps took its accuracy on shapes from 97% to 47%
         model.vit_model.requires_grad_(False)
     return model
+
+
+def _fitting(earlier: Bagel, model: Bagel) -> Bagel:
+    """The earlier model, if it draws the same latents. Raises ValueError otherwise."""
+    same = [m.config.latent_patch for m in (earlier, model)], [fingerprint(m.autoencoder) for m in (earlier, model)]
+    if any(a != b for a, b in same):
+        raise ValueError("the model to retain has another autoencoder, so its velocities are of other latents")
+    return earlier
 
 
 def begin_from(model: Bagel, begun: Bagel) -> None:

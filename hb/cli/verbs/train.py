@@ -139,6 +139,13 @@ def teacher(
             "does not read. understanding and answers take --batch dialogues a step."
         ),
     ] = "all",
+    retain: Annotated[
+        str | None,
+        o.Folder(
+            help="An earlier model (a name or a folder) whose velocities are the targets of edits and of prompts that "
+            "say little, so that what it does well is not forgotten."
+        ),
+    ] = None,
     pool: Annotated[int, o.Whole(help="Prompts, and scenes, made once and trained on.")] = 40_000,
     mix: o.Mix = (),
     out: Annotated[str | None, o.Folder(help="Folder of the model (default: FOLDER/model).")] = None,
