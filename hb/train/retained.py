@@ -24,7 +24,7 @@ LITTLE = 3  # details of two different things; of one thing, or several alike, a
 def says_little(request: object) -> bool:
     """Is this a request of the tiny world for one kind of thing, or for two with at most LITTLE details said?
 
-    Of 600 prompts of SceneEval 589 are such; of the complex ones those of one thing, and a few of two.
+    Of 600 prompts of SceneEval 590 are such; of the complex ones those of one thing, and a few of two.
     """
     if not isinstance(request, Request):
         return False
