@@ -15,8 +15,9 @@ and R2 by finite differences, relativistic pairs, the regression that fades. Eac
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,9 @@ class OneStepSettings:
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
+    replay       further updates of the student in a step, each on pairs of an earlier step, one of the last REPLAYED; for
+                 regression alone. A trajectory costs six evaluations, an update about three. A run that was stopped
+                 collects them anew
     freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
 
@@ -83,6 +87,7 @@ class OneStepSettings:
     second: float = 0.0
     clean: float = 0.1
     noised: float = 0.9
+    replay: int = 0
     freeze_above: float = 1.0
     lr: float = 1e-4
     lr_discriminator: float = 3e-4
@@ -97,20 +102,29 @@ class OneStepSettings:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
         if self.penalty_every < 1:
             raise ValueError(f"penalties are computed in each so many-th step, at least 1, not {self.penalty_every}")
+        if self.replay < 0 or (self.replay and (self.adversarial or self.mmd or self.reward)):
+            raise ValueError(
+                "replay is a number of updates, 0 or more, of regression alone: others learn from new pairs"
+            )
         if not self.sigma > 0:
             raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")
         if not (any(self.regression) or self.adversarial or self.mmd):
             raise ValueError("nothing to learn from: give regression, adversarial or mmd a weight")
 
 
+REPLAYED = 32  # steps whose pairs are kept for `replay`
+
+
 @dataclass(frozen=True)
 class OdePairs:
     """Noise and where the six-evaluation student takes it, and what the generator predicts from between the two.
 
-    end, fake [B, n, values]: the trajectory's end, without gradient; the prediction, with gradient to the generator.
+    z, end, fake [B, n, values]: the trajectory's begin and end, without gradient; the prediction, with gradient to the
+    generator.
     """
 
     batch: StageBatch
+    z: Tensor
     end: Tensor
     fake: Tensor
 
@@ -174,6 +188,7 @@ class OneStep(Stage):
         self.second_time = float(time_grid(2, shift)[1])
         self.source = frozen_copy(student if source is None else source)
         self.__dict__["decoder"], self.__dict__["reward_model"] = decoder, reward_model  # used and not trained
+        self.earlier: deque[OdePairs] = deque(maxlen=REPLAYED)
         self.discriminator = None
         if own.adversarial:
             kinds, side = 1 + bool(own.true), teacher.config.latent_side
@@ -186,7 +201,8 @@ class OneStep(Stage):
     def updates(self) -> list[Update]:
         own = self.settings
         if self.discriminator is None and not own.reward:  # regression, for which Muon is faster
-            return [Update("student", self.student, self.student_loss, self.muon(self.student, own.lr))]
+            optimizer = self.muon(self.student, own.lr)
+            return [Update("student", self.student, self.student_loss, optimizer, repeats=1 + own.replay)]
         betas = (0.0, 0.9)
         student = Update("student", self.student, self.student_loss, adam(self.student, own.lr, betas))
         if self.discriminator is None:
@@ -200,12 +216,17 @@ class OneStep(Stage):
         z = noise_like(batch.latent, generator)
         fresh = noise_between(self.sampler, generator)
         end = roll_out(student_velocity(self.source, batch), z, self.grid, fresh)[-1]
+        pairs = self.predicted(batch, z, end, generator)
+        self.facts["spread"] = float(pairs.fake.detach().std() / end.std())
+        self.facts["apart"] = float(consistency_loss(pairs.fake.detach(), end))
+        return pairs
+
+    def predicted(self, batch: StageBatch, z: Tensor, end: Tensor, generator: torch.Generator) -> OdePairs:
+        """These pairs, with what the generator predicts at times of its own."""
         t = self.draw_times(batch.size, generator, end)
         x = interpolate(end, z, t)
         fake = x0_from(x, self.student(x, t, batch.student_context, grid=batch.grid, **batch.scales), t)
-        self.facts["spread"] = float(fake.detach().std() / end.std())
-        self.facts["apart"] = float(consistency_loss(fake.detach(), end))
-        return OdePairs(batch, end, fake)
+        return OdePairs(batch, z, end, fake)
 
     def draw_times(self, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
         """Times of the generator's inputs [n]: 1, the second time of two steps, or 1 - u^3 (DMDX)."""
@@ -286,6 +307,8 @@ class OneStep(Stage):
 
     def student_loss(self, pairs: OdePairs, generator: torch.Generator) -> Tensor:
         own, loss = self.settings, pairs.fake.new_zeros(())
+        if own.replay:
+            pairs = self.these_or_earlier(pairs, generator)
         if weight := self.regression_weight():
             loss = loss + weight * consistency_loss(pairs.fake, pairs.end, own.huber)
         if own.adversarial:
@@ -297,6 +320,18 @@ class OneStep(Stage):
             self.facts["reward"] = float(rewards.detach().mean())
             loss = loss + own.reward * reward_feedback_loss(rewards, threshold)
         return loss
+
+    def these_or_earlier(self, pairs: OdePairs, generator: torch.Generator) -> OdePairs:
+        """A step's first update is on its own pairs, which are kept; the others are on any that were kept."""
+        newest = self.earlier[-1].end if self.earlier else None
+        if newest is not pairs.end:
+            context = pairs.batch.student_context  # nothing else is read of a batch again, and contexts are large
+            kept = replace(pairs.batch, full=context, no_text=context, no_image=None)
+            self.earlier.append(replace(pairs, batch=kept, fake=pairs.fake.detach()))
+            return pairs
+        which = int(torch.randint(len(self.earlier), (), generator=generator))
+        old = self.earlier[which]
+        return self.predicted(old.batch, old.z, old.end, generator)
 
     def regression_weight(self) -> float:
         first, last = self.settings.regression

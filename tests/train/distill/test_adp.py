@@ -233,7 +233,7 @@ def test_mmd_compares_within_prompts(teacher, pool):
     pairs = stage.shared_state(batch, seeded_generator(0))
     loss = stage.student_loss(pairs, seeded_generator(0))
     assert loss.requires_grad and float(loss.detach()) == pytest.approx(stage.facts["mmd"], rel=1e-6)
-    same = OdePairs(batch, pairs.end, batch.latent + 1e-3)
+    same = OdePairs(batch, pairs.z, pairs.end, batch.latent + 1e-3)
     assert float(stage.discrepancy(same)) < float(loss.detach())
 
 
