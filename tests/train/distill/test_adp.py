@@ -158,6 +158,25 @@ def test_a_student_that_is_the_one_step_map_has_no_regression_loss(teacher, pool
     assert float(stage.student_loss(pairs, seeded_generator(0)).detach()) > 1e-4
 
 
+def test_replay_is_the_loss_of_earlier_pairs_as_the_student_is_now(teacher, pool):
+    """The first update of a step is on its own pairs, the others on any that were kept, predicted anew."""
+    options = dict(at_one=1.0, adversarial=0.0, regression=(1.0, 1.0))
+    stage = OneStep(teacher, shake(StudentModel(teacher)), guidance=GUIDANCE, total=100, replay=2, **options)
+    plain = OneStep(teacher, StudentModel(stage.student), guidance=GUIDANCE, total=100, **options)
+    batches = [stage_batch_of(teacher, pool, task, vision=False) for task in ("draw", "edit")]
+    steps = [stage.shared_state(batch, seeded_generator(i)) for i, batch in enumerate(batches)]
+    for i, pairs in enumerate(steps):
+        loss = lambda of, pairs=pairs: of.student_loss(pairs, seeded_generator(0)).item()
+        assert loss(stage) == pytest.approx(loss(plain), rel=1e-6), f"step {i}"
+    shake(stage.student, seed=5)
+    plain.student.load_state_dict(stage.student.state_dict())
+    now = [plain.predicted(pairs.batch, pairs.z, pairs.end, seeded_generator(0)) for pairs in steps]
+    wanted = {round(plain.student_loss(pairs, seeded_generator(0)).item(), 5) for pairs in now}
+    drawn = {round(stage.student_loss(steps[-1], seeded_generator(seed)).item(), 5) for seed in range(12)}
+    assert len(wanted) == 2 and drawn == wanted
+    assert stage.updates()[0].repeats == 3 and plain.updates()[0].repeats == 1
+
+
 def test_times_are_one_in_the_asked_share_and_early_otherwise(teacher):
     stage = one_step(teacher, at_one=0.5, second=0.4)
     t = stage.draw_times(20_000, seeded_generator(0), torch.zeros(1))
@@ -267,6 +286,8 @@ def test_the_reward_counts_below_the_threshold_alone(teacher, pool):
         (dict(true=1.5), "a share"),
         (dict(sigma=0.0), "finite difference"),
         (dict(adversarial=0.0), "nothing to learn from"),
+        (dict(replay=-1), "0 or more"),
+        (dict(replay=2), "of regression alone"),
         (dict(r1=math.inf), "finite"),
     ],
 )
