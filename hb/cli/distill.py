@@ -18,10 +18,12 @@ from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
 from hb.pictures import from_uint8
-from hb.train.distill.adp import OneStep, OneStepSettings, Reward
+from hb.train.distill.adp import OneStep, OneStepSettings
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
+from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings
 from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
+from hb.train.distill.seen import Reward
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
@@ -30,7 +32,12 @@ from hb.train.optim import refuse_not_finite
 from hb.train.pools import pool_for
 from hb.train.trainer import precision_of, provenance, working_device
 
-SETTINGS = {OneStep: (OneStepSettings,), DistributionMatching: (MatchingSettings,)}
+SETTINGS = {
+    OneStep: (OneStepSettings,),
+    DistributionMatching: (MatchingSettings,),
+    Draft: (DraftSettings,),
+    DiffusionDpo: (DpoSettings,),
+}
 STAGE_SETTINGS = {"average", "deployed", "decay", "copies"}  # of every stage; the rate has an option of its own
 
 
@@ -124,7 +131,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         steps=spec.steps,
         tiny=model.pixel_decoder,
         begin=begin,
-        reward=reward_of(model, args.reward) if spec.options.get("reward") else None,
+        reward=reward_of(model, args.reward) if rewarded(spec) else None,
         callbacks=_watching(name, spec, model, args.watch),
         **options,
     )
@@ -132,6 +139,11 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     if is_first_process():
         _put(student, folder / STUDENTS / name)
     return student
+
+
+def rewarded(spec: StageSpec) -> bool:
+    """Does the stage need a reward?"""
+    return spec.make in (Draft, DiffusionDpo) or bool(spec.options.get("reward"))
 
 
 def reward_of(model: Model, name: str | None) -> Reward:

@@ -1,7 +1,7 @@
 """Learning without forgetting (Li & Hoiem 2016, arXiv 1606.09282): where an earlier model is right, it is the target.
 
-The data's target is one sample, eps - x0, and what is to be learned is the mean of such samples. In a small batch most of
-the gradient is the difference of the two, and what nothing renews is lost in it. An earlier model's velocity is near
+The data's target is one sample, eps - x0, and what is to be learned is the mean of such samples. In a small batch most
+of the gradient is the difference of the two, and what nothing renews is lost in it. An earlier model's velocity is near
 that mean and has no such noise.
 """
 

@@ -313,8 +313,8 @@ def train_teacher(
     mix              shares of the tasks among the prompts that are drawn, see `make_pool`
     own              pictures of one's own, in the place of the tiny world
     start_from       a model folder whose weights to begin with, for a run that goes on from a shipped checkpoint
-    retain           a model folder; prompts that say little, and edits, are trained on this model's velocities and not on
-                     the data's, see `Retained`
+    retain           a model folder; prompts that say little, and edits, are trained on this model's velocities and not
+                     on the data's, see `Retained`
     vision_encoder   a pretrained one (hb.train.vision), which the model keeps as it is and whose features the alignment
                      loss uses. BAGEL goes on training its encoder; ours would forget
     compiled         None: where a run is long enough for it

@@ -46,7 +46,7 @@ def test_a_model_that_retains_itself_has_nothing_to_learn(pool, text, monkeypatc
 
 
 def test_rows_that_say_much_keep_the_data_as_target(pool, text, monkeypatch):
-    """The loss of a mixed batch is put together from that of a batch of data and that of a batch of the earlier model."""
+    """The targets of a mixed batch are put together from the data's and those of the earlier model."""
     batch, losses = pick(pool, SIZES, 0, 0), {}
     for name, little in dict(all=[True] * 3, mixed=[True, False, False], none=[False] * 3).items():
         training = with_retained(text, 5, monkeypatch, little)

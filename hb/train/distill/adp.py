@@ -34,15 +34,12 @@ from hb.losses import (
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, PixelDiscriminator, vision_states
-from hb.preference_losses import reward_feedback_loss
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
+from hb.train.distill.seen import Reward, SeesPictures
 from hb.train.distill.stage import Stage, Update, frozen_copy, uniform
 from hb.train.optim import adam, refuse_not_finite
-
-# pictures [B, 3, H, W] in [-1, 1] and their batch -> rewards [B], and the reward from which on a picture is good enough
-Reward = Callable[[Tensor, StageBatch], tuple[Tensor, float]]
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,8 @@ class OneStepSettings:
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
-    replay       further updates of the student in a step, each on pairs of an earlier step, one of the last REPLAYED; for
-                 regression alone. A trajectory costs six evaluations, an update about three. A run that was stopped
+    replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; for
+                 regression alone. A trajectory costs six evaluations, an update about three. A stopped run
                  collects them anew
     freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
@@ -156,14 +153,12 @@ class Critics(nn.Module):
         self.latent, self.pixel = latent, pixel
 
 
-class OneStep(Stage):
+class OneStep(SeesPictures, Stage):
     """ADP and its relatives. Options: the fields of `OneStepSettings`, and those of `Stage`.
 
     source    the six-evaluation student that makes the pairs; None: the student as it was when this stage began
     steps, shift, sampler   of its trajectories
-    decoder   instead of the autoencoder's own: pictures for the pixel discriminator and the reward. Without latent
-              refiner, or the discriminator would look at what the refiner corrected
-    reward_model   that of stage 5
+    decoder, reward_model   see `SeesPictures`: for the pixel discriminator and stage 5
     """
 
     watched, limit = "spread", 3.0
@@ -187,7 +182,7 @@ class OneStep(Stage):
         self.grid = time_grid(steps, shift)
         self.second_time = float(time_grid(2, shift)[1])
         self.source = frozen_copy(student if source is None else source)
-        self.__dict__["decoder"], self.__dict__["reward_model"] = decoder, reward_model  # used and not trained
+        self.look_with(decoder, reward_model, own.reward)
         self.earlier: deque[OdePairs] = deque(maxlen=REPLAYED)
         self.discriminator = None
         if own.adversarial:
@@ -195,8 +190,6 @@ class OneStep(Stage):
             latent = Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
             pixel = PixelDiscriminator(teacher, kinds=kinds)
             self.discriminator = Critics(latent if own.latent else None, pixel if own.pixel else None)
-        if own.reward and reward_model is None:
-            raise ValueError("the reward has a weight, and there is no reward model: train one first: hb train reward")
 
     def updates(self) -> list[Update]:
         own = self.settings
@@ -235,10 +228,6 @@ class OneStep(Stage):
         t = 1 - u**3
         t = torch.where(kind < own.at_one + (1 - own.at_one) * own.second, self.second_time, t)
         return torch.where(kind < own.at_one, 1.0, t)
-
-    def pictures(self, latent: Tensor, batch: StageBatch) -> Tensor:
-        """Decoded, in [-1, 1] where the decoder keeps to it; differentiable."""
-        return self.teacher.decode(latent, batch.grid, decoder=self.decoder)
 
     # ---- discriminators ---------------------------------------------------------------------------------------------
 
@@ -316,9 +305,7 @@ class OneStep(Stage):
         if own.mmd:
             loss = loss + own.mmd * self.discrepancy(pairs)
         if own.reward:
-            rewards, threshold = self.reward_model(self.pictures(pairs.fake, pairs.batch), pairs.batch)
-            self.facts["reward"] = float(rewards.detach().mean())
-            loss = loss + own.reward * reward_feedback_loss(rewards, threshold)
+            loss = loss + own.reward * self.reward_loss(pairs.fake, pairs.batch)
         return loss
 
     def these_or_earlier(self, pairs: OdePairs, generator: torch.Generator) -> OdePairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,17 @@ class StageBatch:
     @property
     def size(self) -> int:
         return len(self.latent)
+
+    def select(self, rows: Tensor) -> StageBatch:
+        """The given rows of it."""
+        contexts = {name: getattr(self, name) for name in ("full", "student_context", "no_text", "no_image")}
+        chosen = {id(context): context and context.select(rows) for context in contexts.values()}
+        arrays = {name: getattr(self, name) for name in ("latent", "text_scale", "image_scale", "rows")}
+        return replace(
+            self,
+            **{name: chosen[id(context)] for name, context in contexts.items()},
+            **{name: array if array is None else array[rows] for name, array in arrays.items()},
+        )
 
     @property
     def scales(self) -> dict[str, Tensor | None]:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hb.flow import euler, interpolate, multistep_consistency, shift_time, time_grid, x0_from
 from hb.losses import distribution_matching_loss, hinge_generator_loss, log_rho, renoised, velocity_loss
@@ -31,6 +31,7 @@ from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, discriminate
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
+from hb.train.distill.seen import Reward, SeesPictures
 from hb.train.distill.stage import Stage, Update, uniform
 from hb.train.optim import adam, refuse_not_finite
 
@@ -75,6 +76,12 @@ def roll_out(velocity: Callable[[Tensor, Tensor], Tensor], z: Tensor, grid: Tens
     return (z, *(x for _, x in _steps(velocity, z, grid, fresh)))
 
 
+def end_of(velocity: Callable[[Tensor, Tensor], Tensor], x: Tensor, grid: Tensor, fresh=None) -> Tensor:
+    """The end of a trajectory from x, with gradient through every step."""
+    *_, (_, end) = _steps(velocity, x, grid, fresh)
+    return end
+
+
 def _steps(velocity, x: Tensor, grid: Tensor, fresh):
     """The steps of a sampler, lazily; whether they keep gradient is the caller's decision."""
     return euler(velocity, x, grid) if fresh is None else multistep_consistency(velocity, x, grid, fresh)
@@ -114,6 +121,8 @@ class MatchingSettings:
                  arXiv 2405.14867, section 4.3; Hyper-Bagel's stage 3 has none). The scores are no better than the
                  teacher; it may be
     r1           weight of `approximate_r1` there
+    reward       weight of a reward's hinge beside the scores (stage 5 on distribution matching; none in Hyper-Bagel's
+                 stage 3)
     times        t' of the generator's step, before the shift, and of the fake's
     weighted     False: without the denominator of `matching_direction`
     """
@@ -129,6 +138,7 @@ class MatchingSettings:
     fake_warmup: int = 0
     adversarial: float = 0.0
     r1: float = 1.0
+    reward: float = 0.0
     times: tuple[float, float] = (0.02, 0.98)
     lr: float = 5e-5
     lr_fake: float = 1e-4
@@ -136,26 +146,37 @@ class MatchingSettings:
     weighted: bool = True
 
     def __post_init__(self):
-        refuse_not_finite(adversarial=self.adversarial, r1=self.r1)
+        refuse_not_finite(adversarial=self.adversarial, r1=self.r1, reward=self.reward)
         for name in ("sample_fake", "sample_student"):
             if getattr(self, name) not in ("end", "guess"):
                 raise ValueError(f"{name} is 'end' or 'guess', not {getattr(self, name)!r}")
 
 
-class DistributionMatching(Stage):
+class DistributionMatching(SeesPictures, Stage):
     """DMDO. Options: the fields of `MatchingSettings`, and those of `Stage`.
 
     real   the real score, and what the fake one begins as: stage 1. None: the teacher, guided, in two or three passes;
            the fake one then begins as the teacher, so that the two differ by guidance and by the student's distribution
            alone, not by what stage 1 could not learn (Hyper-Bagel does not say which)
+    decoder, reward_model   see `SeesPictures`
     """
 
     watched, limit = "spread", 3.0  # standard deviation of the student's latents over the real ones'
 
-    def __init__(self, teacher: Bagel, student: StudentModel, *, real: StudentModel | None = None, **options):
+    def __init__(
+        self,
+        teacher: Bagel,
+        student: StudentModel,
+        *,
+        real: StudentModel | None = None,
+        decoder: nn.Module | None = None,
+        reward_model: Reward | None = None,
+        **options,
+    ):
         own = {f.name: options.pop(f.name) for f in fields(MatchingSettings) if f.name in options}
         settings = MatchingSettings(**own)
         super().__init__(teacher, student, **options)
+        self.look_with(decoder, reward_model, settings.reward)
         self.settings, self.grid = settings, time_grid(settings.steps, settings.shift)
         self.real = real and real.requires_grad_(False)
         self.fake = StudentModel(real or teacher)
@@ -232,6 +253,8 @@ class DistributionMatching(Stage):
         loss = distribution_matching_loss(x0, real, fake, own.weighted)
         if own.adversarial:
             loss = loss + own.adversarial * hinge_generator_loss(self.critic(batch, generator)(x0))
+        if own.reward:
+            loss = loss + own.reward * self.reward_loss(x0, batch)
         return loss
 
     def predicted(self, rollout: Rollout, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -248,8 +271,7 @@ class DistributionMatching(Stage):
         """The end of the trajectory from its stored state j, with gradient through every step that is left."""
         velocity = student_velocity(self.student, rollout.batch)
         fresh = noise_between(self.settings.sampler, generator)
-        *_, (_, end) = _steps(velocity, rollout.states[j], self.grid[j:], fresh)
-        return end
+        return end_of(velocity, rollout.states[j], self.grid[j:], fresh)
 
     def real_velocity(self, y: Tensor, t: Tensor, batch: StageBatch) -> Tensor:
         """The real score's velocity, without gradient."""

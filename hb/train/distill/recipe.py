@@ -17,9 +17,9 @@ from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
-from hb.train.distill.adp import OneStep, Reward
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
+from hb.train.distill.seen import Reward, SeesPictures
 from hb.train.distill.specs import OTHERS, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.optim import muon_dtype_of
@@ -76,9 +76,9 @@ def run_stage(
         start = branch_of(teacher, begin or students.get(spec.after))
         for role in (role for role in OTHERS if role in options):
             options[role] = branch_of(teacher, students[options[role]], trainable=False)
-        if spec.make is OneStep:
-            source = students[spec.options["source"]]
+        if source := students.get(spec.options.get("source")):
             options["trajectory"] = (source.steps, source.shift, source.sampler)
+        if issubclass(spec.make, SeesPictures):
             options |= dict(decoder=tiny and tiny.without_refiner().open(teacher), reward_model=reward)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(

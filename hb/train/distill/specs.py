@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hb.train.distill.adp import OneStep
 from hb.train.distill.cfg import CFGDistillation
 from hb.train.distill.dmdo import DistributionMatching
+from hb.train.distill.feedback import DiffusionDpo, Draft
 from hb.train.distill.segments import Segments
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
@@ -220,6 +221,36 @@ STAGES |= {
         **_ONE | dict(evaluations=steps),
     )
     for steps in (3, 2, 1)
+}
+# other roads from a reward to a student
+STAGES |= {
+    "refl-dmdo": StageSpec(
+        DistributionMatching,
+        "reward feedback beside stage 3 with one step, instead of stage 4",
+        "dmdo-1",
+        300,
+        5e-5,
+        options=OWN_DMDO | dict(steps=1, reward=0.1),
+        **_ONE,
+    ),
+    "reward-draft": StageSpec(
+        Draft,
+        "DRaFT: a reward's gradient back through the last of six steps",
+        "dmdo",
+        200,
+        5e-5,
+        options=dict(source="dmdo", deployed=1.0, decay=0.5),
+        **_ONE | dict(evaluations=6),
+    ),
+    "reward-dpo": StageSpec(
+        DiffusionDpo,
+        "Diffusion-DPO on pairs that a reward ranks, six steps",
+        "dmdo",
+        200,
+        5e-5,
+        options=dict(source="dmdo", deployed=1.0, decay=0.5),
+        **_ONE | dict(evaluations=6),
+    ),
 }
 ONE_NFE = ("regression", "adp", "refl")
 # chains whose last student is kept under the chain's own name too, and answers to its evaluations
