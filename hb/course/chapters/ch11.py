@@ -163,7 +163,7 @@ def scores(rewards: Mapping[str, toy_reward.Reward], test: toy_reward.Clicks, ag
     true utility reach; and each reward as a share of the utility's: (accuracy - 1/2) / (accuracy of utility - 1/2)."""
     true = (toy_reward.utility(test.second) > toy_reward.utility(test.first)).long()
     ceiling = (true == test.choice).numpy()
-    hits = {"two annotators agree": (again.choice == test.choice).numpy(), "true utility": ceiling}
+    hits = {"the annotator, asked twice": (again.choice == test.choice).numpy(), "true utility": ceiling}
     hits |= {name: predictions(reward, test)[1] for name, reward in rewards.items()}
     lines = [f"{'':22} accuracy                 normalized"]
     for name, hit in hits.items():
@@ -182,7 +182,7 @@ def calibration_figure(rewards: Mapping[str, toy_reward.Reward], test: toy_rewar
     for name, reward in rewards.items():
         predicted, hit = predictions(reward, test)
         curves[name] = calibration(predicted, hit, np.arange(len(hit)))["bins"]
-    return plots.calibration(curves, title="Said and seen")
+    return plots.calibration(curves, title="Predicted and observed")
 
 
 # ---- feedback in the plane -------------------------------------------------------------------------------------------
