@@ -23,7 +23,7 @@ from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings
 from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
-from hb.train.distill.seen import Reward
+from hb.train.distill.rewarded import Reward
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, fields, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hb.data.records import unpack
+from hb.infer.artifacts import fingerprint
 from hb.models.bagel import Bagel
+from hb.models.checkpoint import load_model
 from hb.models.sequence import Split
 from hb.world.scene import Request
 
@@ -39,6 +42,16 @@ class Retained:
 
     def __init__(self, model: Bagel):
         self.model = model.eval().requires_grad_(False)
+
+    @classmethod
+    def beside(cls, model: Bagel, folder: Path) -> Retained:
+        """The model in a folder, for one that draws the same latents. Raises ValueError otherwise."""
+        earlier = load_model(folder)[0]
+        patches = [m.config.latent_patch for m in (earlier, model)]
+        encoders = [fingerprint(m.autoencoder) for m in (earlier, model)]
+        if patches[0] != patches[1] or encoders[0] != encoders[1]:
+            raise ValueError("the model to retain has another autoencoder, so its velocities are of other latents")
+        return cls(earlier)
 
     def prompts(self, records: Tensor) -> Tensor:
         """Which prompts of a batch [B] it is the target of; records: `draw_record`."""

@@ -37,8 +37,8 @@ from hb.models.critics import Discriminator, PixelDiscriminator, vision_states
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
-from hb.train.distill.seen import Reward, SeesPictures
-from hb.train.distill.stage import Stage, Update, frozen_copy, uniform
+from hb.train.distill.rewarded import SourcedStage
+from hb.train.distill.stage import Update, uniform
 from hb.train.optim import adam, refuse_not_finite
 
 
@@ -153,36 +153,24 @@ class Critics(nn.Module):
         self.latent, self.pixel = latent, pixel
 
 
-class OneStep(SeesPictures, Stage):
-    """ADP and its relatives. Options: the fields of `OneStepSettings`, and those of `Stage`.
-
-    source    the six-evaluation student that makes the pairs; None: the student as it was when this stage began
-    steps, shift, sampler   of its trajectories
-    decoder, reward_model   see `SeesPictures`: for the pixel discriminator and stage 5
-    """
+class OneStep(SourcedStage):
+    """ADP and its relatives. Options: see `SourcedStage`. The source is the six-evaluation student that makes the
+    pairs; pictures are for the pixel discriminator and stage 5."""
 
     watched, limit = "spread", 3.0
+    settings_class = OneStepSettings
 
     def __init__(
         self,
         teacher: Bagel,
         student: StudentModel,
         *,
-        source: StudentModel | None = None,
         trajectory: tuple[int, float, str] = (6, 3.0, "euler"),
-        decoder: nn.Module | None = None,
-        reward_model: Reward | None = None,
         **options,
     ):
-        own = {f.name: options.pop(f.name) for f in fields(OneStepSettings) if f.name in options}
-        own = OneStepSettings(**own)
-        super().__init__(teacher, student, **options)
-        self.settings, self.ahead = own, 0.5
-        steps, shift, self.sampler = trajectory
-        self.grid = time_grid(steps, shift)
-        self.second_time = float(time_grid(2, shift)[1])
-        self.source = frozen_copy(student if source is None else source)
-        self.look_with(decoder, reward_model, own.reward)
+        super().__init__(teacher, student, trajectory=trajectory, **options)
+        own, self.ahead = self.settings, 0.5
+        self.second_time = float(time_grid(2, trajectory[1])[1])
         self.earlier: deque[OdePairs] = deque(maxlen=REPLAYED)
         self.discriminator = None
         if own.adversarial:

@@ -31,7 +31,7 @@ from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, discriminate
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
-from hb.train.distill.seen import Reward, SeesPictures
+from hb.train.distill.rewarded import DecodesPictures, Reward
 from hb.train.distill.stage import Stage, Update, uniform
 from hb.train.optim import adam, refuse_not_finite
 
@@ -152,13 +152,13 @@ class MatchingSettings:
                 raise ValueError(f"{name} is 'end' or 'guess', not {getattr(self, name)!r}")
 
 
-class DistributionMatching(SeesPictures, Stage):
+class DistributionMatching(DecodesPictures, Stage):
     """DMDO. Options: the fields of `MatchingSettings`, and those of `Stage`.
 
     real   the real score, and what the fake one begins as: stage 1. None: the teacher, guided, in two or three passes;
            the fake one then begins as the teacher, so that the two differ by guidance and by the student's distribution
            alone, not by what stage 1 could not learn (Hyper-Bagel does not say which)
-    decoder, reward_model   see `SeesPictures`
+    decoder, reward_model   see `DecodesPictures`
     """
 
     watched, limit = "spread", 3.0  # standard deviation of the student's latents over the real ones'
@@ -176,7 +176,7 @@ class DistributionMatching(SeesPictures, Stage):
         own = {f.name: options.pop(f.name) for f in fields(MatchingSettings) if f.name in options}
         settings = MatchingSettings(**own)
         super().__init__(teacher, student, **options)
-        self.look_with(decoder, reward_model, settings.reward)
+        self.set_decoder_and_reward(decoder, reward_model, settings.reward)
         self.settings, self.grid = settings, time_grid(settings.steps, settings.shift)
         self.real = real and real.requires_grad_(False)
         self.fake = StudentModel(real or teacher)

@@ -8,52 +8,22 @@ Diffusion-DPO  (Wallace et al. 2023, arXiv 2311.12908) learns from pairs, of whi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hb.flow import interpolate, time_grid, velocity_of
+from hb.flow import interpolate, velocity_of
 from hb.losses import consistency_loss
-from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.preference_losses import diffusion_dpo_loss, reward_feedback_loss
 from hb.seeding import noise_like
 from hb.train.distill.adp import prompts_of
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import end_of, noise_between, roll_out, student_velocity
-from hb.train.distill.seen import Reward, SeesPictures
-from hb.train.distill.stage import Stage, Update, frozen_copy
+from hb.train.distill.rewarded import SourcedStage
+from hb.train.distill.stage import Update
 from hb.train.optim import adam, refuse_not_finite
-
-
-class _SixSteps(SeesPictures, Stage):
-    """What both share: the student's sampler, and the student as it was, `source`."""
-
-    settings_class: type
-
-    def __init__(
-        self,
-        teacher: Bagel,
-        student: StudentModel,
-        *,
-        source: StudentModel | None = None,
-        trajectory: tuple[int, float, str] = (6, 3.0, "euler"),
-        decoder: nn.Module | None = None,
-        reward_model: Reward | None = None,
-        **options,
-    ):
-        own = {f.name: options.pop(f.name) for f in fields(self.settings_class) if f.name in options}
-        own = self.settings_class(**own)
-        super().__init__(teacher, student, **options)
-        self.look_with(decoder, reward_model, rewarded=1.0)
-        self.settings = own
-        steps, shift, self.sampler = trajectory
-        self.grid = time_grid(steps, shift)
-        self.source = frozen_copy(student if source is None else source)
-
-    def updates(self) -> list[Update]:
-        return [Update("student", self.student, self.student_loss, adam(self.student, self.settings.lr, (0.9, 0.999)))]
 
 
 @dataclass(frozen=True)
@@ -74,10 +44,13 @@ class DraftSettings:
             raise ValueError(f"gradient goes through the last steps, 1 or more, not {self.last}")
 
 
-class Draft(_SixSteps):
+class Draft(SourcedStage):
     """DRaFT. Options: the fields of `DraftSettings`, and those of `Stage`."""
 
     settings_class = DraftSettings
+
+    def updates(self) -> list[Update]:
+        return [Update("student", self.student, self.student_loss, adam(self.student, self.settings.lr, (0.9, 0.999)))]
 
     def student_loss(self, batch: StageBatch, generator: torch.Generator) -> Tensor:
         own = self.settings
@@ -116,13 +89,16 @@ class RankedPairs:
     worse: Tensor
 
 
-class DiffusionDpo(_SixSteps):
+class DiffusionDpo(SourcedStage):
     """Diffusion-DPO at the times of the student's own steps, the only ones at which it is evaluated.
 
     Options: the fields of `DpoSettings`, and those of `Stage`.
     """
 
     settings_class = DpoSettings
+
+    def updates(self) -> list[Update]:
+        return [Update("student", self.student, self.student_loss, adam(self.student, self.settings.lr, (0.9, 0.999)))]
 
     @torch.no_grad()
     def shared_state(self, batch: StageBatch, generator: torch.Generator) -> RankedPairs:

@@ -19,7 +19,7 @@ from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
-from hb.train.distill.seen import Reward, SeesPictures
+from hb.train.distill.rewarded import DecodesPictures, Reward
 from hb.train.distill.specs import OTHERS, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.optim import muon_dtype_of
@@ -78,7 +78,7 @@ def run_stage(
             options[role] = branch_of(teacher, students[options[role]], trainable=False)
         if source := students.get(spec.options.get("source")):
             options["trajectory"] = (source.steps, source.shift, source.sampler)
-        if issubclass(spec.make, SeesPictures):
+        if issubclass(spec.make, DecodesPictures):
             options |= dict(decoder=tiny and tiny.without_refiner().open(teacher), reward_model=reward)
         moving = [p for p in teacher.parameters() if p.requires_grad]  # the caller's model is given back as it came
         stage = spec.make(
