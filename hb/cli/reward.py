@@ -22,6 +22,7 @@ from hb.eval.reward import EVERY, held_out_pictures, maker, reward_eval, ways
 from hb.infer.artifacts import RewardCheckpoint
 from hb.infer.folders import REWARDS
 from hb.infer.pipeline import Model
+from hb.models.rewards import RewardConfig
 from hb.seeding import TRAINING
 from hb.train.reward import train_reward
 from hb.train.trainer import precision_of, provenance
@@ -43,6 +44,7 @@ def train(args) -> None:
             f"{args.model} is not of the tiny world, so no simulated annotator can read its pictures; give clicks of "
             "people with --clicks FILE"
         )
+    RewardConfig.of(model.bagel, args.features, inner=args.width, layers=args.layers)  # refused before anything is made
     if not args.prompts and not args.edits:
         raise ValueError("--prompts 0 and --edits 0 leave nothing to compare; give one of them, or --clicks FILE")
     name = args.name or args.features
@@ -51,6 +53,8 @@ def train(args) -> None:
         asdict(usual),
         features=args.features,
         loss=args.loss,
+        width=args.width,
+        layers=args.layers,
         reads=RewardCheckpoint.stamp(model.bagel),
         clicks=args.clicks,
     )
@@ -69,6 +73,8 @@ def train(args) -> None:
         pools,
         features=args.features,
         loss=args.loss,
+        inner=args.width,
+        layers=args.layers,
         **asdict(usual),
         **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )

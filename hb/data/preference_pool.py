@@ -30,7 +30,7 @@ from hb.world.benchmark import EditCase
 from hb.world.judge.reading import read
 from hb.world.language import DRAWN_TASKS, sample_edit, sample_request, say
 from hb.world.render import render, to_uint8
-from hb.world.scene import NoRoom, Request, sample_any, sample_scenes
+from hb.world.scene import Request, sample_any, scenes_that_fit
 
 CHUNK = 64  # requests whose pictures are made, and stored, together: what a stopped making loses
 # texts, seeds and, where pictures are edited, those [n, 3, H, W] in [0, 1] -> pictures [n, 3, H, W] in [0, 1]
@@ -146,12 +146,7 @@ def some_requests(n: int, rng: np.random.Generator) -> list[Request]:
     out: list[Request] = []
     while len(out) < n:
         asked = [sample_request(DRAWN_TASKS[(len(out) + k) % len(DRAWN_TASKS)], rng) for k in range(n - len(out))]
-        try:
-            sample_scenes(asked, rng)
-            full = set()
-        except NoRoom as error:
-            full = set(error.rows)
-        out += [request for k, request in enumerate(asked) if k not in full]
+        out += [asked[k] for k in scenes_that_fit(asked, rng)[1]]
     return out
 
 

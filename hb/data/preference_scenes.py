@@ -21,7 +21,7 @@ from hb.world.benchmark import EditCase
 from hb.world.judge.reading import Reading, ReadThing
 from hb.world.language import LanguageError, apply, parse_edit, sample_edit
 from hb.world.render import render, to_uint8
-from hb.world.scene import Request, Scene, sample_scenes
+from hb.world.scene import Request, Scene, scenes_that_fit
 
 PICTURES = 4  # of each request: two are right
 
@@ -29,12 +29,14 @@ PICTURES = 4  # of each request: two are right
 def rendered_preferences(
     asked: Sequence[Request] | Sequence[EditCase], text: Tokenizer, *, side: int, seed: int = 0
 ) -> PreferencePool:
-    """A pool of rendered scenes, not compared yet (`PreferencePool.clicked`). Merits are read off the scenes."""
+    """A pool of rendered scenes, not compared yet (`PreferencePool.clicked`). Merits are read off the scenes. Requests
+    that a picture has no room for are left out."""
     rng = np.random.default_rng([TRAINING, seed, 67])
     if isinstance(asked[0], EditCase):
         scenes = [scene for case in asked for scene in outcomes(case, rng)]
     else:
-        drawn = sample_scenes([request for request in asked for _ in range(PICTURES)], rng).to_list()
+        fitting, kept = scenes_that_fit(asked, rng, copies=PICTURES)
+        drawn, asked = fitting.to_list(), [asked[k] for k in kept]
         scenes = [scene if k % PICTURES < 2 else changed(scene, rng) for k, scene in enumerate(drawn)]
     request = torch.arange(len(asked)).repeat_interleave(PICTURES)
     found = [merits(clean_reading(scene), asked[number]) for scene, number in zip(scenes, request.tolist())]

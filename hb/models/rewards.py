@@ -29,7 +29,8 @@ class RewardConfig:
     """How a reward is built.
 
     features   "vision": of the vision encoder's patches; "latents": of the autoencoder's encoder
-    width      of a feature; text_width: of a prompt's state; inner: of the head
+    width      of a feature; text_width: of a prompt's state
+    inner, heads   width of the head, and heads of its attention; layers: MLPs at each place of the picture
     """
 
     features: str
@@ -42,6 +43,8 @@ class RewardConfig:
     def __post_init__(self):
         if self.features not in FEATURES:
             raise ValueError(f"no features called {self.features!r}; there are {', '.join(FEATURES)}")
+        if self.inner < 1 or self.inner % (4 * self.heads):  # the table of places has four parts
+            raise ValueError(f"a reward's head is a multiple of {4 * self.heads} wide, not {self.inner}")
 
     @staticmethod
     def of(model: Bagel, features: str = "vision", **sizes: int) -> RewardConfig:

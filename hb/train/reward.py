@@ -134,6 +134,8 @@ def train_reward(
     pools: Mapping[str, PreferencePool],
     *,
     features: str = "vision",
+    inner: int = 64,
+    layers: int = 1,
     steps: int,
     batch: int = 64,
     lr: float = 2e-3,
@@ -143,6 +145,7 @@ def train_reward(
     **trainer,
 ) -> RewardCheckpoint:
     """Train a reward for `model` on pools by task, "draw" and "edit", in `folder` (resumes there).
+    features, inner, layers: see `RewardConfig`.
 
     Its unit: over all pictures of the pools, rewards have mean 0 and standard deviation 1. Its thresholds: the median
     reward of a rendered scene for each request; where requests are not of the tiny world, of the preferred pictures.
@@ -150,7 +153,7 @@ def train_reward(
     refuse_not_finite(learning_rate=lr, weight_decay=weight_decay)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        reward = RewardModel(RewardConfig.of(model, features), model)
+        reward = RewardModel(RewardConfig.of(model, features, inner=inner, layers=layers), model)
     parts = {task: encoded(reward, pool, seed=seed) for task, pool in pools.items()}
     module = RewardTraining(reward, total=steps, lr=lr, weight_decay=weight_decay, loss=loss)
     data = StepData(lambda step, rank: comparisons(list(parts.values()), batch, seed, step, rank), steps)

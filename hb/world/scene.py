@@ -230,6 +230,22 @@ def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: 
     return Scenes(shape, color, size, texture, x, y, turn, shade, background)
 
 
+def scenes_that_fit(
+    requests: Sequence[Request], rng: np.random.Generator, copies: int = 1
+) -> tuple[Scenes, list[int]]:
+    """`copies` scenes of each request that a picture has room for, one request after the other, and the numbers of
+    these requests. An unsaid size is drawn, so a request may find room in one copy and none in the next; it is then
+    left out with all its copies."""
+    kept = list(range(len(requests)))
+    while kept:
+        try:
+            return sample_scenes([requests[k] for k in kept for _ in range(copies)], rng), kept
+        except NoRoom as full:
+            without = {row // copies for row in full.rows}
+            kept = [k for at, k in enumerate(kept) if at not in without]
+    return sample_scenes([], rng), kept
+
+
 def sample_any(n: int, rng: np.random.Generator) -> Scenes:
     """n scenes with one to four things, as many of each, all else left to chance."""
     return sample_scenes(any_requests(n, rng), rng)

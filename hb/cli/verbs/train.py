@@ -289,6 +289,8 @@ def reward(
             min=0, metavar="N", help="For each of these, N requests whose pictures are rendered, half of them wrong."
         ),
     ] = 2,
+    width: Annotated[int, o.Whole(help="Width of the head, a multiple of 16.")] = 64,
+    layers: Annotated[int, o.Whole(help="Its layers at each place of the picture.")] = 1,
     annotators: Annotated[int, o.Whole(help="Simulated annotators, each with a taste of their own.")] = 3,
     annotator_seed: Annotated[int, typer.Option(metavar="N", help="Whose taste: other seeds are other people.")] = 0,
     noise: Annotated[

@@ -33,7 +33,7 @@ from hb.losses import (
 )
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
-from hb.models.critics import Discriminator, PixelDiscriminator, vision_states
+from hb.models.critics import Discriminator, LightDiscriminator, PixelDiscriminator, vision_states
 from hb.seeding import noise_like
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
@@ -50,6 +50,7 @@ class OneStepSettings:
     huber        its constant c, for a whole sample
     adversarial  weight of both discriminators together
     latent, pixel   share of each (DMDX: .85 and .15); 0 leaves one out
+    light        share of a third, `LightDiscriminator`, for machines on which a step with the others takes too long
     pairing      "hinge" (as printed) or "relativistic"
     true         weight of the true latents of a prompt as real samples, beside the ends of trajectories, which have
                  1 - true; each has its own heads
@@ -62,8 +63,8 @@ class OneStepSettings:
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
     replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; for
-                 regression alone. A trajectory costs six evaluations, an update about three. A stopped run
-                 collects them anew
+                 regression, alone or with the light discriminator. A trajectory costs six evaluations, an update about
+                 three. A stopped run collects them anew
     freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
 
@@ -72,6 +73,7 @@ class OneStepSettings:
     adversarial: float = 1.0
     latent: float = 0.85
     pixel: float = 0.15
+    light: float = 0.0
     pairing: str = "hinge"
     true: float = 0.0
     r1: float = 0.0
@@ -99,9 +101,11 @@ class OneStepSettings:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
         if self.penalty_every < 1:
             raise ValueError(f"penalties are computed in each so many-th step, at least 1, not {self.penalty_every}")
-        if self.replay < 0 or (self.replay and (self.adversarial or self.mmd or self.reward)):
+        reads_prompts = self.adversarial and (self.latent or self.pixel)
+        if self.replay < 0 or (self.replay and (reads_prompts or self.mmd or self.reward)):
             raise ValueError(
-                "replay is a number of updates, 0 or more, of regression alone: others learn from new pairs"
+                "replay is a number of updates, 0 or more, of regression, alone or with the light discriminator: others "
+                "learn from new pairs"
             )
         if not self.sigma > 0:
             raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")
@@ -146,11 +150,13 @@ class View:
 
 
 class Critics(nn.Module):
-    """The two discriminators, trained as one network. One of them may be None."""
+    """The discriminators, trained as one network. Each may be None."""
 
-    def __init__(self, latent: Discriminator | None, pixel: PixelDiscriminator | None):
+    def __init__(
+        self, latent: Discriminator | None, pixel: PixelDiscriminator | None, light: LightDiscriminator | None
+    ):
         super().__init__()
-        self.latent, self.pixel = latent, pixel
+        self.latent, self.pixel, self.light = latent, pixel, light
 
 
 class OneStep(SourcedStage):
@@ -175,9 +181,13 @@ class OneStep(SourcedStage):
         self.discriminator = None
         if own.adversarial:
             kinds, side = 1 + bool(own.true), teacher.config.latent_side
-            latent = Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
-            pixel = PixelDiscriminator(teacher, kinds=kinds)
-            self.discriminator = Critics(latent if own.latent else None, pixel if own.pixel else None)
+            self.discriminator = Critics(
+                Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
+                if own.latent
+                else None,
+                PixelDiscriminator(teacher, kinds=kinds) if own.pixel else None,
+                LightDiscriminator(teacher.config.latent_width, side, kinds) if own.light else None,
+            )
 
     def updates(self) -> list[Update]:
         own = self.settings
@@ -223,12 +233,15 @@ class OneStep(SourcedStage):
         """One for each discriminator. All samples of a step are noised with the same noise to the same times, so that
         the samples of a pair differ in nothing else."""
         own, out = self.settings, []
+        kind, level = (uniform(batch.size, generator, batch.latent) for _ in range(2))
+        t = torch.where(kind < own.clean, 0.0, own.noised * level)
+        noise = noise_like(batch.latent, generator)
+        noised = lambda x: interpolate(x, noise, t)
         if self.discriminator.latent is not None:
-            kind, level = (uniform(batch.size, generator, batch.latent) for _ in range(2))
-            t = torch.where(kind < own.clean, 0.0, own.noised * level)
-            noise, inputs = noise_like(batch.latent, generator), dict(batch.scales, grid=batch.grid)
-            critic = lambda x: self.discriminator.latent(x, t, batch.full, **inputs)
-            out.append(View("latent", own.latent, lambda x: interpolate(x, noise, t), critic, t))
+            critic = lambda x: self.discriminator.latent(x, t, batch.full, grid=batch.grid, **batch.scales)
+            out.append(View("latent", own.latent, noised, critic, t))
+        if self.discriminator.light is not None:
+            out.append(View("light", own.light, noised, lambda x: self.discriminator.light(x, t, batch.grid), t))
         if self.discriminator.pixel is not None:
             out.append(View("pixel", own.pixel, lambda x: self.pictures(x, batch), self.discriminator.pixel))
         return out
@@ -267,7 +280,7 @@ class OneStep(SourcedStage):
     def _note_told_apart(self, view: View, apart: Tensor, true: bool) -> float:
         """The share of pairs [B, heads] told apart: by head, and where noise is low and high."""
         name, apart = f"apart_{view.name}{'_true' * true}", apart.float()
-        for head, share in enumerate(apart.mean(0).tolist()):
+        for head, share in enumerate(() if view.name == "light" else apart.mean(0).tolist()):  # its heads are places
             self.facts[f"{name}_head{head}"] = share
         for level, at in () if view.t is None else (("low", view.t < 0.3), ("high", view.t > 0.6)):
             if at.any():
