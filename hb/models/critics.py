@@ -121,7 +121,9 @@ class LightDiscriminator(nn.Module):
         super().__init__()
         self.read, self.time, self.last = nn.Linear(channels, width), TimeEmbedder(width), nn.Linear(width, kinds)
         self.places = nn.Parameter(sincos_table(side, width, base=20.0), requires_grad=False)
-        layer = nn.TransformerEncoderLayer(width, width // 24, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, width // 24, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.side = side
 

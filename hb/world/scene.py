@@ -230,9 +230,7 @@ def sample_scenes(requests: Sequence[Request], rng: np.random.Generator, tries: 
     return Scenes(shape, color, size, texture, x, y, turn, shade, background)
 
 
-def scenes_that_fit(
-    requests: Sequence[Request], rng: np.random.Generator, copies: int = 1
-) -> tuple[Scenes, list[int]]:
+def scenes_that_fit(requests: Sequence[Request], rng: np.random.Generator, copies: int = 1) -> tuple[Scenes, list[int]]:
     """`copies` scenes of each request that a picture has room for, one request after the other, and the numbers of
     these requests. An unsaid size is drawn, so a request may find room in one copy and none in the next; it is then
     left out with all its copies."""

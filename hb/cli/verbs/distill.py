@@ -12,8 +12,8 @@ app = typer.Typer()
 PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
-    "one-nfe", "regression", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent", "mmd", "dmdo-3", "dmdo-2",
-    "dmdo-1", "refl-dmdo", "reward-draft", "reward-dpo",
+    "one-nfe", "regression", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent", "adp-light", "mmd", "dmdo-3",
+    "dmdo-2", "dmdo-1", "refl-dmdo", "reward-draft", "reward-dpo",
     "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
 Noise = Literal["coupled", "fresh", "mixed"]
@@ -142,7 +142,7 @@ def distill(
       dmdo-literal      stage 3 as printed
       lcm, pcm, dmd2    baselines at equal cost
       adp-literal       stage 4 as printed
-      adp-hinge, adp-latent, mmd, dmdo-3, -2, -1
+      adp-hinge, adp-latent, adp-light, mmd, dmdo-3, -2, -1
                         other roads to one step
       refl-dmdo, reward-draft, reward-dpo
                         other roads from a reward: beside stage 3 with one step, DRaFT and Diffusion-DPO with six

@@ -104,8 +104,8 @@ class OneStepSettings:
         reads_prompts = self.adversarial and (self.latent or self.pixel)
         if self.replay < 0 or (self.replay and (reads_prompts or self.mmd or self.reward)):
             raise ValueError(
-                "replay is a number of updates, 0 or more, of regression, alone or with the light discriminator: others "
-                "learn from new pairs"
+                "replay is a number of updates, 0 or more, of regression, alone or with the light discriminator; all "
+                "else is trained on new pairs"
             )
         if not self.sigma > 0:
             raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")
@@ -181,12 +181,11 @@ class OneStep(SourcedStage):
         self.discriminator = None
         if own.adversarial:
             kinds, side = 1 + bool(own.true), teacher.config.latent_side
+            branch = lambda: Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
             self.discriminator = Critics(
-                Discriminator(StudentModel(student), side=side, depths=(0.5, 0.75, 1.0), kinds=kinds)
-                if own.latent
-                else None,
-                PixelDiscriminator(teacher, kinds=kinds) if own.pixel else None,
-                LightDiscriminator(teacher.config.latent_width, side, kinds) if own.light else None,
+                latent=branch() if own.latent else None,
+                pixel=PixelDiscriminator(teacher, kinds=kinds) if own.pixel else None,
+                light=LightDiscriminator(teacher.config.latent_width, side, kinds) if own.light else None,
             )
 
     def updates(self) -> list[Update]:

@@ -8,7 +8,7 @@ import torch
 from hb.exact import GaussianMixture, best_hinge_logits, best_relativistic_logits, gaussian_squared_mmd
 from hb.losses import approximate_r1, hinge_discriminator_loss, relativistic_loss, squared_mmd
 from hb.models.conditioning import StudentModel
-from hb.models.critics import Discriminator, PixelDiscriminator, layers_at
+from hb.models.critics import Discriminator, LightDiscriminator, PixelDiscriminator, layers_at
 from hb.seeding import seeded_generator
 from hb.train.distill.adp import OdePairs, OneStep, OneStepSettings, prompts_of
 from hb.train.distill.dmdo import roll_out, student_velocity
@@ -124,6 +124,24 @@ def test_the_pixel_discriminator_trains_its_heads_alone_and_passes_gradient_to_t
     assert not changed(before, weights_of(teacher))
 
 
+def test_the_light_discriminator_has_a_logit_for_each_place_and_each_depends_on_all_places():
+    torch.manual_seed(0)
+    critic = LightDiscriminator(16, side=8, kinds=2)
+    x = torch.randn(3, 6 * 8, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    t = torch.tensor([0.0, 0.3, 0.3])
+    logits = critic(x, t, grid=(6, 8))
+    assert logits.shape == (3, 2 * 48)
+    (at,) = torch.autograd.grad(logits[0, 0], x, retain_graph=True)
+    assert bool((at[0].abs().sum(-1) > 0).all()) and float(at[1:].abs().max()) == 0
+    assert not torch.allclose(critic(x, t + 0.2, grid=(6, 8)), logits)
+    moved = critic(x.roll(1, 1), t, grid=(6, 8))  # the same tokens in other places
+    assert not torch.allclose(moved.roll(-1, 1), logits, atol=1e-3)
+    # its second kind has weights of its own, for each place: the first 48 logits are of the first kind
+    with torch.no_grad():
+        critic.last.bias[1] += 1.0
+    assert torch.allclose(critic(x, t, grid=(6, 8)) - logits, torch.tensor([0.0, 1.0]).repeat_interleave(48))
+
+
 # ---- the stage -------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +211,7 @@ OPTIONS = dict(
     relativistic=dict(pairing="relativistic", true=0.5, r1=0.1, r2=0.1, regression=(1.0, 0.0)),
     latent=dict(pixel=0.0),
     pixel=dict(latent=0.0, true=0.5),
+    light=dict(latent=0.0, pixel=0.0, light=1.0, pairing="relativistic", true=0.5, r1=0.1, r2=0.1),
 )
 
 
@@ -287,7 +306,8 @@ def test_the_reward_counts_below_the_threshold_alone(teacher, pool):
         (dict(sigma=0.0), "finite difference"),
         (dict(adversarial=0.0), "nothing to learn from"),
         (dict(replay=-1), "0 or more"),
-        (dict(replay=2), "of regression alone"),
+        (dict(replay=2), "alone or with the light discriminator"),
+        (dict(replay=2, light=1.0, pixel=0.0), "alone or with the light discriminator"),
         (dict(r1=math.inf), "finite"),
     ],
 )
