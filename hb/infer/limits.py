@@ -23,8 +23,10 @@ class DrawingWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Measured:
-    """One stored result: whose it is (fingerprints of the weights), at what cost, and the share right in each cell."""
+    """One stored result: whose it is (its name, and fingerprints of the weights), at what cost, and the share right in
+    each cell."""
 
+    name: str
     weights: str
     student: str | None
     nfe: float
@@ -66,7 +68,7 @@ def measured(folder: Path) -> tuple[Measured, ...]:
         right = {cell: values["right"]["value"] for cell, values in record["result"]["cells"].items()}
         model, student = record["model"], record["student"]
         who = student and student["identity"]
-        out.append(Measured(model["identity"], who, record["result"]["nfe"], model["parameters"], right))
+        out.append(Measured(model["name"], model["identity"], who, record["result"]["nfe"], model["parameters"], right))
     return tuple(out)
 
 
@@ -90,11 +92,19 @@ def weak_cells(
     return {cell: (nearest.right[cell], nearest.nfe) for cell in sorted(cells) if nearest.right.get(cell, 1.0) < WEAK}
 
 
-def in_words(cell: str, right: float, nfe: float) -> str:
-    """The warning."""
+def better_teacher(cell: str, weights: str) -> tuple[str, float] | None:
+    """The other model whose teacher is best in this cell, and its share; None where none is right half of the time."""
+    known = [m for m in measured(RESULTS) if m.weights != weights and m.student is None]
+    best = max(known, key=lambda m: m.right.get(cell, 0.0), default=None)
+    return None if best is None or best.right.get(cell, 0.0) < WEAK else (best.name, best.right[cell])
+
+
+def in_words(cell: str, right: float, nfe: float, better: tuple[str, float] | None = None) -> str:
+    """The warning. better: see `better_teacher`."""
     count, level = cell.split()
     said = {"half": "about half of what can be said", "full": "everything"}[level]
     things = f"{count} thing{'s' * (count != '1')}"
     return (
         f"of prompts that say {said} about {things} this model draws {right:.2f} right (hb eval complex, {nfe:g} NFE)"
+        + (f"; {better[0]} draws {better[1]:.2f}" if better else "")
     )

@@ -26,10 +26,10 @@ def stored(tiny, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "_WARNED", set())
     parameters = sum(p.numel() for p in tiny.bagel.parameters())
 
-    def store(name="complex_nfe100", weights=None, nfe=100, **cells):
+    def store(name="complex_nfe100", weights=None, nfe=100, model="tiny", **cells):
         cells = {f"{cell[1]} {cell[2:]}": dict(right=dict(value=value)) for cell, value in cells.items()}
-        model = dict(identity=weights or identity(tiny), parameters=parameters)
-        (tmp_path / f"{name}.json").write_text(
+        model = dict(name=model, identity=weights or identity(tiny), parameters=parameters)
+        (tmp_path / f"{model['name']}_{name}.json").write_text(
             json.dumps(dict(name=name, model=model, student=None, result=dict(cells=cells, nfe=nfe)))
         )
 
@@ -81,6 +81,15 @@ def test_of_several_results_the_nearest_in_cost_counts(stored, tiny):
     stored("edit_complex_nfe132", nfe=2, c2full=0.0)
     assert said(lambda: tiny.draw(MUCH, nfe=100)) == []
     assert said(lambda: tiny.draw(MUCH, steps=1))[0].endswith("draws 0.10 right (hb eval complex, 12 NFE)")
+
+
+def test_another_model_that_is_better_there_is_named(stored, tiny):
+    stored(c2full=0.21, c3half=0.4)
+    stored(weights="another's", model="next", c2full=0.9, c3half=0.49)
+    stored(weights="a third's", model="other", c2full=0.8, c3half=0.3)
+    everything, half = said(lambda: tiny.draw([MUCH, HALF], steps=1))
+    assert everything.endswith("draws 0.21 right (hb eval complex, 100 NFE); next draws 0.90")
+    assert half.endswith("draws 0.40 right (hb eval complex, 100 NFE)")  # none is right half of the time
 
 
 def test_the_command_line_warns_in_one_sentence_and_can_be_quiet(stored, tiny_folder, tmp_path, monkeypatch, capsys):
