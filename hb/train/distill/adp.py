@@ -63,8 +63,8 @@ class OneStepSettings:
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
     replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; for
-                 regression, alone or with the light discriminator. A trajectory costs six evaluations, an update about
-                 three. A stopped run collects them anew
+                 regression, alone or with the light discriminator, which has as many updates, on the new pairs. A
+                 trajectory costs six evaluations, an update about three. A stopped run collects pairs anew
     freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
 
@@ -189,16 +189,18 @@ class OneStep(SourcedStage):
             )
 
     def updates(self) -> list[Update]:
-        own = self.settings
+        own, repeats = self.settings, 1 + self.settings.replay
         if self.discriminator is None and not own.reward:  # regression, for which Muon is faster
-            optimizer = self.muon(self.student, own.lr)
-            return [Update("student", self.student, self.student_loss, optimizer, repeats=1 + own.replay)]
+            return [
+                Update("student", self.student, self.student_loss, self.muon(self.student, own.lr), repeats=repeats)
+            ]
         betas = (0.0, 0.9)
-        student = Update("student", self.student, self.student_loss, adam(self.student, own.lr, betas))
+        student = Update("student", self.student, self.student_loss, adam(self.student, own.lr, betas), repeats=repeats)
         if self.discriminator is None:
             return [student]
         critics = adam(self.discriminator, own.lr_discriminator, betas)
-        return [Update("discriminator", self.discriminator, self.discriminator_loss, critics), student]
+        told_apart = Update("discriminator", self.discriminator, self.discriminator_loss, critics, repeats=repeats)
+        return [told_apart, student]
 
     # ---- what a step shares -----------------------------------------------------------------------------------------
 

@@ -202,7 +202,8 @@ STAGES |= {
         "regression",
         800,
         3e-4,
-        options=_ADP | dict(latent=0.0, pixel=0.0, light=1.0, regression=(1.0, 0.2), replay=2),
+        options=_ADP
+        | dict(latent=0.0, pixel=0.0, light=1.0, lr_discriminator=1e-3, regression=(1.0, 0.2), replay=2, at_one=0.75),
         **_ONE,
     ),
     "mmd": StageSpec(
