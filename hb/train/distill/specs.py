@@ -158,6 +158,7 @@ _ONE = dict(prompts=12, edits=24, vision=False, evaluations=1)
 _ADP = dict(
     source="dmdo", deployed=1.0, decay=0.5, pairing="relativistic", true=0.5, r1=0.025, r2=0.025, regression=(1.0, 0.05)
 )
+_LIGHT = _ADP | dict(latent=0.0, pixel=0.0, light=1.0, lr_discriminator=1e-3, at_one=0.75)
 STAGES |= {
     "regression": StageSpec(
         OneStep,
@@ -198,12 +199,12 @@ STAGES |= {
     ),
     "adp-light": StageSpec(
         OneStep,
-        "stage 4 with a small discriminator, trained from scratch, in place of both: a third of a step's time",
+        "stage 4 with a small discriminator, trained from scratch, in place of both",
         "regression",
         800,
         3e-4,
-        options=_ADP
-        | dict(latent=0.0, pixel=0.0, light=1.0, lr_discriminator=1e-3, regression=(1.0, 0.2), replay=2, at_one=0.75),
+        editing=0.25,
+        options=_LIGHT | dict(regression=(1.0, 0.2), replay=2),
         **_ONE,
     ),
     "mmd": StageSpec(
@@ -213,6 +214,15 @@ STAGES |= {
         800,
         1e-4,
         options=dict(source="dmdo", deployed=1.0, decay=0.5, adversarial=0.0, mmd=1.0, regression=(1.0, 0.05)),
+        **_ONE,
+    ),
+    "refl-light": StageSpec(
+        OneStep,
+        "reward feedback beside stage 4 with a small discriminator",
+        "adp-light",
+        300,
+        1e-4,
+        options=_LIGHT | dict(regression=(0.2, 0.2), reward=0.1),
         **_ONE,
     ),
     "refl": StageSpec(
