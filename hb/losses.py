@@ -62,6 +62,16 @@ def consistency_loss(fake: Tensor, real: Tensor, c: float = 0.0) -> Float[Tensor
     return ((far.square().flatten(1).sum(1) + c**2).sqrt() - c).mean()
 
 
+def absolute_loss(fake: Tensor, real: Tensor) -> Float[Tensor, ""]:
+    """E sum |fake - real| / sqrt(n), of samples of n values.
+
+    A squared distance is least at the conditional mean, this one at the median of each value: where two ends are
+    possible and one is likelier, that one, while the mean lies between them.
+    """
+    far = (fake - real.detach()).float().abs().flatten(1)
+    return (far.sum(1) / far.size(1) ** 0.5).mean()
+
+
 # ---- distribution matching (stage 3; method.md 5.3) -----------------------------------------------------------------
 
 

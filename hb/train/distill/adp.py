@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hb.flow import interpolate, time_grid, x0_from
 from hb.losses import (
+    absolute_loss,
     approximate_r1,
     consistency_loss,
     hinge_discriminator_loss,
@@ -48,6 +49,7 @@ class OneStepSettings:
 
     regression   first and last weight of the pseudo-Huber distance to the end of the trajectory; linear in between
     huber        its constant c, for a whole sample
+    by_value     share of the regression that is `absolute_loss` instead
     adversarial  weight of both discriminators together
     latent, pixel   share of each (DMDX: .85 and .15); 0 leaves one out
     light        share of a third, `LightDiscriminator`, for machines on which a step with the others takes too long
@@ -70,6 +72,7 @@ class OneStepSettings:
 
     regression: tuple[float, float] = (0.0, 0.0)
     huber: float = 0.5
+    by_value: float = 0.0
     adversarial: float = 1.0
     latent: float = 0.85
     pixel: float = 0.15
@@ -96,7 +99,7 @@ class OneStepSettings:
         refuse_not_finite(**numbers, regression=sum(self.regression))
         if self.pairing not in ("hinge", "relativistic"):
             raise ValueError(f"discriminators compare by 'hinge' or in 'relativistic' pairs, not {self.pairing!r}")
-        for name in ("true", "at_one", "second", "clean"):
+        for name in ("by_value", "true", "at_one", "second", "clean"):
             if not 0 <= numbers[name] <= 1:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
         if self.penalty_every < 1:
@@ -301,7 +304,8 @@ class OneStep(SourcedStage):
         if own.replay:
             pairs = self.these_or_earlier(pairs, generator)
         if weight := self.regression_weight():
-            loss = loss + weight * consistency_loss(pairs.fake, pairs.end, own.huber)
+            loss = loss + weight * (1 - own.by_value) * consistency_loss(pairs.fake, pairs.end, own.huber)
+            loss = loss + weight * own.by_value * absolute_loss(pairs.fake, pairs.end)
         if own.adversarial:
             loss = loss + own.adversarial * self.adversarial_loss(pairs, generator)
         if own.mmd:
