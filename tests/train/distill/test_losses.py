@@ -9,6 +9,7 @@ import torch
 from hb.exact import FiniteData, GaussianMixture
 from hb.flow import shift_time, time_grid, x0_from
 from hb.losses import (
+    absolute_loss,
     approximate_r1,
     consistency_loss,
     coupled_fixed_point,
@@ -342,6 +343,16 @@ def test_pseudo_huber_is_a_distance_far_away_and_a_parabola_nearby():
     assert consistency_loss(fake, real, 1e-4).item() == pytest.approx(square.sqrt().mean().item(), rel=1e-3)
     assert 200 * consistency_loss(fake, real, 100.0).item() == pytest.approx(square.mean().item(), rel=1e-2)
     assert consistency_loss(real, real, 0.5) == 0
+
+
+def test_an_absolute_distance_is_least_at_the_likelier_of_two_ends_and_a_squared_one_between_them():
+    ends, guesses = torch.tensor([[0.0], [0.0], [1.0]]), torch.linspace(-0.5, 1.5, 81)
+    least = lambda loss: float(guesses[torch.stack([loss(g.expand(3, 1), ends) for g in guesses]).argmin()])
+    assert least(absolute_loss) == pytest.approx(0, abs=1e-6) and least(consistency_loss) == pytest.approx(
+        1 / 3, abs=0.02
+    )
+    fake, real = some(3, 4, 2), some(3, 4, 2, seed=1)
+    assert absolute_loss(fake, real).item() == pytest.approx(8**0.5 * (fake - real).abs().mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("c", [0.0, 0.3])
