@@ -287,7 +287,7 @@ def refiner(args) -> None:
     start.open(model.bagel)  # raises if it belongs to another encoder
     side, autoencoder = model.bagel.config.picture_side, model.bagel.autoencoder
     check_latents_are_fields(autoencoder, side)
-    facts = dict(asdict(usual), noise=args.noise, moved=args.moved, decoder=start.fingerprint(), start=args.start_from)
+    facts = dict(asdict(usual), noise=args.noise, decoder=start.fingerprint(), start=args.start_from)
     args.preset = model.name
     claim(folder, args, facts, ("last.ckpt", "log.jsonl"))
     done = interruptible(
@@ -297,7 +297,6 @@ def refiner(args) -> None:
         rows=side // autoencoder.config.downsample,
         **asdict(usual),
         noise=args.noise,
-        moved=args.moved,
         **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )
     _write_decoder(args, done, folder, model, facts | dict(before=start.provenance))

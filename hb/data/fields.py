@@ -97,26 +97,3 @@ def with_other_looks(scenes: Scenes, rng: np.random.Generator, share: float = 0.
     looks = {name: np.where(other.shape >= 0, getattr(other, name), getattr(other, name)[:, :1]) for name in LOOKS}
     looks = {name: mixed(getattr(scenes, name), theirs, there) for name, theirs in looks.items()}
     return replace(scenes, **looks, background=mixed(scenes.background, other.background, np.ones(len(scenes), bool)))
-
-
-def with_other_places(scenes: Scenes, rng: np.random.Generator, share: float = 0.3) -> Scenes:
-    """The same scenes in which some things are elsewhere: each is moved in `share` of the cases, half of these a little
-    and half of them anywhere; it is missing in half as many, and a slot that is free gets a thing in as many.
-
-    Things may overlap: a mixture of several pictures has such places too.
-    """
-    other, there = sample_any(len(scenes), rng), scenes.shape >= 0
-    kind = rng.random(scenes.shape.shape)
-    near, anywhere = there & (kind < share / 2), there & (kind >= share / 2) & (kind < share)
-    gone = there & (kind >= share) & (kind < 1.5 * share)
-    added = ~there & (kind < share / 2) & (other.shape >= 0)
-
-    def centers(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-        # an empty slot of the other scene has no center
-        theirs = np.where(other.shape >= 0, theirs, rng.uniform(0.1, 0.9, ours.shape))
-        moved = np.where(near, np.clip(ours + rng.normal(0, 0.08, ours.shape), 0, 1), ours)
-        return np.where(anywhere | added, theirs, moved)
-
-    looks = {name: np.where(added, getattr(other, name), getattr(scenes, name)) for name in LOOKS}
-    looks["shape"] = np.where(gone, -1, looks["shape"])
-    return replace(scenes, **looks, x=centers(scenes.x, other.x), y=centers(scenes.y, other.y))

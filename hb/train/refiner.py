@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from hb.data.fields import FIELD, random_scenes, statistics, thing_field, with_other_looks, with_other_places
+from hb.data.fields import FIELD, random_scenes, statistics, thing_field, with_other_looks
 from hb.infer.artifacts import PixelDecoderCheckpoint
 from hb.models.autoencoder import Autoencoder
 from hb.models.pixel_decoder import LatentRefiner, PixelDecoder, PixelDecoderConfig
@@ -101,19 +101,15 @@ def train_refiner(
     batch: int = 64,
     lr: float = 0.01,
     noise: float = 0.4,
-    moved: float = 0.0,
     seed: int = 0,
     **trainer,
 ) -> PixelDecoderCheckpoint:
     """Train the latent refiner of a pixel decoder of fields of rows x rows places, in `folder` (resumes there); goes on
     from the one it has.
 
-    moved      share of things that are elsewhere in the other scenes of a mixture (`with_other_places`): what one
-               evaluation outputs is between such scenes too
-
     The pixel decoder's own weights stay as they are, to the last bit.
     """
-    refuse_not_finite(learning_rate=lr, noise=noise, moved=moved)
+    refuse_not_finite(learning_rate=lr, noise=noise)
     middle, spread = statistics(seed)
     config = PixelDecoderConfig.of(start_from.config)
     with torch.random.fork_rng():
@@ -126,8 +122,6 @@ def train_refiner(
         scenes = random_scenes(batch, seed, step + 1, rank)
         rng = np.random.default_rng([TRAINING, seed, 29, step, rank])
         several = (scenes, with_other_looks(scenes, rng), with_other_looks(scenes, rng))
-        if moved:
-            several = (scenes, *(with_other_places(other, rng, moved) for other in several[1:]))
         return torch.stack([(thing_field(s, rows) - middle) / spread for s in several])
 
     fit(module, StepData(possible_fields, steps), folder, ema=None, **trainer)

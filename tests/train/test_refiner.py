@@ -9,7 +9,7 @@ import torch
 
 from hb.cli.main import main
 from hb.cli.starting import load_autoencoder
-from hb.data.fields import FIELD, LOOKS, random_scenes, statistics, thing_field, with_other_looks, with_other_places
+from hb.data.fields import FIELD, LOOKS, random_scenes, statistics, thing_field, with_other_looks
 from hb.infer.artifacts import PixelDecoderCheckpoint, fingerprint
 from hb.infer.pipeline import SHIPPED, Model
 from hb.models.checkpoint import CheckpointError
@@ -78,22 +78,6 @@ def test_other_looks_are_in_the_same_places():
         assert np.array_equal(ours[~there], theirs[~there])
         assert 0.15 < (ours != theirs)[there].mean() < 0.6, name
     assert 0.3 < (scenes.background != other.background).mean() < 0.5
-
-
-def test_in_other_places_things_are_moved_missing_or_added_and_keep_their_looks():
-    scenes = random_scenes(2000, 0, 1)
-    before = {name: getattr(scenes, name).copy() for name in (*LOOKS, "x", "y")}
-    other = with_other_places(scenes, np.random.default_rng(0), 0.4)
-    assert all(np.array_equal(getattr(scenes, name), value) for name, value in before.items())  # the caller's stay
-    there, stay = scenes.shape >= 0, (scenes.shape >= 0) & (other.shape >= 0)
-    assert (other.shape < 0)[there].mean() == pytest.approx(0.2, abs=0.03)
-    assert 0.03 < (other.shape >= 0)[~there].mean() < 0.2
-    assert all(np.array_equal(getattr(scenes, name)[stay], getattr(other, name)[stay]) for name in LOOKS)
-    far = np.hypot(scenes.x - other.x, scenes.y - other.y)[stay]
-    assert (far > 0).mean() == pytest.approx(0.4 / 0.8, abs=0.03) and 0.4 < (far[far > 0] < 0.25).mean() < 0.8
-    assert ((other.x >= 0) & (other.x <= 1) & (other.y >= 0) & (other.y <= 1))[other.shape >= 0].all()
-    same = with_other_places(scenes, np.random.default_rng(0), 0.0)
-    assert np.array_equal(same.x, scenes.x) and np.array_equal(same.shape, scenes.shape)
 
 
 def test_mixed_fields_are_mostly_the_first():

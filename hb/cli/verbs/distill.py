@@ -13,7 +13,7 @@ PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
     "one-nfe", "regression", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent", "adp-light", "mmd", "dmdo-3",
-    "dmdo-2", "dmdo-1", "refl-light", "refl-dmdo", "reward-draft", "reward-dpo",
+    "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft", "reward-dpo",
     "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
 Noise = Literal["coupled", "fresh", "mixed"]
@@ -144,9 +144,9 @@ def distill(
       adp-literal       stage 4 as printed
       adp-hinge, adp-latent, adp-light, mmd, dmdo-3, -2, -1
                         other roads to one step
-      refl-light, refl-dmdo, reward-draft, reward-dpo
-                        other roads from a reward: beside adp-light or stage 3 with one step, DRaFT and Diffusion-DPO
-                        with six
+      refl-regression, refl-dmdo, reward-draft, reward-dpo
+                        other roads from a reward: beside regression alone or stage 3 with one step, DRaFT and
+                        Diffusion-DPO with six
       hyper-sd          stage 2 in its first form: cfg, then segments halved from
                         student to student: hyper-sd-8, -4, -2 and -1
 

@@ -203,9 +203,6 @@ def refiner(
     host: o.HostOptions,
     batch: ScenesInAStep = None,
     noise: LatentNoise = 0.4,
-    moved: Annotated[
-        float, o.Number(metavar="SHARE", help="Mix in scenes in which this share of things is elsewhere.")
-    ] = 0.0,
     out: o.Out = None,
     seed: o.Seed = 0,
     json: o.Json = False,

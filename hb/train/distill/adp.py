@@ -64,8 +64,8 @@ class OneStepSettings:
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
-    replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; for
-                 regression, alone or with the light discriminator, which has as many updates, on the new pairs. A
+    replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; not with the
+                 latent or the pixel discriminator nor mmd. The light discriminator has as many, on the new pairs. A
                  trajectory costs six evaluations, an update about three. A stopped run collects pairs anew
     freeze_above   discriminators are not trained while they tell apart more than this share, averaged over 20 steps
     """
@@ -104,11 +104,10 @@ class OneStepSettings:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
         if self.penalty_every < 1:
             raise ValueError(f"penalties are computed in each so many-th step, at least 1, not {self.penalty_every}")
-        reads_prompts = self.adversarial and (self.latent or self.pixel)
-        if self.replay < 0 or (self.replay and (reads_prompts or self.mmd or self.reward)):
+        if self.replay < 0 or (self.replay and ((self.adversarial and (self.latent or self.pixel)) or self.mmd)):
             raise ValueError(
-                "replay is a number of updates, 0 or more, of regression, alone or with the light discriminator; all "
-                "else is trained on new pairs"
+                "replay is a number of updates, 0 or more; with the latent or the pixel discriminator and with mmd "
+                "there is none, since of earlier pairs only what the student reads is kept"
             )
         if not self.sigma > 0:
             raise ValueError(f"sigma is the distance of a finite difference, above 0, not {self.sigma:g}")

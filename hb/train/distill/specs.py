@@ -217,13 +217,15 @@ STAGES |= {
         options=dict(source="dmdo", deployed=1.0, decay=0.5, adversarial=0.0, mmd=1.0, regression=(1.0, 0.05)),
         **_ONE,
     ),
-    "refl-light": StageSpec(
+    "refl-regression": StageSpec(
         OneStep,
-        "reward feedback beside stage 4 with a small discriminator",
-        "adp-light",
+        "reward feedback beside regression alone, without a discriminator",
+        "regression",
         300,
-        1e-4,
-        options=_LIGHT | dict(regression=(0.2, 0.2), reward=0.1),
+        5e-4,
+        editing=0.25,
+        options=dict(source="dmdo", deployed=1.0, decay=0.5, average=0.9, adversarial=0.0, regression=(1.0, 1.0))
+        | dict(reward=1.0, replay=1),
         **_ONE,
     ),
     "refl": StageSpec(

@@ -306,8 +306,9 @@ def test_the_reward_counts_below_the_threshold_alone(teacher, pool):
         (dict(sigma=0.0), "finite difference"),
         (dict(adversarial=0.0), "nothing to learn from"),
         (dict(replay=-1), "0 or more"),
-        (dict(replay=2), "alone or with the light discriminator"),
-        (dict(replay=2, light=1.0, pixel=0.0), "alone or with the light discriminator"),
+        (dict(replay=2), "with the latent or the pixel discriminator"),
+        (dict(replay=2, light=1.0, pixel=0.0), "with the latent or the pixel discriminator"),
+        (dict(replay=2, adversarial=0.0, mmd=1.0), "with mmd there is none"),
         (dict(r1=math.inf), "finite"),
     ],
 )
