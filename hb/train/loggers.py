@@ -56,7 +56,8 @@ class RunLog(Logger):
             return 0.0
         rows = [row for row in read_rows(self.path) if row["step"] <= step]
         write(self.path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        return rows[-1]["seconds"] if rows else 0.0
+        timed = [row["seconds"] for row in rows if "seconds" in row]  # rows of --watch have none
+        return timed[-1] if timed else 0.0
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

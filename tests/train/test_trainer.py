@@ -188,3 +188,14 @@ def test_a_run_prints_no_warning_of_lightnings(tmp_path, recwarn):
     fitted(tmp_path)
     fitted(tmp_path, steps=4)
     assert not [w for w in recwarn if "lightning" in str(w.filename)]
+
+
+def test_a_run_goes_on_from_a_step_at_which_something_was_measured(tmp_path):
+    """The clock continues: rows of --watch, which come last in such a step, have no seconds."""
+    log = RunLog(tmp_path)
+    log.log_metrics(dict(seconds=3.5, loss=1.0), 50)
+    log.log_metrics(dict(watch_right=0.7), 50)
+    log.log_metrics(dict(seconds=9.0), 60)
+    assert log.rewind(50) == 3.5
+    assert [row["step"] for row in read_rows(log.path)] == [50, 50]
+    assert RunLog(tmp_path / "other").rewind(50) == 0.0
