@@ -99,8 +99,9 @@ def better_teacher(cell: str, weights: str) -> tuple[str, float] | None:
     return None if best is None or best.right.get(cell, 0.0) < WEAK else (best.name, best.right[cell])
 
 
-def in_words(cell: str, right: float, nfe: float, better: tuple[str, float] | None = None) -> str:
-    """The warning. better: see `better_teacher`."""
+def in_words(cell: str, right: float, nfe: float, weights: str) -> str:
+    """The warning. weights: fingerprint of the model, which is compared with others."""
+    better = better_teacher(cell, weights)
     count, level = cell.split()
     said = {"half": "about half of what can be said", "full": "everything"}[level]
     things = f"{count} thing{'s' * (count != '1')}"

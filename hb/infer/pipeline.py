@@ -222,15 +222,13 @@ class Model(ModelFolder):
 
     def limits_of(self, prompts: Sequence[str], plan: SamplingPlan) -> dict[str, str]:
         """The cells of `hb eval complex` that these prompts belong to and that are drawn wrong more often than right,
-        each with a sentence that says so, and which other shipped model is better there. None for a model that is
-        not of the tiny world."""
+        each with a sentence that says so and which model is better. None for a model not of the tiny world."""
         if self.bagel.config.picture_side is None:
             return {}
         size = sum(p.numel() for p in self.bagel.parameters())
         who = dict(weights=self.fingerprint, parameters=size, student=self._student_fingerprint(plan.student))
         weak = limits.weak_cells(limits.cells_of(prompts), nfe=plan.nfe, **who)
-        better = {cell: limits.better_teacher(cell, self.fingerprint()) for cell in weak}
-        return {cell: limits.in_words(cell, right, nfe, better[cell]) for cell, (right, nfe) in weak.items()}
+        return {cell: limits.in_words(cell, *known, self.fingerprint()) for cell, known in weak.items()}
 
     def fingerprint(self) -> str:
         """Of all weights; made again when they have changed since."""
