@@ -15,6 +15,7 @@ from hb.cli.output import to_json, write_figure, write_json
 from hb.cli.use import edit_verdict, judged, open_model, wish
 from hb.eval.cache import identity
 from hb.eval.protocol import as_seen
+from hb.eval.stats import Share
 from hb.infer.pipeline import Model, Pictures
 from hb.machine import machine
 from hb.pictures import to_image
@@ -76,13 +77,14 @@ def demo(args) -> None:
     if model.bagel.config.picture_side is None:
         raise ValueError("the demo is of the tiny world, and this model was not trained on it; try `hb draw` with it")
     say = (lambda words: None) if args.json else (lambda words: print(words, flush=True))
+    if args.seeds:
+        return _over_seeds(args, model, say, began)
     say(f"{model!r}\n\n{HEAD}\n{'-' * len(HEAD)}")
     rows, panels = [], []
-    for part in (drawings, edits, answers):
-        for row, *shown in part(model, panels):
-            rows.append(row)
-            panels += shown
-            say(row.line())
+    for row, *shown in _asked(model, panels, SEED):
+        rows.append(row)
+        panels += shown
+        say(row.line())
     right = sum(row.right for row in rows)
     record = dict(
         right=right,
@@ -101,6 +103,37 @@ def demo(args) -> None:
         print(to_json(record))
 
 
+def _asked(model: Model, panels: list[Panel], seed: int):
+    """Each row of the demo and the panels that belong to it. panels: the caller's, to which it adds these."""
+    for part in (drawings, edits, answers):
+        yield from part(model, panels, seed)
+
+
+def _over_seeds(args, model: Model, say, began: float) -> None:
+    """All of the demo from each of the seeds 0 to N - 1, and how often each thing was right."""
+    runs = []
+    for seed in range(args.seeds):
+        rows, panels = [], []
+        for row, *shown in _asked(model, panels, seed):
+            rows.append(row)
+            panels += shown
+        runs.append(rows)
+        say(f"seed {seed}: {sum(row.right for row in rows)} of {len(rows)} right")
+    each = [[row.right for row in rows] for rows in zip(*runs)]
+    shares = [dict(task=row.task, asked=row.asked) | Share(sum(k), len(k)).to_dict() for row, k in zip(runs[0], each)]
+    mean = sum(map(sum, each)) / len(runs)
+    record = dict(mean=round(mean, 3), asked=len(each), seeds=args.seeds, machine=machine(), rows=shares)
+    record |= dict(model=dict(name=model.name, identity=identity(model)), seconds=round(time.monotonic() - began, 2))
+    file = write_json(Path(args.out) / "demo_seeds.json", record)
+    say("")
+    for row in shares:
+        interval = f"{row['value']:.2f}  ({row['low']:.2f} to {row['high']:.2f})"
+        say(f"{row['task']:17} {row['asked']:66} {interval}")
+    say(f"\n{mean:.2f} of {len(each)} right in the mean of {args.seeds} seeds. The numbers are in {file}.")
+    if args.json:
+        print(to_json(record))
+
+
 @dataclass(frozen=True)
 class Panel:
     """A picture with its caption; right is None for what was given, not made."""
@@ -111,27 +144,29 @@ class Panel:
     pictures: Pictures | None = None
 
 
-def drawings(model: Model, panels):
+def drawings(model: Model, panels, seed: int):
     for k, (task, prompt) in enumerate(DRAWINGS):
         said, request = wish(prompt)
-        done = model.draw(said, nfe=DRAW_NFE, seed=SEED + k, warn=False)
+        done = model.draw(said, nfe=DRAW_NFE, seed=seed + k, warn=False)
         row = _row(f"draw: {task}", prompt, done, judged(done, [request])[0])
         yield row, Panel(done.image, prompt, row.right, done)
 
 
-def edits(model: Model, panels: list[Panel]):
+def edits(model: Model, panels: list[Panel], seed: int):
     own = as_seen(panels[OWN].pictures)[0]
-    yield _edit(model, own, "its drawing", read(own).scene, OWN_EDIT)
+    yield _edit(model, own, "its drawing", read(own).scene, OWN_EDIT, seed)
     given = render([SCENE], model.bagel.config.picture_side)[0]
     before = [Panel(to_image(given * 2 - 1), "a picture it was given", None)]
     for instruction in SCENE_EDITS:
-        row, after = _edit(model, given, "a picture", SCENE, instruction)
+        row, after = _edit(model, given, "a picture", SCENE, instruction, seed)
         yield row, *before, after
         before = []
 
 
-def _edit(model: Model, before: Tensor, what: str, scene: Scene | None, instruction: str) -> tuple[Row, Panel]:
-    done = model.edit(before, instruction, nfe=EDIT_NFE, seed=SEED)
+def _edit(
+    model: Model, before: Tensor, what: str, scene: Scene | None, instruction: str, seed: int
+) -> tuple[Row, Panel]:
+    done = model.edit(before, instruction, nfe=EDIT_NFE, seed=seed)
     verdict = dict(right=False, reasons=["not judged: the drawing it was to edit cannot be read as a scene"])
     if scene is not None:
         verdict = edit_verdict(read(as_seen(done))[0], parse_edit(instruction), scene)
@@ -139,7 +174,7 @@ def _edit(model: Model, before: Tensor, what: str, scene: Scene | None, instruct
     return row, Panel(done.image, instruction, row.right, done)
 
 
-def answers(model: Model, panels):
+def answers(model: Model, panels, seed: int):
     picture = render([SCENE], model.bagel.config.picture_side)
     for question in questions():
         done = model.ask(picture, question.text, max_tokens=12)

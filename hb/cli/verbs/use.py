@@ -30,11 +30,14 @@ PictureOut = Annotated[str, o.Name(metavar="FILE", help="Picture file to write."
     examples="hb demo\nhb demo --model runs/nano/model --out out/mine",
 )
 def demo(
-    model: o.ModelOptions, out: Annotated[str, o.Folder(help="Folder for the two files.")] = "out", json: o.Json = False
+    model: o.ModelOptions,
+    out: Annotated[str, o.Folder(help="Folder for the two files.")] = "out",
+    seeds: Annotated[int | None, o.Whole(help="Instead, do all from so many seeds and count what is right.")] = None,
+    json: o.Json = False,
 ):
     """Eight drawings, three edits and five questions, each judged against the truth of the tiny world.
 
-    Prints a table and saves OUT/demo.png and OUT/demo.json. Seeds are fixed."""
+    Prints a table and saves OUT/demo.png and OUT/demo.json, or with --seeds OUT/demo_seeds.json. Seeds are fixed."""
     args = arguments(locals())
     from hb.cli.demo import demo
 
