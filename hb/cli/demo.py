@@ -80,11 +80,7 @@ def demo(args) -> None:
     if args.seeds:
         return _over_seeds(args, model, say, began)
     say(f"{model!r}\n\n{HEAD}\n{'-' * len(HEAD)}")
-    rows, panels = [], []
-    for row, *shown in _asked(model, panels, SEED):
-        rows.append(row)
-        panels += shown
-        say(row.line())
+    rows, panels = _asked(model, SEED, say)
     right = sum(row.right for row in rows)
     record = dict(
         right=right,
@@ -103,20 +99,22 @@ def demo(args) -> None:
         print(to_json(record))
 
 
-def _asked(model: Model, panels: list[Panel], seed: int):
-    """Each row of the demo and the panels that belong to it. panels: the caller's, to which it adds these."""
+def _asked(model: Model, seed: int, say=lambda line: None) -> tuple[list[Row], list[Panel]]:
+    """All that is asked of the model; each row is said as soon as it is there."""
+    rows, panels = [], []
     for part in (drawings, edits, answers):
-        yield from part(model, panels, seed)
+        for row, *shown in part(model, panels, seed):
+            rows.append(row)
+            panels += shown
+            say(row.line())
+    return rows, panels
 
 
 def _over_seeds(args, model: Model, say, began: float) -> None:
     """All of the demo from each of the seeds 0 to N - 1, and how often each thing was right."""
     runs = []
     for seed in range(args.seeds):
-        rows, panels = [], []
-        for row, *shown in _asked(model, panels, seed):
-            rows.append(row)
-            panels += shown
+        rows, _ = _asked(model, seed)
         runs.append(rows)
         say(f"seed {seed}: {sum(row.right for row in rows)} of {len(rows)} right")
     each = [[row.right for row in rows] for rows in zip(*runs)]

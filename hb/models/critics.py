@@ -18,6 +18,7 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import Shared, StudentModel
 from hb.models.kv_cache import KVCache
 from hb.models.latents import TimeEmbedder
+from hb.models.layers import transformer
 from hb.models.vision import patchify, sincos_table, table_rows
 from hb.seeding import noise_like
 
@@ -121,10 +122,7 @@ class LightDiscriminator(nn.Module):
         super().__init__()
         self.read, self.time, self.last = nn.Linear(channels, width), TimeEmbedder(width), nn.Linear(width, kinds)
         self.places = nn.Parameter(sincos_table(side, width, base=20.0), requires_grad=False)
-        layer = nn.TransformerEncoderLayer(
-            width, width // 32, 4 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = transformer(width, layers, heads=width // 32)
         self.side = side
 
     def forward(

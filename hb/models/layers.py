@@ -1,4 +1,4 @@
-"""The small parts of a decoder layer: RMSNorm, rotary positions, SwiGLU.
+"""The small parts of a decoder layer: RMSNorm, rotary positions, SwiGLU; and a plain transformer.
 
 Legend: B batch, L tokens, H query heads, K key-value heads, d head size, D width.
 """
@@ -9,6 +9,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+
+def transformer(width: int, layers: int, heads: int) -> nn.TransformerEncoder:
+    """A plain transformer that attends both ways: norms first, no dropout, a norm at the end."""
+    layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
 
 class RMSNorm(nn.Module):

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hb.models.layers import transformer
 from hb.models.roles import adamw
 from hb.models.vision import sincos_table, table_rows
 
@@ -86,10 +87,7 @@ class LatentRefiner(nn.Module):
         super().__init__()
         self.width = width
         self.read, self.say = adamw(nn.Linear(channels, width)), adamw(nn.Linear(width, channels))
-        layer = nn.TransformerEncoderLayer(
-            width, width // 24, 4 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.layers = transformer(width, layers, heads=width // 24)
         nn.init.zeros_(self.say.weight)
         nn.init.zeros_(self.say.bias)
 

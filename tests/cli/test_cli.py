@@ -299,11 +299,11 @@ def test_the_demo_asks_all_tasks_and_knows_the_truth(hb, tiny_folder, monkeypatc
     assert [q.answer for q in questions()] == ["one", "blue", "top left", "yes"] and SCENE.has_room()
 
 
-def test_the_demo_counts_over_seeds_and_its_first_seed_is_the_demo(hb, tiny_folder, monkeypatch):
+def test_the_demo_counts_over_seeds(hb, tiny_folder, monkeypatch):
     monkeypatch.setattr(demo, "DRAW_NFE", 4)
     monkeypatch.setattr(demo, "EDIT_NFE", 6)
     used = []
-    monkeypatch.setattr(demo, "_asked", lambda model, panels, seed: used.append(seed) or _rows(seed))
+    monkeypatch.setattr(demo, "_asked", lambda model, seed: used.append(seed) or (_rows(seed), []))
     status, said, _ = hb("demo", "--seeds", 4, "--model", tiny_folder, "--out", "here", "--json")
     record = json.loads(said)
     assert status == 0 and used == [0, 1, 2, 3] and record == json.loads(Path("here/demo_seeds.json").read_text())
@@ -313,7 +313,7 @@ def test_the_demo_counts_over_seeds_and_its_first_seed_is_the_demo(hb, tiny_fold
 
 def _rows(seed):
     """Two rows; the second is right from seed 2 alone."""
-    return [(demo.Row("draw", asked, 4, 0.1, right, ""),) for asked, right in (("a star", True), ("a moon", seed == 2))]
+    return [demo.Row("draw", asked, 4, 0.1, right, "") for asked, right in (("a star", True), ("a moon", seed == 2))]
 
 
 # ---- judging edits --------------------------------------------------------------------------------------------------

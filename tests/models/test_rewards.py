@@ -154,6 +154,12 @@ def test_a_new_unit_leaves_every_preference_as_it_is(tiny):
     assert torch.allclose(reward(seen, condition)[0], after[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("inner", [0, 40])
+def test_a_head_of_a_width_that_cannot_be_is_refused_in_words(inner):
+    with pytest.raises(ValueError, match=f"a multiple of 16 wide, not {inner}"):
+        RewardConfig("vision", 8, 8, inner=inner)
+
+
 def test_unknown_features_are_refused_in_words():
     with pytest.raises(ValueError, match="there are vision, latents"):
         RewardConfig("pixels", 3, 32)

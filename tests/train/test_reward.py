@@ -159,6 +159,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(tiny, pool, tmp_path):
 def test_hb_train_reward_makes_pictures_trains_and_installs(hb, tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "m")
     few = ["--prompts", 3, "--edits", 2, "--rendered", 1, "--steps", 2, "--batch", 4, "--noise", 0.3]
+    few += ["--width", 32, "--layers", 2]
     host = ["--accelerator", "cpu", "--precision", "f32"]
     status, said, complaint = hb("train", "reward", "--model", "m", *few, *host, "--install", "m", "--json")
     assert status == 0, complaint
@@ -167,6 +168,9 @@ def test_hb_train_reward_makes_pictures_trains_and_installs(hb, tiny, tmp_path):
     model = Model.from_pretrained(tmp_path / "m")
     reward = model.rewards["vision"]
     assert reward.provenance["steps"] == 2 and reward.provenance["settings"]["annotators"] == 3
+    assert (reward.config["inner"], reward.config["layers"]) == (32, 2)
+    status, _, complaint = hb("train", "reward", "--model", "m", "--width", 40)
+    assert status == 2 and "a multiple of 16 wide, not 40" in complaint
     model.open_reward("vision")
     # the other features learn from the same pictures, which are not made again
     run = tmp_path / "runs" / "m" / "reward"

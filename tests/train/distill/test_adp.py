@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hb.exact import GaussianMixture, best_hinge_logits, best_relativistic_logits, gaussian_squared_mmd
-from hb.losses import approximate_r1, hinge_discriminator_loss, relativistic_loss, squared_mmd
+from hb.losses import absolute_loss, approximate_r1, hinge_discriminator_loss, relativistic_loss, squared_mmd
 from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, LightDiscriminator, PixelDiscriminator, layers_at
 from hb.seeding import seeded_generator
@@ -193,6 +193,19 @@ def test_replay_is_the_loss_of_earlier_pairs_as_the_student_is_now(teacher, pool
     drawn = {round(stage.student_loss(steps[-1], seeded_generator(seed)).item(), 5) for seed in range(12)}
     assert len(wanted) == 2 and drawn == wanted
     assert stage.updates()[0].repeats == 3 and plain.updates()[0].repeats == 1
+
+
+def test_regression_by_value_is_the_absolute_loss_and_a_share_of_it_is_between(teacher, pool):
+    batch = stage_batch_of(teacher, pool, "draw", vision=False)
+
+    def loss(share):
+        stage = one_step(teacher, at_one=1.0, adversarial=0.0, regression=(1.0, 1.0), by_value=share)
+        pairs = stage.shared_state(batch, seeded_generator(0))
+        return float(stage.student_loss(pairs, seeded_generator(0)).detach()), pairs
+
+    (whole, _), (half, _), (value, pairs) = (loss(share) for share in (0.0, 0.5, 1.0))
+    assert value == pytest.approx(float(absolute_loss(pairs.fake, pairs.end).detach()), rel=1e-6)
+    assert half == pytest.approx((whole + value) / 2, rel=1e-5) and whole != pytest.approx(value, rel=0.01)
 
 
 def test_times_are_one_in_the_asked_share_and_early_otherwise(teacher):
