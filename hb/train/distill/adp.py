@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from hb.flow import interpolate, time_grid, x0_from
+from hb.flow import interpolate, jump, time_grid, x0_from
 from hb.losses import (
     absolute_loss,
     approximate_r1,
@@ -64,6 +64,10 @@ class OneStepSettings:
     at_one       share of samples at t = 1, the only time that one step is used at; the others are at 1 - u^3
     second       share of those others that are at the second time of two steps instead
     clean        share of the discriminator's inputs that are not noised; the others' t' is uniform up to `noised`
+    continued    steps of the source's grid; each new batch of pairs draws one, k. The generator takes the place of the
+                 source's first k steps: its prediction from noise, mixed with that noise to the k-th time, is where the
+                 source begins. So the end is near what the generator chose, and as good as the source's other ends
+                 (DAgger, arXiv 1011.0686: the expert labels what the learner comes to). 0: the source's own trajectory
     replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; not with the
                  latent or the pixel discriminator nor mmd. The light discriminator has as many, on the new pairs. A
                  trajectory costs six evaluations, an update about three. A stopped run collects pairs anew
@@ -89,6 +93,7 @@ class OneStepSettings:
     second: float = 0.0
     clean: float = 0.1
     noised: float = 0.9
+    continued: tuple[int, ...] = (0,)
     replay: int = 0
     freeze_above: float = 1.0
     lr: float = 1e-4
@@ -104,6 +109,10 @@ class OneStepSettings:
                 raise ValueError(f"{name} is a share, from 0 to 1, not {numbers[name]:g}")
         if self.penalty_every < 1:
             raise ValueError(f"penalties are computed in each so many-th step, at least 1, not {self.penalty_every}")
+        if not self.continued or any(k < 0 for k in self.continued):
+            raise ValueError(
+                f"continued holds steps of the source's grid, 0 and more, at least one; not {list(self.continued)}"
+            )
         if self.replay < 0 or (self.replay and ((self.adversarial and (self.latent or self.pixel)) or self.mmd)):
             raise ValueError(
                 "replay is a number of updates, 0 or more; with the latent or the pixel discriminator and with mmd "
@@ -178,6 +187,11 @@ class OneStep(SourcedStage):
     ):
         super().__init__(teacher, student, trajectory=trajectory, **options)
         own, self.ahead = self.settings, 0.5
+        if max(own.continued) >= trajectory[0]:
+            raise ValueError(
+                f"the source takes {trajectory[0]} steps: it can go on from the first {trajectory[0] - 1}, not from "
+                f"step {max(own.continued)}"
+            )
         self.second_time = float(time_grid(2, trajectory[1])[1])
         self.earlier: deque[OdePairs] = deque(maxlen=REPLAYED)
         self.discriminator = None
@@ -208,12 +222,23 @@ class OneStep(SourcedStage):
 
     def shared_state(self, batch: StageBatch, generator: torch.Generator) -> OdePairs:
         z = noise_like(batch.latent, generator)
-        fresh = noise_between(self.sampler, generator)
-        end = roll_out(student_velocity(self.source, batch), z, self.grid, fresh)[-1]
-        pairs = self.predicted(batch, z, end, generator)
+        steps = self.settings.continued
+        first = steps[int(torch.randint(len(steps), (), generator=generator))] if len(steps) > 1 else steps[0]
+        pairs = self.predicted(batch, z, self.end_of_pairs(batch, z, first, generator), generator)
+        end = pairs.end
         self.facts["spread"] = float(pairs.fake.detach().std() / end.std())
         self.facts["apart"] = float(consistency_loss(pairs.fake.detach(), end))
         return pairs
+
+    @torch.no_grad()
+    def end_of_pairs(self, batch: StageBatch, z: Tensor, first: int, generator: torch.Generator) -> Tensor:
+        """Where the source arrives from noise z, the generator taking its first steps if there are any: see
+        `OneStepSettings.continued`."""
+        x, fresh = z, noise_between(self.sampler, generator)
+        if first:
+            begin, s = self.grid[0].to(z), self.grid[first].to(z)
+            x = jump(z, student_velocity(self.student, batch)(z, begin), begin, s)
+        return roll_out(student_velocity(self.source, batch), x, self.grid[first:], fresh)[-1]
 
     def predicted(self, batch: StageBatch, z: Tensor, end: Tensor, generator: torch.Generator) -> OdePairs:
         """These pairs, with what the generator predicts at times of its own."""

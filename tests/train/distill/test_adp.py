@@ -164,6 +164,28 @@ def test_pairs_are_the_ends_of_the_sources_own_trajectories(teacher, pool, task)
     assert torch.allclose(pairs.fake, wanted, atol=1e-6) and pairs.fake.requires_grad
 
 
+@pytest.mark.parametrize("task", ["draw", "edit"])
+def test_a_source_that_goes_on_from_the_generators_own_prediction(teacher, pool, task):
+    """At step k it begins where the prediction is mixed with its noise to the k-th time. A source that is the generator
+    goes on from the first step as if it had made it, and step 0 is its own trajectory."""
+    batch = stage_batch_of(teacher, pool, task, vision=False)
+    stage = one_step(teacher, at_one=1.0, continued=(2,))
+    pairs = stage.shared_state(batch, seeded_generator(3))
+    z, t = pairs.z, stage.grid[2]
+    x = (1 - t) * pairs.fake.detach() + t * z
+    *_, wanted = roll_out(student_velocity(stage.source, batch), x, stage.grid[2:])
+    assert torch.allclose(pairs.end, wanted, atol=1e-5) and not pairs.end.requires_grad
+    same = one_step(teacher, at_one=1.0, continued=(1,), source=None)
+    *_, wanted = roll_out(student_velocity(same.student, batch), z, same.grid)
+    assert torch.allclose(same.shared_state(batch, seeded_generator(3)).end, wanted, atol=1e-5)
+    several = one_step(teacher, at_one=1.0, continued=(0, 2))
+    drawn = [several.shared_state(batch, seeded_generator(seed)) for seed in range(24)]
+    ends = [[several.end_of_pairs(batch, p.z, k, seeded_generator(0)) for k in (0, 2)] for p in drawn]
+    first = [torch.equal(p.end, plain) for p, (plain, _) in zip(drawn, ends)]
+    assert all(torch.equal(p.end, both[not plain]) for p, both, plain in zip(drawn, ends, first))
+    assert 3 < sum(first) < 21
+
+
 def test_a_student_that_is_the_one_step_map_has_no_regression_loss(teacher, pool):
     """The source makes one step: its end is the student's own prediction where both have the same weights."""
     student = shake(StudentModel(teacher))
@@ -323,8 +345,15 @@ def test_the_reward_counts_below_the_threshold_alone(teacher, pool):
         (dict(replay=2, light=1.0, pixel=0.0), "with the latent or the pixel discriminator"),
         (dict(replay=2, adversarial=0.0, mmd=1.0), "with mmd there is none"),
         (dict(r1=math.inf), "finite"),
+        (dict(continued=()), "at least one"),
+        (dict(continued=(0, -1)), "0 and more"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         OneStepSettings(**wrong)
+
+
+def test_a_source_cannot_go_on_after_its_last_step(teacher):
+    with pytest.raises(ValueError, match="from the first 5, not from step 6"):
+        one_step(teacher, continued=(0, 6))
