@@ -18,7 +18,8 @@ from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
 from hb.pictures import from_uint8
-from hb.train.distill.adp import OneStep, OneStepSettings
+from hb.train.distill.adp import OneStep
+from hb.train.distill.adp_settings import OneStepSettings
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings

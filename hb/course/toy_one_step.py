@@ -39,7 +39,9 @@ class Critic(nn.Sequential):
 class Setting:
     """regression: first and last weight of the distance to the pair's end. adversarial: weight of the discriminator.
     relativistic: pairs instead of hinge. true: real samples are data, not the ends of pairs. penalty: weight of R1 and
-    R2. mmd: weight of the maximum mean discrepancy. warm: updates of regression before."""
+    R2. mmd: weight of the maximum mean discrepancy. continued: the exact flow begins with the student's own prediction,
+    noised again to this time, instead of with the noise; 0: with the noise. renoise: noised with what, see
+    `hb.losses.renoised`. warm: updates of regression before."""
 
     regression: tuple[float, float] = (0.0, 0.0)
     adversarial: float = 0.0
@@ -47,6 +49,8 @@ class Setting:
     true: bool = False
     penalty: float = 0.0
     mmd: float = 0.0
+    continued: float = 0.0
+    renoise: str = "coupled"
     warm: int = 0
 
 
@@ -61,6 +65,14 @@ def ode_pairs(n: int = PAIRS, steps: int = 60, seed: int = 0) -> tuple[Tensor, T
 def one_step(student: Net, z: Tensor) -> Tensor:
     """x0 = z - v(z, 1)."""
     return z - student(z, torch.ones(len(z)))
+
+
+@torch.no_grad()
+def continued_end(x0: Tensor, z: Tensor, fresh: Tensor, t: float, renoise: str, steps: int = 30) -> Tensor:
+    """Where the exact flow ends that begins at x0, noised again to time t (0 to 1)."""
+    x = losses.renoised(x0, z, fresh, torch.tensor(t), renoise)
+    *_, (_, end) = flow.euler(DATA.velocity, x, t * flow.time_grid(steps))
+    return end
 
 
 def critic_loss(critic: Critic, setting: Setting, real: Tensor, fake: Tensor, t: Tensor, noise: Tensor, n: Tensor):
@@ -110,6 +122,9 @@ def distill(
         if i < 0:
             update(own, losses.consistency_loss(x0, end, 0.03), 2e-3)
             continue
+        if setting.continued:
+            anew = torch.randn(BATCH, 2, generator=generator)
+            end = continued_end(x0.detach(), noise, anew, setting.continued, setting.renoise)
         real = DATA.sample(BATCH, generator) if setting.true or setting.mmd else end
         t, fresh, n = 0.9 * torch.rand(BATCH, generator=generator), *torch.randn(2, BATCH, 2, generator=generator)
         apart = 0.5
@@ -126,6 +141,11 @@ def distill(
 
 TABLE = {
     "regression": Setting(regression=(1.0, 1.0)),
+    "regression, 1,200 updates": Setting(regression=(1.0, 1.0), warm=400),
+    "continued, t = 0.7": Setting(regression=(1.0, 1.0), continued=0.7, warm=400),
+    "continued, t = 0.4": Setting(regression=(1.0, 1.0), continued=0.4, warm=400),
+    "continued fresh, t = 0.7": Setting(regression=(1.0, 1.0), continued=0.7, renoise="fresh", warm=400),
+    "continued fresh, t = 0.4": Setting(regression=(1.0, 1.0), continued=0.4, renoise="fresh", warm=400),
     "hinge (as printed)": Setting(adversarial=1.0),
     "hinge, warm": Setting(adversarial=1.0, warm=400),
     "pairs, warm, R1 and R2": Setting(adversarial=1.0, relativistic=True, penalty=0.05, warm=400),

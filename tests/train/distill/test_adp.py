@@ -10,7 +10,8 @@ from hb.losses import absolute_loss, approximate_r1, hinge_discriminator_loss, r
 from hb.models.conditioning import StudentModel
 from hb.models.critics import Discriminator, LightDiscriminator, PixelDiscriminator, layers_at
 from hb.seeding import seeded_generator
-from hb.train.distill.adp import OdePairs, OneStep, OneStepSettings, prompts_of
+from hb.train.distill.adp import OdePairs, OneStep, prompts_of
+from hb.train.distill.adp_settings import OneStepSettings
 from hb.train.distill.dmdo import roll_out, student_velocity
 from tests.train.distill.conftest import GUIDANCE, changed, shake, stage_batch_of, weights_of
 
@@ -178,6 +179,11 @@ def test_a_source_that_goes_on_from_the_generators_own_prediction(teacher, pool,
     same = one_step(teacher, at_one=1.0, continued=(1,), source=None)
     *_, wanted = roll_out(student_velocity(same.student, batch), z, same.grid)
     assert torch.allclose(same.shared_state(batch, seeded_generator(3)).end, wanted, atol=1e-5)
+    fresh = one_step(teacher, at_one=1.0, continued=(2,), renoise="fresh")
+    a, b = (fresh.end_of_pairs(batch, z, 2, seeded_generator(seed)) for seed in (5, 6))
+    noise = torch.randn(z.shape, generator=seeded_generator(5))
+    *_, wanted = roll_out(student_velocity(fresh.source, batch), x + t * (noise - z), fresh.grid[2:])
+    assert torch.allclose(a, wanted, atol=1e-5) and not torch.allclose(a, b, atol=1e-3)
     several = one_step(teacher, at_one=1.0, continued=(0, 2))
     drawn = [several.shared_state(batch, seeded_generator(seed)) for seed in range(24)]
     ends = [[several.end_of_pairs(batch, p.z, k, seeded_generator(0)) for k in (0, 2)] for p in drawn]
@@ -345,6 +351,7 @@ def test_the_reward_counts_below_the_threshold_alone(teacher, pool):
         (dict(replay=2, light=1.0, pixel=0.0), "with the latent or the pixel discriminator"),
         (dict(replay=2, adversarial=0.0, mmd=1.0), "with mmd there is none"),
         (dict(r1=math.inf), "finite"),
+        (dict(renoise="old"), "not 'old'"),
         (dict(continued=()), "at least one"),
         (dict(continued=(0, -1)), "0 and more"),
     ],
