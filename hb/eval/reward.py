@@ -7,7 +7,7 @@ one request, so the utility behind every click is known, and with it how good th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +34,13 @@ BINS = np.linspace(0.5, 1.0, 6)  # of the probability that is given to the pictu
 
 
 def ways(model: Model) -> list[dict]:
-    """How the pictures of a request are made, as options of `draw` and `edit`: three by the student that serves by
-    default, one by the teacher in few steps. Without such a student the teacher makes all four."""
+    """How the pictures of a request are made, as options of `draw` and `edit`: three by the students that serve by
+    default, in turn, those with more steps first; one by the teacher in few steps. Without such a student the teacher
+    makes all four."""
     teacher = dict(student="teacher", steps=FEW_STEPS)
-    student = next((dict(student=name) for name, s in model.students.items() if s.default), teacher)
-    return [student, student, student, teacher]
+    serving = sorted((-s.steps, name) for name, s in model.students.items() if s.default)
+    students = cycle([dict(student=name) for _, name in serving] or [teacher])
+    return [*islice(students, 3), teacher]
 
 
 def maker(model: Model, how: Mapping) -> Make:

@@ -233,6 +233,8 @@ class Student(Artifact):
     default       it answers to nfe=steps without being named
     reads_vision  the teacher reads a picture to be edited twice, as a latent and through the vision encoder. False:
                   this student needs the latent alone, which halves the reading. Until 0.1 "eyes"
+    noises        it draws from the noise of the seeds 0 to noises - 1 alone, and of any other seed takes the remainder;
+                  0: from any noise
     teacher       fingerprint of the model it was made from. Beside any other it is refused
     """
 
@@ -246,6 +248,7 @@ class Student(Artifact):
     reads_vision: bool = True
     provenance: dict = field(default_factory=dict, repr=False)
     weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
+    noises: int = 0
 
     FILE, WHAT, MADE_BY, MADE_FOR = "student", "a student", "hb distill six-nfe", "teacher"
     RENAMED = {"eyes": "reads_vision"}

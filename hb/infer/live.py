@@ -175,6 +175,7 @@ class LiveSession:
 
     def _sampled(self, run, plan: SamplingPlan, seed: int, shape: tuple[int, int], meter: Meter, picture: bool):
         """Latent tokens [1, n, values] from this turn's noise."""
+        (seed,) = plan.noise_seeds([seed])
         key = seed, shape
         if self._noise is None or self._noise[0] != key:
             self._noise = key, noise(1, shape[0] * shape[1], self.model.bagel.config.latent_width, seed)

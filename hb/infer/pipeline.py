@@ -199,7 +199,7 @@ class Model(ModelFolder):
         picture: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(t, latent tokens [B, n, values]) after each step from noise. picture: is one edited?"""
-        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
+        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, plan.noise_seeds(seeds))
         if plan.student is None:
             return sample(self.bagel, contexts, x, plan.grid, plan.guidance, meter, shape)
         student, how = self.open_student(plan.student), dict(sampler=plan.sampler, seeds=seeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class SamplingPlan:
     student       its name; None: the teacher
     sampler       "euler" or "multistep", see `Student`
     reads_vision  is a picture to be edited read through the vision encoder too?
+    noises        of how many seeds there is noise; 0: of all
     """
 
     grid: Tensor = field(repr=False)
@@ -84,6 +85,7 @@ class SamplingPlan:
     student: str | None = None
     sampler: str = "euler"
     reads_vision: bool = True
+    noises: int = 0
 
     @property
     def steps(self) -> int:
@@ -93,6 +95,10 @@ class SamplingPlan:
     def nfe(self) -> int:
         """Function evaluations that a picture costs."""
         return self.steps if self.student is not None else self.guidance.evaluations(self.grid)
+
+    def noise_seeds(self, seeds: Sequence[int]) -> list[int]:
+        """The seeds of pictures' noise: their own, or the remainder where there is noise of a few seeds alone."""
+        return [seed % self.noises for seed in seeds] if self.noises else list(seeds)
 
     def to_dict(self) -> dict:
         """Ready for JSON."""
@@ -135,7 +141,7 @@ def make_plan(
             f"the same, say steps={nfe}"
         )
     grid = make(steps or nfe or chosen.steps, chosen.shift)
-    return SamplingPlan(grid, _held(guidance, name, verb), name, chosen.sampler, chosen.reads_vision)
+    return SamplingPlan(grid, _held(guidance, name, verb), name, chosen.sampler, chosen.reads_vision, chosen.noises)
 
 
 def student_for(name: str | None, students: Mapping[str, Student], nfe: int | None = None) -> str | None:

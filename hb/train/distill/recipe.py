@@ -107,6 +107,7 @@ def run_stage(
         spec.vision,
         facts,
         weights,
+        noises=spec.options.get("noises", 0),
     )
 
 
