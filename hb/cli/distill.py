@@ -167,15 +167,7 @@ def _watching(name: str, spec: StageSpec, model: Model, every: int | None) -> li
     if not every:
         return []
     nfe = 6 if spec.any_steps else spec.evaluations
-    student = Student(
-        name,
-        nfe,
-        SHIFT,
-        fingerprint(model.bagel),
-        spec.sampler,
-        reads_vision=spec.vision,
-        noises=spec.options.get("noises", 0),
-    )
+    student = Student(name, nfe, SHIFT, fingerprint(model.bagel), spec.sampler, reads_vision=spec.vision)
     return [LogMeasured(watching(model, student), every)]
 
 

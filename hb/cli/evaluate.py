@@ -206,7 +206,7 @@ def instruments(args) -> None:
     model, began = open_model(args), time.monotonic()
     spent, name = cost(args, "scene")
     if student := spent.get("student"):  # one cost for drawings and edits; the teacher has its own for each
-        spent.setdefault("nfe", model.students[student].steps if not args.steps else None)
+        spent.setdefault("nfe", model.student(student).steps if not args.steps else None)
     elif not args.steps:
         spent = dict(steps=model.sampling.steps)
     spent = {option: value for option, value in spent.items() if value is not None}

@@ -41,7 +41,8 @@ Results = Annotated[
 StudentName = Annotated[
     str | None,
     Name(
-        help='A distilled denoiser of the model, or "teacher" (default: the one that serves --nfe).',
+        help='A distilled denoiser of the model; "A+B": A takes the first step, B the others; or "teacher" (default: '
+        "what serves --nfe).",
         rich_help_panel=STUDENT,
     ),
 ]

@@ -14,6 +14,7 @@ from hb.eval.cache import identity
 from hb.eval.report import STORED, STORED_MEANS, renewed
 from hb.files import write
 from hb.infer.pipeline import load
+from hb.infer.relay import relays
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
@@ -112,7 +113,8 @@ def shipped(name: str) -> tuple[str, dict[str, str]]:
     if not is_shipped(name):
         return "", {}
     model = load(name)
-    return identity(model), {name: student.fingerprint() for name, student in model.students.items()}
+    names = [*model.students, *relays(model.students)]
+    return identity(model), {name: model.student(name).fingerprint() for name in names}
 
 
 def of_another(record: dict, now: Callable[[str], tuple[str, dict[str, str]]]) -> str:

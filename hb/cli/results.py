@@ -197,7 +197,7 @@ def _student_of(args, model: Model | None) -> dict | None:
     name = model and model.student_for(getattr(args, "student", None), getattr(args, "nfe", None))
     if name is None:
         return None
-    student = model.students[name]
+    student = model.student(name)
     return dict(name=name, identity=student.fingerprint(), sampler=student.sampler, reads_vision=student.reads_vision)
 
 

@@ -151,6 +151,7 @@ def evaluate(args) -> None:
     got = reward_eval(rewards, pools, people, others, seed=args.seed)
     trained, *held = names
     lines = [of_interval("accuracy of the annotators' own utilities", got["ceiling"])]
+    lines += [of_interval(f"accuracy of their utilities, {task}", of_task) for task, of_task in got["ceilings"].items()]
     lines += [of_interval("agreement of two annotators", got["agreement"])]
     for who, score in (("the judge alone", got["judge"]), *got["rewards"].items()):
         told = who if score is got["judge"] else f"reward {who}"

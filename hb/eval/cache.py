@@ -69,7 +69,7 @@ def sampled(model: Model, verb: str, options: Mapping) -> dict:
     """What draws or edits, and how. Options that mean the same give equal dicts, so nothing is drawn twice: nfe=100
     and student="teacher" where the teacher serves 100."""
     plan = model.plan(verb, **options)
-    student = plan.student and model.students[plan.student]
+    student = plan.student and model.student(plan.student)
     who = student and (student.fingerprint(), plan.sampler, verb == "draw" or plan.reads_vision)
     decoder = model.pixel_decoder and model.pixel_decoder.fingerprint()  # latent refiner and pixel decoder
     return dict(student=who, grid=plan.grid.tolist(), guidance=asdict(plan.guidance), decoder=decoder)

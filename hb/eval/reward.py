@@ -104,11 +104,12 @@ def reward_eval(
     rewards     by name: `accuracy`, `normalized` = (accuracy - 1/2) / (accuracy of the true utility - 1/2), `others`
                 the same on other people's clicks, `calibration` (see there), all means over tasks of equal weight
     judge       the same of the judge's verdict alone, with half a point where it says the same of both
-    ceiling     accuracy of each clicker's own utility; agreement: of two annotators
+    ceiling     accuracy of each clicker's own utility; ceilings: the same by task; agreement: of two annotators
     """
     clicks, theirs = (Clicks(pools, them, seed + k) for k, them in enumerate((people, others)))
     out = dict(judge=_scored(_judge(pools), clicks, theirs))
     out |= dict(ceiling=clicks.accuracy(clicks.utility), agreement=clicks.agreement(), others=theirs.agreement())
+    out |= dict(ceilings={task: clicks.accuracy({task: values}) for task, values in clicks.utility.items()})
     out["rewards"] = {name: reward_score(reward, pools, clicks, theirs, seed) for name, reward in rewards.items()}
     return out | dict(comparisons={task: len(pool) for task, pool in pools.items()}, people=[p.name for p in people])
 

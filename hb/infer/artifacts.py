@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
@@ -233,8 +233,6 @@ class Student(Artifact):
     default       it answers to nfe=steps without being named
     reads_vision  the teacher reads a picture to be edited twice, as a latent and through the vision encoder. False:
                   this student needs the latent alone, which halves the reading. Until 0.1 "eyes"
-    noises        it draws from the noise of the seeds 0 to noises - 1 alone, and of any other seed takes the remainder;
-                  0: from any noise
     teacher       fingerprint of the model it was made from. Beside any other it is refused
     """
 
@@ -248,7 +246,6 @@ class Student(Artifact):
     reads_vision: bool = True
     provenance: dict = field(default_factory=dict, repr=False)
     weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict, compare=False)
-    noises: int = 0
 
     FILE, WHAT, MADE_BY, MADE_FOR = "student", "a student", "hb distill six-nfe", "teacher"
     RENAMED = {"eyes": "reads_vision"}
@@ -264,6 +261,10 @@ class Student(Artifact):
     @staticmethod
     def owner(model: Bagel) -> nn.Module:
         return model
+
+    def grid(self, steps: int, make: Callable[[int, float], Tensor]) -> Tensor:
+        """Boundaries from 1 to 0 of so many steps, by `make(steps, shift)`."""
+        return make(steps, self.shift)
 
     def open(self, teacher: Bagel) -> StudentModel:
         """The student beside its teacher, whose understanding weights it shares. Raises CheckpointError if it is

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hb.flow import euler, multistep_consistency
 from hb.guidance import OFF, Guidance, combine
+from hb.infer.plan import SamplingPlan
 from hb.infer.processor import seeds_of
+from hb.infer.records import Clock, Pictures, joined
 from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.models.kv_cache import KVCache, stack
@@ -152,3 +154,23 @@ def sample_student(
         return noise(len(x0), *x0.shape[1:], [(64 * folded(s) + number) % 2**32 for s in seeds]).to(x0)
 
     yield from multistep_consistency(velocity, x, grid, fresh)
+
+
+def recorded(
+    pixels: list[Tensor],
+    latents: list[Tensor],
+    order: Sequence[int],
+    prompts: list[str],
+    seeds: list[int],
+    plan: SamplingPlan,
+    clock: Clock,
+    meter: Meter,
+) -> Pictures:
+    """The record of a call. Raises AssertionError if the meter disagrees with the plan."""
+    nfe = meter.rows / len(prompts)
+    if nfe != plan.nfe:
+        raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {plan.nfe}")
+    latent = joined([latent.cpu() for latent in latents], order)
+    return Pictures(
+        joined(pixels, order), tuple(prompts), nfe, plan.steps, clock.seconds, tuple(seeds), latent, plan.student
+    )

@@ -89,7 +89,7 @@ class LiveSession:
         self.model, self.student = model, live_student(model.students) if student is None else student
         if self.student not in model.students:
             model.student_for(self.student)  # raises with the names that there are
-            raise ValueError("the teacher is too slow to draw at every key; name a student, and see `compare`")
+            raise ValueError(f"{self.student} cannot draw at every key; name one student, and see `compare`")
         made = model.students[self.student]
         self.nfe = made.steps if nfe is None else nfe
         spent = dict(nfe=self.nfe) if self.nfe == made.steps or made.any_steps else dict(steps=self.nfe)
@@ -175,7 +175,6 @@ class LiveSession:
 
     def _sampled(self, run, plan: SamplingPlan, seed: int, shape: tuple[int, int], meter: Meter, picture: bool):
         """Latent tokens [1, n, values] from this turn's noise."""
-        (seed,) = plan.noise_seeds([seed])
         key = seed, shape
         if self._noise is None or self._noise[0] != key:
             self._noise = key, noise(1, shape[0] * shape[1], self.model.bagel.config.latent_width, seed)

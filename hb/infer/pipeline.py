@@ -16,10 +16,11 @@ from hb.infer.cache import Cache, version_of
 from hb.infer.folders import DECODER, SHIPPED, STUDENTS, ModelFolder, is_shipped
 from hb.infer.fused import FastText, decode_fast
 from hb.infer.fused_student import FusedStudent
-from hb.infer.image import Contexts, Meter, generator_of, noise, sample, sample_student
+from hb.infer.image import Contexts, Meter, generator_of, noise, recorded, sample, sample_student
 from hb.infer.plan import Sampling, SamplingPlan, make_plan, student_for
 from hb.infer.processor import Processor, grouped_by_size, paired, real, seed_of, seeds_of, texts_of, whole
-from hb.infer.records import Answers, Clock, Pictures, joined
+from hb.infer.records import Answers, Clock, Pictures
+from hb.infer.relay import AND, RelayModel, student_of
 from hb.infer.speculative.decode import Decoded, Prefill, decode_speculative, read_picture_and_text
 from hb.infer.speculative.draft import open_draft
 from hb.infer.speculative.plan import Plan
@@ -116,7 +117,7 @@ class Model(ModelFolder):
         latent = self._denoise(contexts, plan, shape, seeds, clock, meter)
         with clock("decode picture"):
             pixels = self.decode_pictures(latent, shape)
-        return _record([pixels], [latent], range(len(prompts)), prompts, seeds, plan, clock, meter)
+        return recorded([pixels], [latent], range(len(prompts)), prompts, seeds, plan, clock, meter)
 
     @torch.no_grad()
     def edit(
@@ -155,7 +156,7 @@ class Model(ModelFolder):
             latents.append(self._denoise(contexts, plan, shape, own, clock, meter, picture=True))
             with clock("decode picture"):
                 pixels.append(self.decode_pictures(latents[-1], shape))
-        return _record(pixels, latents, sum(groups, []), instructions, seeds, plan, clock, meter)
+        return recorded(pixels, latents, sum(groups, []), instructions, seeds, plan, clock, meter)
 
     def read_for_editing(self, pixels: Tensor, ids, seeds: Sequence[int], plan: SamplingPlan, shape) -> Contexts:
         """The picture, then the instruction; and without either."""
@@ -199,7 +200,7 @@ class Model(ModelFolder):
         picture: bool = False,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """(t, latent tokens [B, n, values]) after each step from noise. picture: is one edited?"""
-        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, plan.noise_seeds(seeds))
+        x = noise(len(seeds), shape[0] * shape[1], self.bagel.config.latent_width, seeds)
         if plan.student is None:
             return sample(self.bagel, contexts, x, plan.grid, plan.guidance, meter, shape)
         student, how = self.open_student(plan.student), dict(sampler=plan.sampler, seeds=seeds)
@@ -237,7 +238,7 @@ class Model(ModelFolder):
 
     def _student_fingerprint(self, name: str | None) -> str | None:
         """None of the teacher's, which has none of its own."""
-        student = self.students.get(name)
+        student = name and self.student(name)
         return student and self._made.get(f"fingerprint of {name}", student, student.fingerprint)
 
     def plan(self, verb: str, *, sampling: Sampling | None = None, **options) -> SamplingPlan:
@@ -248,9 +249,15 @@ class Model(ModelFolder):
         """The student that is meant by this name or this nfe; None: the teacher."""
         return student_for(name, self.students, nfe)
 
-    def open_student(self, name: str) -> StudentModel:
+    def student(self, name: str) -> Student:
+        """The student of this name, or the relay of two: see `hb.infer.relay`. Raises ValueError if there is none."""
+        made_of = [self.students.get(part) for part in name.split(AND)]
+        same = lambda a, b: all(map(operator.is_, a, b))
+        return self._made.get(f"which is {name}", made_of, lambda: student_of(name, self.students), same=same)
+
+    def open_student(self, name: str) -> StudentModel | RelayModel:
         """A student's denoiser, its weights in place beside the teacher's."""
-        student = self.students[name]
+        student = self.student(name)
         return self._made.get(f"student {name}", student, lambda: student.open(self.bagel))
 
     def open_reward(self, name: str) -> RewardModel:
@@ -367,26 +374,6 @@ class Model(ModelFolder):
         """The student, grid and guidance of `plan`."""
         plan = self.plan(verb, **options)
         return plan.student, plan.grid, plan.guidance
-
-
-def _record(
-    pixels: list[Tensor],
-    latents: list[Tensor],
-    order: Sequence[int],
-    prompts: list[str],
-    seeds: list[int],
-    plan: SamplingPlan,
-    clock: Clock,
-    meter: Meter,
-) -> Pictures:
-    """The record of a call. Raises AssertionError if the meter disagrees with the plan."""
-    nfe = meter.rows / len(prompts)
-    if nfe != plan.nfe:
-        raise AssertionError(f"metered {nfe} evaluations where the grid and guidance cost {plan.nfe}")
-    latent = joined([latent.cpu() for latent in latents], order)
-    return Pictures(
-        joined(pixels, order), tuple(prompts), nfe, plan.steps, clock.seconds, tuple(seeds), latent, plan.student
-    )
 
 
 def load(

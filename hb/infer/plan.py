@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from hb.flow import released_grid, time_grid
 from hb.guidance import DRAWING, EDITING, Guidance
 from hb.infer.artifacts import Student
 from hb.infer.processor import real, whole
+from hb.infer.relay import Relay, relays, student_of
 from hb.models.checkpoint import CheckpointError
 from hb.models.latents import IMAGE_SCALES, TEXT_SCALES
 
@@ -77,7 +79,6 @@ class SamplingPlan:
     student       its name; None: the teacher
     sampler       "euler" or "multistep", see `Student`
     reads_vision  is a picture to be edited read through the vision encoder too?
-    noises        of how many seeds there is noise; 0: of all
     """
 
     grid: Tensor = field(repr=False)
@@ -85,7 +86,6 @@ class SamplingPlan:
     student: str | None = None
     sampler: str = "euler"
     reads_vision: bool = True
-    noises: int = 0
 
     @property
     def steps(self) -> int:
@@ -95,10 +95,6 @@ class SamplingPlan:
     def nfe(self) -> int:
         """Function evaluations that a picture costs."""
         return self.steps if self.student is not None else self.guidance.evaluations(self.grid)
-
-    def noise_seeds(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds of pictures' noise: their own, or the remainder where there is noise of a few seeds alone."""
-        return [seed % self.noises for seed in seeds] if self.noises else list(seeds)
 
     def to_dict(self) -> dict:
         """Ready for JSON."""
@@ -134,25 +130,26 @@ def make_plan(
         if nfe is not None:
             return SamplingPlan(_grid_costing(nfe, guidance, sampling.shift, make, verb, students), guidance)
         return SamplingPlan(make(sampling.steps if steps is None else steps, sampling.shift), guidance)
-    chosen = students[name]
-    if nfe not in (None, chosen.steps) and not chosen.any_steps:
+    chosen = student_of(name, students)
+    if nfe not in (None, chosen.steps) and not chosen.any_steps and not isinstance(chosen, Relay):
         raise ValueError(
             f"the student {name!r} was made for {chosen.steps} evaluations, not {nfe}; to use it on another grid all "
             f"the same, say steps={nfe}"
         )
-    grid = make(steps or nfe or chosen.steps, chosen.shift)
-    return SamplingPlan(grid, _held(guidance, name, verb), name, chosen.sampler, chosen.reads_vision, chosen.noises)
+    grid = chosen.grid(steps or nfe or chosen.steps, make)
+    return SamplingPlan(grid, _held(guidance, name, verb), name, chosen.sampler, chosen.reads_vision)
 
 
 def student_for(name: str | None, students: Mapping[str, Student], nfe: int | None = None) -> str | None:
-    """The student that is meant: the one that was named, or the one that serves this nfe; None: the teacher."""
+    """The student that is meant: the one that was named, or the one that serves this nfe by default, or a relay of two
+    that do (`hb.infer.relay`); None: the teacher."""
     if name == "teacher":
         return None
     if name is None:
-        return next((n for n, s in students.items() if s.default and s.steps == nfe), None)
-    if name not in students:
-        known = ", ".join(students) or "none (make them: hb distill six-nfe)"
-        raise ValueError(f"no student called {name!r} here; there are {known}; and 'teacher', which is none")
+        exact = (n for n, s in students.items() if s.default and s.steps == nfe)
+        joint = (n for n in relays(students) if nfe is not None and 1 < nfe < student_of(n, students).steps)
+        return next(chain(exact, joint), None)
+    student_of(name, students)  # raises if there is none
     return name
 
 

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from hb.flow import interpolate, time_grid, x0_from
-from hb.infer.image import noise
 from hb.losses import (
     absolute_loss,
     approximate_r1,
@@ -142,7 +141,7 @@ class OneStep(SourcedStage):
     # ---- what a step shares -----------------------------------------------------------------------------------------
 
     def shared_state(self, batch: StageBatch, generator: torch.Generator) -> OdePairs:
-        z = self.noise(batch.latent, generator)
+        z = noise_like(batch.latent, generator)
         steps = self.settings.continued
         first = steps[int(torch.randint(len(steps), (), generator=generator))] if len(steps) > 1 else steps[0]
         pairs = self.predicted(batch, z, self.end_of_pairs(batch, z, first, generator), generator)
@@ -150,14 +149,6 @@ class OneStep(SourcedStage):
         self.facts["spread"] = float(pairs.fake.detach().std() / end.std())
         self.facts["apart"] = float(consistency_loss(pairs.fake.detach(), end))
         return pairs
-
-    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise in the shape of latents [B, n, values]: any, or of the few seeds that the student will be used with."""
-        seeds = self.settings.noises
-        if not seeds:
-            return noise_like(like, generator)
-        drawn = torch.randint(seeds, (len(like),), generator=generator).tolist()
-        return noise(len(drawn), *like.shape[1:], drawn).to(like)
 
     @torch.no_grad()
     def end_of_pairs(self, batch: StageBatch, z: Tensor, first: int, generator: torch.Generator) -> Tensor:

@@ -33,7 +33,6 @@ class OneStepSettings:
                  begins. So the end is near what the generator chose, and as good as the source's other ends (DAgger,
                  arXiv 1011.0686: the expert labels what the learner comes to). 0: the source's own trajectory
     renoise      with what: "coupled", the noise it was made from; "fresh"; "mixed" (see `hb.losses.renoised`)
-    noises       the student is trained, and will be used, on the noise of the seeds 0 to noises - 1 alone; 0: on any
     replay       further updates of the student in a step, each on pairs of one of the last REPLAYED steps; not with the
                  latent or the pixel discriminator nor mmd. The light discriminator has as many, on the new pairs. A
                  trajectory costs six evaluations, an update about three. A stopped run collects pairs anew
@@ -61,7 +60,6 @@ class OneStepSettings:
     noised: float = 0.9
     continued: tuple[int, ...] = (0,)
     renoise: str = "coupled"
-    noises: int = 0
     replay: int = 0
     freeze_above: float = 1.0
     lr: float = 1e-4
@@ -83,8 +81,6 @@ class OneStepSettings:
             )
         if self.renoise not in ("coupled", "fresh", "mixed"):
             raise ValueError(f"renoise is 'coupled', 'fresh' or 'mixed', not {self.renoise!r}")
-        if self.noises < 0:
-            raise ValueError(f"noises is a number of seeds, or 0 for any noise, not {self.noises}")
         if self.replay < 0 or (self.replay and ((self.adversarial and (self.latent or self.pixel)) or self.mmd)):
             raise ValueError(
                 "replay is a number of updates, 0 or more; with the latent or the pixel discriminator and with mmd "

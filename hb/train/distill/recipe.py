@@ -107,7 +107,6 @@ def run_stage(
         spec.vision,
         facts,
         weights,
-        noises=spec.options.get("noises", 0),
     )
 
 
