@@ -12,8 +12,8 @@ app = typer.Typer()
 PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
-    "one-nfe", "regression", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent", "adp-light", "mmd", "dmdo-3",
-    "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft", "reward-dpo",
+    "one-nfe", "regression", "continued", "adp-refl", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent",
+    "adp-light", "mmd", "dmdo-3", "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft", "reward-dpo",
     "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
 Noise = Literal["coupled", "fresh", "mixed"]
@@ -136,9 +136,11 @@ def distill(
       dmdo              stage 3: distribution matching along the ODE, 6 evaluations
       six-nfe           the three, one after another
       regression        one step: a warm start on the six-evaluation student's pairs
+      continued         one step: pairs that begin with the student's own prediction
+      one-nfe           these two, one after another: the student that serves one evaluation
       adp               stage 4: one step, adversarial, in latents and pixels
       refl              stage 5: reward feedback
-      one-nfe           these three, one after another
+      adp-refl          regression, adp and refl, one after another
       dmdo-literal      stage 3 as printed
       lcm, pcm, dmd2    baselines at equal cost
       adp-literal       stage 4 as printed

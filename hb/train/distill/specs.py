@@ -170,6 +170,17 @@ STAGES |= {
         options=dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9),
         **_ONE,
     ),
+    "continued": StageSpec(
+        OneStep,
+        "one step: regression onto the ends that the six-evaluation student reaches from the student's own predictions",
+        "regression",
+        800,
+        0.003,
+        editing=0.25,
+        options=dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9)
+        | dict(continued=(2, 3, 4), by_value=1.0, at_one=1.0, replay=4),
+        **_ONE,
+    ),
     "adp": StageSpec(OneStep, "stage 4: one step, two discriminators", "regression", 800, 1e-4, options=_ADP, **_ONE),
     "adp-literal": StageSpec(
         OneStep,
@@ -275,7 +286,13 @@ STAGES |= {
         **_ONE | dict(evaluations=6),
     ),
 }
-ONE_NFE = ("regression", "adp", "refl")
+ONE_NFE = ("regression", "continued")  # what ships
+ADP_REFL = ("regression", "adp", "refl")  # the paper's stages 4 and 5, after a warm start
 # chains whose last student is kept under the chain's own name too, and answers to its evaluations
 SERVED = {"one-nfe"}
-CHAINS = {"six-nfe": SIX_NFE, "one-nfe": ONE_NFE, "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD))}
+CHAINS = {
+    "six-nfe": SIX_NFE,
+    "one-nfe": ONE_NFE,
+    "adp-refl": ADP_REFL,
+    "hyper-sd": ("cfg", *(f"hyper-sd-{count}" for count in HYPER_SD)),
+}
