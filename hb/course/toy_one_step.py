@@ -173,12 +173,12 @@ def measure(seeds: int = 3, updates: int = 800, points: int = 2000) -> dict:
 
 def table(record: dict) -> str:
     """A line for each setting, its seeds side by side."""
-    lines = [f"{'':28} near a blob         blobs      from the exact end"]
+    lines = [f"{'':28} near a blob         blobs      spread            from the exact end"]
     for name in dict.fromkeys(row["name"] for row in record["rows"]):
         mine = [row for row in record["rows"] if row["name"] == name]
         near, blobs = "  ".join(f"{r['near']:4.0%}" for r in mine), "  ".join(f"{r['blobs']}" for r in mine)
-        off = "  ".join(f"{row['off']:.2f}" for row in mine)
-        lines.append(f"{name:28} {near:18}  {blobs:9}  {off}")
+        spread, off = ("  ".join(f"{row[key]:.2f}" for row in mine) for key in ("spread", "off"))
+        lines.append(f"{name:28} {near:18}  {blobs:9}  {spread:16}  {off}")
     return "\n".join(lines)
 
 
