@@ -24,7 +24,7 @@ from hb.train.optim import Training, refuse_not_finite, scheduled, warm_then_cos
 from hb.train.trainer import StepData, fit
 from hb.world.benchmark import EditCase
 from hb.world.render import render
-from hb.world.scene import Request, Scenes, sample_scenes
+from hb.world.scene import Request, Scenes, scenes_that_fit
 
 LOSSES = ("uncertain", "bradley-terry")
 AT_ONCE = 128  # pictures whose features are computed together
@@ -180,16 +180,18 @@ def rewards_of(reward: RewardModel, features: Tensor, part: Encoded, request: Te
 
 @torch.no_grad()
 def threshold(reward: RewardModel, part: Encoded, seed: int = 0) -> float:
-    """The median reward of scenes that are right by construction: what ReFL's hinge asks for and no more."""
+    """The median reward of scenes that are right by construction: what ReFL's hinge asks for and no more. Requests that
+    a new scene finds no room for are left out."""
     pool = part.pool
     asked = [pool.asked(row) for row in range(len(pool.ids))]
+    rows = list(range(len(asked)))
     if all(isinstance(a, Request) for a in asked):
-        scenes = sample_scenes(asked, np.random.default_rng([TRAINING, seed, 59]))
+        scenes, rows = scenes_that_fit(asked, np.random.default_rng([TRAINING, seed, 59]))
     elif all(isinstance(a, EditCase) for a in asked):
         scenes = Scenes.from_list([a.edit.target for a in asked])
     else:
         liked = pool.better
         return float(rewards_of(reward, part.features[liked], part, pool.request[liked])[0].median())
     pictures = render(scenes, pool.picture.size(1)) * 2 - 1
-    features = torch.cat([reward.features(pictures[rows]).half() for rows in _slices(len(pictures))]).cpu()
-    return float(rewards_of(reward, features, part, torch.arange(len(asked)))[0].median())
+    features = torch.cat([reward.features(pictures[at]).half() for at in _slices(len(pictures))]).cpu()
+    return float(rewards_of(reward, features, part, torch.tensor(rows))[0].median())

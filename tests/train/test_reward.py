@@ -13,10 +13,11 @@ from hb.infer.artifacts import RewardCheckpoint, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.rewards import RewardConfig, RewardModel
 from hb.train.reward import RewardTraining, accuracy, comparisons, encoded, rewards_of, threshold, train_reward
+from hb.seeding import TRAINING
 from hb.world.annotator import Annotator
 from hb.world.language import parse
 from hb.world.render import render
-from hb.world.scene import sample_scenes
+from hb.world.scene import Request, Wish, sample_scenes, scenes_that_fit
 from tests.train.conftest import Trip
 
 CONTRAST = Annotator(right=0.0, cleanliness=0.0, contrast=3.0, balance=0.0, noise=0.02, careless=0.0)
@@ -143,6 +144,19 @@ def test_the_threshold_is_the_median_reward_of_rendered_scenes(tiny, edits):
     with torch.no_grad():
         mu = reward(targets, part.condition)[0]
     assert threshold(reward, part) == pytest.approx(float(mu.median()), abs=1e-3)
+
+
+def test_the_threshold_leaves_out_requests_without_room_and_keeps_the_others_conditions(tiny):
+    full = Request((Wish(size="large", place="top left"),) * 3)
+    asked = [parse("a red circle"), full, parse("three small blue stars")]
+    empty = lambda texts, seeds, before: torch.zeros(len(texts), 3, 64, 64)
+    pool = make_preferences([empty] * 2, asked, tiny.text, [Annotator()], side=64, bar=False)
+    reward = reward_of(tiny).eval()
+    part = encoded(reward, pool, held=0.0)
+    scenes, kept = scenes_that_fit(asked, np.random.default_rng([TRAINING, 0, 59]))
+    with torch.no_grad():
+        mu = reward(render(scenes, 64) * 2 - 1, part.condition.select(torch.tensor(kept)))[0]
+    assert kept == [0, 2] and threshold(reward, part) == pytest.approx(float(mu.median()), abs=1e-3)
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(tiny, pool, tmp_path):
