@@ -12,8 +12,8 @@ from hb.data.preferences import Preference, read_preferences, save_picture, writ
 from hb.infer.artifacts import RewardCheckpoint, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.rewards import RewardConfig, RewardModel
-from hb.train.reward import RewardTraining, accuracy, comparisons, encoded, rewards_of, threshold, train_reward
 from hb.seeding import TRAINING
+from hb.train.reward import RewardTraining, accuracy, comparisons, encoded, rewards_of, threshold, train_reward
 from hb.world.annotator import Annotator
 from hb.world.language import parse
 from hb.world.render import render
