@@ -89,7 +89,7 @@ class LiveSession:
         self.model, self.student = model, live_student(model.students) if student is None else student
         if self.student not in model.students:
             model.student_for(self.student)  # raises with the names that there are
-            raise ValueError(f"{self.student} cannot draw at every key; name one student, and see `compare`")
+            raise ValueError(f"{self.student} is too slow to draw at every key; name one student, and see `compare`")
         made = model.students[self.student]
         self.nfe = made.steps if nfe is None else nfe
         spent = dict(nfe=self.nfe) if self.nfe == made.steps or made.any_steps else dict(steps=self.nfe)

@@ -166,8 +166,9 @@ def test_which_student_draws(live_model, tiny):
     assert live_student(others) == "six"
     with pytest.raises(ValueError, match="no student to draw live with.*hb distill"):
         LiveSession(tiny)
-    with pytest.raises(ValueError, match="too slow"):
-        LiveSession(live_model, student="teacher")
+    for slow in ("teacher", "multistep+six"):
+        with pytest.raises(ValueError, match="too slow"):
+            LiveSession(live_model, student=slow)
     with pytest.raises(ValueError, match="no student called 'sixx'"):
         LiveSession(live_model, student="sixx")
 
