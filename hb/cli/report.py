@@ -55,6 +55,8 @@ HEADLINES = (  # file, beginning of the number's name, what it is called here, t
     ("edit_one-nfe_nfe1", "EditEval O", "student, 1 NFE: edits", "GEdit 5.975"),
     ("coverage_one-nfe_nfe1", "coverage, one-nfe", "student, 1 NFE: coverage", "not measured"),
     ("complex_one-nfe_nfe1", "complex prompts, one-nfe", "student, 1 NFE: prompts that say much", "a named limit"),
+    ("scene_one-nfe+dmdo_nfe2", "SceneEval, one-nfe+dmdo", "a relay of both, 2 NFE: share of right drawings", "-"),
+    ("scene_one-nfe+dmdo_nfe4", "SceneEval, one-nfe+dmdo", "a relay of both, 4 NFE: share of right drawings", "-"),
     ("reward", "normalized accuracy, reward", "reward: accuracy over that of the true utility, 0 by chance", "-"),
     ("understand", "answers", "right answers to questions", "-"),
     ("ask", "descriptions: hb (as shipped)", "speculation: tokens a second over plain decoding", "2.16x"),

@@ -178,7 +178,7 @@ STAGES |= {
         0.003,
         editing=0.25,
         options=dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9)
-        | dict(continued=(2, 3, 4), by_value=1.0, at_one=1.0, replay=4),
+        | dict(continued=(0, 1, 2), by_value=1.0, at_one=1.0, replay=4),
         **_ONE,
     ),
     "adp": StageSpec(OneStep, "stage 4: one step, two discriminators", "regression", 800, 1e-4, options=_ADP, **_ONE),
