@@ -14,6 +14,7 @@ from hb.cli.output import to_json
 from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
 from hb.cli.use import open_model
 from hb.data.mixes import mixed
+from hb.eval.feedback import WatchReward
 from hb.eval.one_step import watching
 from hb.infer.artifacts import STUDENT_CONFIG, Student, fingerprint
 from hb.infer.pipeline import STUDENTS, Model
@@ -133,7 +134,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         tiny=model.pixel_decoder,
         begin=begin,
         reward=reward_of(model, args.reward) if rewarded(spec) else None,
-        callbacks=_watching(name, spec, model, args.watch),
+        callbacks=_watching(name, spec, model, home, args),
         **options,
     )
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
@@ -162,13 +163,21 @@ def reward_of(model: Model, name: str | None) -> Reward:
     return of
 
 
-def _watching(name: str, spec: StageSpec, model: Model, every: int | None) -> list[LogMeasured]:
+def _watching(name: str, spec: StageSpec, model: Model, folder: Path, args) -> list[LogMeasured]:
     """What --watch attaches: training never imports evaluations."""
-    if not every:
+    if not args.watch:
         return []
     nfe = 6 if spec.any_steps else spec.evaluations
     student = Student(name, nfe, SHIFT, fingerprint(model.bagel), spec.sampler, reads_vision=spec.vision)
-    return [LogMeasured(watching(model, student), every)]
+    watched = [LogMeasured(watching(model, student), args.watch)]
+    if rewarded(spec):
+        trained = args.reward or next(iter(model.rewards))
+        names = [trained, *(other for other in model.rewards if other != trained)]
+        rewards = {reward: model.open_reward(reward) for reward in names}
+        measure = WatchReward(model, student, rewards, folder=folder)
+        ends = None if args.go_on_when_hacked else measure.ends
+        watched.append(LogMeasured(measure, args.watch, before=True, ends=ends))
+    return watched
 
 
 def _as_noted(options: dict) -> str:

@@ -98,6 +98,15 @@ def _deviation(model: Model, pictures: Tensor) -> float:
     return float((latents - latents.mean(0)).square().mean().sqrt())
 
 
+def beside(model: Model, student: Student, stage: nn.Module) -> Model:
+    """The model with this student alone, whose weights are the slow average of a stage that is being trained."""
+    weights = {name: p.detach().clone() for name, p in stage.average.released_weights().items()}
+    students = {student.stage: replace(student, weights=weights)}
+    return Model(
+        model.bagel, model.text, model.sampling, model.name, students=students, pixel_decoder=model.pixel_decoder
+    )
+
+
 def watching(
     model: Model, student: Student, prompts: int = 60, per_prompt: int = 16
 ) -> Callable[[nn.Module], dict[str, float]]:
@@ -111,11 +120,8 @@ def watching(
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # these batches have shapes of their own
     def measure(stage: nn.Module) -> dict[str, float]:
-        weights = {name: p.detach().clone() for name, p in stage.average.released_weights().items()}
-        made = replace(student, weights=weights)
-        beside = dict(students={made.stage: made}, pixel_decoder=model.pixel_decoder)
-        whole = Model(model.bagel, model.text, model.sampling, model.name, **beside)
-        got = instruments(whole, prompts=prompts, per_prompt=per_prompt, bar=False, student=made.stage)
+        whole = beside(model, student, stage)
+        got = instruments(whole, prompts=prompts, per_prompt=per_prompt, bar=False, student=student.stage)
         flat = {name: got[name]["value"] for name in ("right", "complex", "edits")}
         flat |= {f"coverage_{name}": value for name, value in got["coverage"].items()}
         return flat | dict(halves=got["halves"], spread=got["spread"])

@@ -108,16 +108,33 @@ class LogMeasured(Callback):
     """Every `every` steps and at the last, what `measure(module)` gives, as watch_NAME in the log.
 
     Evaluations are handed in this way: this room imports none.
+
+    before   measure before the first step too; that row is not logged
+    ends     asked after each measurement: does the run end here?
     """
 
-    def __init__(self, measure: Callable[[LightningModule], dict[str, float]], every: int):
-        self.measure, self.every = measure, every
+    def __init__(
+        self,
+        measure: Callable[[LightningModule], dict[str, float]],
+        every: int,
+        *,
+        before: bool = False,
+        ends: Callable[[LightningModule], bool] | None = None,
+    ):
+        self.measure, self.every, self.before, self.ends = measure, every, before, ends
+
+    def on_train_start(self, trainer, module):
+        if self.before and not trainer.global_rank:
+            self.measure(module)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if is_due(trainer, self.every):
-            row = {f"watch_{name}": value for name, value in self.measure(module).items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(row, trainer.global_step)
+        if not is_due(trainer, self.every):
+            return
+        row = {f"watch_{name}": value for name, value in self.measure(module).items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.global_step)
+        if self.ends is not None and not trainer.should_stop and self.ends(module):
+            trainer.should_stop = True
 
 
 def loggers_of(name: str, folder: Path) -> list[Logger]:

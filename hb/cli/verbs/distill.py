@@ -78,10 +78,19 @@ def distill(
     watch: Annotated[
         int | None,
         o.Whole(
-            help="Measure the instruments (hb eval instruments, fewer prompts) every N steps, into the run's log.",
+            help="Measure the instruments (hb eval instruments, fewer prompts) every N steps, into the run's log; of a "
+            "stage with a reward also what other rewards say.",
             rich_help_panel=o.RUN,
         ),
     ] = None,
+    go_on_when_hacked: Annotated[
+        bool,
+        o.Flag(
+            "--go-on-when-hacked",
+            help="With --watch, of a stage with a reward: do not end the run where held-out rewards fall.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = False,
     vision: Annotated[
         bool | None,
         of_stage("Does the student get the vision tokens of a picture to be edited, beside its latent? (dmdo: no)"),
