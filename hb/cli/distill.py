@@ -24,7 +24,7 @@ from hb.train.distill.adp_settings import OneStepSettings
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings
-from hb.train.distill.recipe import check_beginning, run_stage, with_new_guidance_embedding
+from hb.train.distill.recipe import check_beginning, mean_of, run_stage, with_new_guidance_embedding
 from hb.train.distill.rewarded import Reward
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
@@ -49,9 +49,10 @@ def distill(args) -> None:
         raise ValueError(
             f"{args.model} is not of the tiny world, and its training data are not here; distill nano or your own"
         )
-    if args.start_from and args.stage in CHAINS:
+    if (args.start_from or args.mean_with) and args.stage in CHAINS:
         raise ValueError(
-            f"--start-from is for one stage; {args.stage} begins with the teacher, each stage with the one before it"
+            f"--start-from and --mean-with are for one stage; {args.stage} begins with the teacher, each stage "
+            "with the one before it"
         )
     if args.new_guidance_embedding and not args.start_from:
         raise ValueError(
@@ -137,6 +138,8 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         callbacks=_watching(name, spec, model, home, args),
         **options,
     )
+    if args.mean_with:
+        student = mean_of([student, *map(Student.load, args.mean_with)])
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
     if is_first_process():
         _put(student, folder / STUDENTS / name)

@@ -91,6 +91,15 @@ def distill(
             rich_help_panel=o.RUN,
         ),
     ] = False,
+    mean_with: Annotated[
+        list[str],
+        o.Folder(
+            metavar="FOLDER ...",
+            help="Students of other runs of this stage: what is kept is the mean of all their weights.",
+            rich_help_panel=o.RUN,
+            show_default=False,
+        ),
+    ] = (),
     vision: Annotated[
         bool | None,
         of_stage("Does the student get the vision tokens of a picture to be edited, beside its latent? (dmdo: no)"),

@@ -110,6 +110,21 @@ def run_stage(
     )
 
 
+def mean_of(students: Sequence[Student]) -> Student:
+    """The first of these students, with the mean of all their weights (model soups: Wortsman et al. 2022, arXiv
+    2203.05482). That makes sense for runs from a common beginning. Raises ValueError for students of other teachers or
+    another form."""
+    first, *others = students
+    alike = lambda s: (s.teacher, s.steps, s.sampler, s.reads_vision, s.weights.keys())
+    for other in others:
+        if alike(other) != alike(first):
+            raise ValueError(
+                f"a mean is of students of one teacher and one form: {other.stage} does not go with {first.stage}"
+            )
+    mean = {name: torch.stack([s.weights[name].float() for s in students]).mean(0) for name in first.weights}
+    return replace(first, weights=mean)
+
+
 def check_beginning(
     name: str, spec: StageSpec, teacher: Bagel, students: dict[str, Student], begin: Student | None
 ) -> None:

@@ -24,7 +24,7 @@ from hb.models.conditioning import StudentModel
 from hb.models.names import is_generation, to_released
 from hb.models.rewards import RewardConfig, RewardModel
 from hb.train.distill.adp import OneStep
-from hb.train.distill.recipe import _plain, branch_of, pictures_of, run_stage, with_new_guidance_embedding
+from hb.train.distill.recipe import _plain, branch_of, mean_of, pictures_of, run_stage, with_new_guidance_embedding
 from hb.train.distill.specs import CHAINS, SIX_NFE, STAGES
 from hb.train.distill.stage import Diverged, Stage
 from hb.train.distill.tscd import SegmentedConsistency
@@ -524,6 +524,18 @@ def test_hyper_sd_halves_its_segments_and_the_first_student_makes_the_small_step
     assert same(steps, students["cfg"].weights) and not same(steps, students["tscd"].weights)
     with pytest.raises(ValueError, match="begins with the student of 'cfg'"):
         run("hyper-sd-4", tmp_path / "other", teacher, pool, {"hyper-sd-8": students["tscd"]}, steps=1)
+
+
+def test_a_mean_of_students_has_the_mean_of_their_weights_and_is_of_one_form(students):
+    one = students["tscd"]
+    other = replace(one, weights={name: value + 1.0 for name, value in one.weights.items()})
+    mean = mean_of([one, other, other])
+    assert mean.stage == one.stage and mean.weights.keys() == one.weights.keys()
+    assert all(torch.allclose(mean.weights[n], v.float() + 2 / 3, atol=1e-6) for n, v in one.weights.items())
+    assert same(mean_of([one]).weights, one.weights)
+    for wrong in (replace(other, steps=one.steps + 1), replace(other, teacher="another")):
+        with pytest.raises(ValueError, match="one teacher and one form"):
+            mean_of([one, wrong])
 
 
 def test_the_command_line_knows_every_stage_and_every_chain():
