@@ -66,7 +66,8 @@ class OneStepSettings:
     lr_discriminator: float = 3e-4
 
     def __post_init__(self):
-        numbers = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), float)}
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        numbers = {name: value for name, value in every.items() if isinstance(value, int | float)}
         refuse_not_finite(**numbers, regression=sum(self.regression))
         if self.pairing not in ("hinge", "relativistic"):
             raise ValueError(f"discriminators compare by 'hinge' or in 'relativistic' pairs, not {self.pairing!r}")

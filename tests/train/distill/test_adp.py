@@ -361,6 +361,13 @@ def test_settings_that_cannot_be_are_refused(wrong, words):
         OneStepSettings(**wrong)
 
 
+def test_whole_numbers_are_taken_for_shares_and_weights():
+    """As the command line reads them: --set at_one=1 true=0."""
+    assert OneStepSettings(at_one=1, true=0, by_value=1, second=0, clean=0, r1=0, reward=0) == OneStepSettings(
+        at_one=1.0, by_value=1.0, clean=0.0
+    )
+
+
 def test_a_source_cannot_go_on_after_its_last_step(teacher):
     with pytest.raises(ValueError, match="from the first 5, not from step 6"):
         one_step(teacher, continued=(0, 6))
