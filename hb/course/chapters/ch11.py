@@ -188,6 +188,18 @@ def calibration_figure(rewards: Mapping[str, toy_reward.Reward], test: toy_rewar
 # ---- feedback in the plane -------------------------------------------------------------------------------------------
 
 
+HACKED = toy_reward.RESULT.with_name("hacked_nano.json")
+
+
+def hacked_table(record: Mapping) -> str:
+    """The checks of a stored run on nano that a reward was left to hack, a line for each, and the run's command."""
+    names = {"reward vision": "trained", "reward without-vision": "held out", "right": "right", "clean": "clean"}
+    names |= {"coverage": "coverage", "slope": "slope"}
+    lines = ["  step" + "".join(f"{shown:>10}" for shown in names.values())]
+    lines += [f"{row['step']:6}" + "".join(f"{row[name]:10.2f}" for name in names) for row in record["rows"]]
+    return "\n".join([*lines, f"({record['command']})"])
+
+
 def watched_figure(runs: Mapping[str, toy_reward.Run]) -> plots.Chart:
     """Trained and held-out reward, true utility and coverage, by update; where the rule stops, and what it keeps."""
     figure, axes = plots.new_chart(len(runs) * 2.8, 4.6, 2, len(runs), sharex=True, sharey="row")
