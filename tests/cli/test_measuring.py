@@ -178,8 +178,9 @@ def test_the_report_fills_its_block_and_nothing_else(tmp_path):
 def test_the_readme_tells_the_truth_about_python(tiny, monkeypatch):
     monkeypatch.setattr("hb.infer.pipeline.load", lambda name: tiny)
     weights = {name: p.detach() for name, p in StudentModel(tiny.bagel).released_weights().items()}
-    one = Student("one-nfe", 1, 3.0, fingerprint(tiny.bagel), default=True, weights=weights)
-    monkeypatch.setitem(tiny.students, "one-nfe", one)
+    for name, steps in (("one-nfe", 1), ("dmdo", 6)):
+        student = Student(name, steps, 3.0, fingerprint(tiny.bagel), default=True, weights=weights)
+        monkeypatch.setitem(tiny.students, name, student)
     code = (report.ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     exec(compile(code, "README.md", "exec"), {})
 
