@@ -25,6 +25,7 @@ class WatchReward:
     """A measure for `hb.train.loggers.LogMeasured`: the figures of one check of a stage's student, its slow average.
 
     Each check is also a line of FOLDER/observatory.jsonl, and pictures of some noises: FOLDER/observatory-000020.png.
+    A stopped run that goes on looks anew: checks of the session before are not compared with.
 
     rewards  by name, the trained one first, the held-out ones after it; without a held-out one the rule never acts
     """
