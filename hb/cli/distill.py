@@ -4,7 +4,7 @@ name."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -89,6 +89,9 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     if begin is not None and args.new_guidance_embedding:
         begin = with_new_guidance_embedding(begin, model.bagel)
     check_beginning(name, spec, model.bagel, students, begin)
+    others = [Student.load(folder) for folder in args.mean_with]  # read now: a wrong one must not cost a run
+    if others:
+        mean_of([_untrained(name, spec, model, others[0].weights), *others])
     # a beginning by its folder, not by its weights: the run may end by putting its own there
     first = args.start_from or (spec.after and students[spec.after].fingerprint())
     facts = dict(
@@ -138,8 +141,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         callbacks=_watching(name, spec, model, home, args),
         **options,
     )
-    if args.mean_with:
-        student = mean_of([student, *map(Student.load, args.mean_with)])
+    student = mean_of([student, *others])
     student = replace(student, provenance=student.provenance | provenance(home, args.command, model=model.name))
     if is_first_process():
         _put(student, folder / STUDENTS / name)
@@ -151,9 +153,14 @@ def rewarded(spec: StageSpec) -> bool:
     return spec.make in (Draft, DiffusionDpo) or bool(spec.options.get("reward"))
 
 
+def _trained_reward(model: Model, name: str | None) -> str:
+    """The reward of this name, or the model's first."""
+    return name or next(iter(model.rewards), "vision")
+
+
 def reward_of(model: Model, name: str | None) -> Reward:
     """A reward of the model as stage 5 takes it. name: None for the first. Raises ValueError if there is none."""
-    name = name or next(iter(model.rewards), "vision")
+    name = _trained_reward(model, name)
     reward, thresholds = model.open_reward(name), model.rewards[name].thresholds
 
     def of(pictures: Tensor, batch: StageBatch) -> tuple[Tensor, float]:
@@ -166,15 +173,21 @@ def reward_of(model: Model, name: str | None) -> Reward:
     return of
 
 
+def _untrained(name: str, spec: StageSpec, model: Model, weights: Mapping[str, Tensor]) -> Student:
+    """The student that the stage will give, with these weights."""
+    teacher = fingerprint(model.bagel)
+    return Student(name, spec.evaluations, SHIFT, teacher, spec.sampler, reads_vision=spec.vision, weights=weights)
+
+
 def _watching(name: str, spec: StageSpec, model: Model, folder: Path, args) -> list[LogMeasured]:
     """What --watch attaches: training never imports evaluations."""
     if not args.watch:
         return []
-    nfe = 6 if spec.any_steps else spec.evaluations
-    student = Student(name, nfe, SHIFT, fingerprint(model.bagel), spec.sampler, reads_vision=spec.vision)
+    student = _untrained(name, spec, model, {})
+    student = replace(student, steps=6) if spec.any_steps else student
     watched = [LogMeasured(watching(model, student), args.watch)]
     if rewarded(spec):
-        trained = args.reward or next(iter(model.rewards))
+        trained = _trained_reward(model, args.reward)
         names = [trained, *(other for other in model.rewards if other != trained)]
         rewards = {reward: model.open_reward(reward) for reward in names}
         measure = WatchReward(model, student, rewards, folder=folder)

@@ -16,9 +16,9 @@ from hb.files import append_rows, aside
 from hb.infer.artifacts import Student
 from hb.infer.pipeline import Model
 from hb.models.rewards import RewardModel
-from hb.pictures import to_image
+from hb.train.sheets import tiled
 
-SHOWN = 32  # pictures of a check that are kept
+SHOWN, IN_A_ROW = 32, 8  # pictures of a check that are kept
 
 
 class WatchReward:
@@ -52,7 +52,7 @@ class WatchReward:
         row = seen.to_dict() | dict(hacked=float(self.observatory.stop))
         append_rows(self.folder / "observatory.jsonl", [dict(step=step) | row])
         with aside(self.folder / f"observatory-{step:06}.png") as part:
-            to_image(_in_rows(kept[0]) * 2 - 1).save(part, "png")
+            tiled(list((kept[0] * 2 - 1).split(IN_A_ROW))).save(part, "png")
         return row
 
     def ends(self, stage: nn.Module) -> bool:
@@ -62,9 +62,3 @@ class WatchReward:
             return False
         stage.average.load_state_dict(self.best)
         return True
-
-
-def _in_rows(pictures: Tensor, columns: int = 8) -> Tensor:
-    """Pictures [n, 3, H, W] as one [3, rows H, columns W]; those that fill no row are left out."""
-    rows = pictures[: len(pictures) // columns * columns].unflatten(0, (-1, columns))
-    return rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)

@@ -143,7 +143,7 @@ class OneStep(SourcedStage):
 
     def shared_state(self, batch: StageBatch, generator: torch.Generator) -> OdePairs:
         z = noise_like(batch.latent, generator)
-        steps = self.settings.continued
+        steps = self.settings.continued  # one of one is not drawn: it would move all later random numbers
         first = steps[int(torch.randint(len(steps), (), generator=generator))] if len(steps) > 1 else steps[0]
         pairs = self.predicted(batch, z, self.end_of_pairs(batch, z, first, generator), generator)
         end = pairs.end

@@ -155,6 +155,7 @@ STAGES |= {
 # one step (stages 4 and 5). Every run makes its pairs with the six-evaluation student that ships; dmdo does not read
 # pictures through the vision encoder, and neither do these
 _ONE = dict(prompts=12, edits=24, vision=False, evaluations=1)
+_REGRESSION = dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9)
 _ADP = dict(
     source="dmdo", deployed=1.0, decay=0.5, pairing="relativistic", true=0.5, r1=0.025, r2=0.025, regression=(1.0, 0.05)
 )
@@ -167,7 +168,7 @@ STAGES |= {
         1500,
         0.004,
         editing=0.25,
-        options=dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9),
+        options=_REGRESSION,
         **_ONE,
     ),
     "continued": StageSpec(
@@ -177,8 +178,7 @@ STAGES |= {
         800,
         0.003,
         editing=0.25,
-        options=dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9)
-        | dict(continued=(0, 1, 2), by_value=1.0, at_one=1.0, replay=4),
+        options=_REGRESSION | dict(continued=(0, 1, 2), by_value=1.0, at_one=1.0, replay=4),
         **_ONE,
     ),
     "adp": StageSpec(OneStep, "stage 4: one step, two discriminators", "regression", 800, 1e-4, options=_ADP, **_ONE),
