@@ -44,7 +44,9 @@ def train(args) -> None:
             f"{args.model} is not of the tiny world, so no simulated annotator can read its pictures; give clicks of "
             "people with --clicks FILE"
         )
-    RewardConfig.of(model.bagel, args.features, inner=args.width, layers=args.layers)  # refused before anything is made
+    form = dict(features=args.features, inner=args.width, layers=args.layers)
+    form |= dict(attention=args.attention, reading=args.reading)
+    RewardConfig.of(model.bagel, **form)  # refused before anything is made
     if not args.prompts and not args.edits:
         raise ValueError("--prompts 0 and --edits 0 leave nothing to compare; give one of them, or --clicks FILE")
     name = args.name or args.features
@@ -57,6 +59,8 @@ def train(args) -> None:
         layers=args.layers,
         reads=RewardCheckpoint.stamp(model.bagel),
         clicks=args.clicks,
+        attention=args.attention or None,  # None: as in a run from before there was a choice
+        reading=args.reading or None,
     )
     if not args.clicks:
         facts |= dict(
@@ -71,10 +75,8 @@ def train(args) -> None:
         folder,
         model.bagel,
         pools,
-        features=args.features,
+        form=form,
         loss=args.loss,
-        inner=args.width,
-        layers=args.layers,
         **asdict(usual),
         **trainer_options(args) | dict(precision=precision_of(args.precision)),
     )

@@ -119,7 +119,7 @@ def reward_score(reward: RewardModel, pools, clicks: Clicks, theirs: Clicks, see
     mu, log_sigma = {}, {}
     for task, pool in pools.items():
         part = encoded(reward, pool, held=0.0, seed=seed)
-        mu[task], log_sigma[task] = (r.double().numpy() for r in rewards_of(reward, part.features, part, pool.request))
+        mu[task], log_sigma[task] = (r.double().numpy() for r in rewards_of(reward, part.features, part.of_pictures))
     score = _scored({task: values[None] for task, values in mu.items()}, clicks, theirs)
     return score | dict(calibration=clicks.calibration(mu, log_sigma))
 

@@ -6,7 +6,7 @@ computed once, before the first step. A step then costs milliseconds, and no pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Encoded:
 
     pool: PreferencePool
     features: Tensor  # [P, rows, columns, width]
+    behind: Tensor | None  # [P, T, D + 1], of a reward that reads prompts behind pictures
     condition: RewardCondition  # of the R requests
     learnt: Tensor
     held: Tensor
@@ -48,25 +49,45 @@ class Encoded:
         better, worse = self.pool.better[rows], self.pool.worse[rows]
         asked = self.condition.select(self.pool.request[better])
         found = dict(better=self.features[better], worse=self.features[worse], text=asked.text, present=asked.present)
+        if self.behind is not None:
+            found |= dict(better_behind=self.behind[better], worse_behind=self.behind[worse])
         return found | (dict(source=asked.source) if asked.source is not None else {})
+
+    @property
+    def of_pictures(self) -> RewardCondition:
+        """The condition of every picture."""
+        return self.condition.select(self.pool.request)._replace(behind=self.behind)
 
 
 @torch.no_grad()
 def encoded(reward: RewardModel, pool: PreferencePool, *, held: float = 0.1, seed: int = 0) -> Encoded:
     """The features of a pool. held: share of the requests whose comparisons are held out of training, to see whether
     what is learnt holds for others."""
-    features = torch.cat([reward.features(pool.pixels(rows)).half() for rows in _slices(len(pool.picture))]).cpu()
     parts = []
     for rows in _slices(len(pool.ids)):
         ids, length = pool.ids[rows].long(), pool.length[rows].long()
         parts.append(reward.condition(reward.model, ids, length, pool.sources(rows)).to("cpu"))
-    halves = [torch.cat([part[k].half() if k != 1 else part[k] for part in parts]) for k in (0, 1)]
+    text, present, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("text", "present", "ids"))
     source = torch.cat([part.source.half() for part in parts]) if pool.task == "edit" else None
+    condition = RewardCondition(text.half(), present, source, ids)
+    features, behind = _seen(reward, pool.pixels, condition.select(pool.request))
     order = np.random.default_rng([TRAINING, seed, 47]).permutation(len(pool.ids))
     apart = torch.zeros(len(pool.ids), dtype=torch.bool)
     apart[torch.from_numpy(order[: round(held * len(order))])] = True
     is_held = apart[pool.request[pool.pair[:, 0]]]
-    return Encoded(pool, features, RewardCondition(*halves, source), torch.where(~is_held)[0], torch.where(is_held)[0])
+    return Encoded(pool, features, behind, condition, torch.where(~is_held)[0], torch.where(is_held)[0])
+
+
+def _seen(reward: RewardModel, pixels: Callable[[slice], Tensor], condition: RewardCondition) -> tuple[Tensor, ...]:
+    """Features of the pictures pixels(rows), and what is read behind them (or None), in half precision."""
+    features, behind = [], []
+    for rows in _slices(len(condition.text)):
+        at = torch.arange(len(condition.text))[rows]
+        shown, beside = pixels(rows), condition.select(at)
+        features.append(reward.features(shown).half().cpu())
+        if reward.config.reading:
+            behind.append(reward.behind(shown, beside).half().cpu())
+    return torch.cat(features), torch.cat(behind) if behind else None
 
 
 def _slices(n: int) -> list[slice]:
@@ -98,7 +119,10 @@ class RewardTraining(Training):
         condition = RewardCondition(batch["text"], batch["present"], batch.get("source"))
         twice = torch.arange(len(batch["better"]), device=batch["better"].device).repeat(2)
         features = torch.cat([batch["better"], batch["worse"]]).to(self.head.unit.dtype)
-        mu, log_sigma = self.head(features, condition.select(twice))
+        condition = condition.select(twice)
+        if "better_behind" in batch:
+            condition = condition._replace(behind=torch.cat([batch["better_behind"], batch["worse_behind"]]))
+        mu, log_sigma = self.head(features, condition)
         return tuple(zip(mu.chunk(2), log_sigma.chunk(2)))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -133,19 +157,17 @@ def train_reward(
     model: Bagel,
     pools: Mapping[str, PreferencePool],
     *,
-    features: str = "vision",
-    inner: int = 64,
-    layers: int = 1,
     steps: int,
     batch: int = 64,
     lr: float = 2e-3,
     weight_decay: float = 0.05,
     loss: str = "uncertain",
     seed: int = 0,
+    form: Mapping[str, object] | None = None,
     **trainer,
 ) -> RewardCheckpoint:
     """Train a reward for `model` on pools by task, "draw" and "edit", in `folder` (resumes there).
-    features, inner, layers: see `RewardConfig`.
+    form: what `RewardConfig.of` takes, beside the model.
 
     Its unit: over all pictures of the pools, rewards have mean 0 and standard deviation 1. Its thresholds: the median
     reward of a rendered scene for each request; where requests are not of the tiny world, of the preferred pictures.
@@ -153,13 +175,13 @@ def train_reward(
     refuse_not_finite(learning_rate=lr, weight_decay=weight_decay)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        reward = RewardModel(RewardConfig.of(model, features, inner=inner, layers=layers), model)
+        reward = RewardModel(RewardConfig.of(model, **form or {}), model)
     parts = {task: encoded(reward, pool, seed=seed) for task, pool in pools.items()}
     module = RewardTraining(reward, total=steps, lr=lr, weight_decay=weight_decay, loss=loss)
     data = StepData(lambda step, rank: comparisons(list(parts.values()), batch, seed, step, rank), steps)
     fit(module, data, Path(folder), ema=None, **trainer)
     reward.eval().cpu()
-    every = [rewards_of(reward, part.features, part, part.pool.request)[0] for part in parts.values()]
+    every = [rewards_of(reward, part.features, part.of_pictures)[0] for part in parts.values()]
     reward.rescale(torch.cat(every))
     return RewardCheckpoint(
         config=asdict(reward.config),
@@ -171,10 +193,10 @@ def train_reward(
 
 
 @torch.no_grad()
-def rewards_of(reward: RewardModel, features: Tensor, part: Encoded, request: Tensor) -> tuple[Tensor, Tensor]:
-    """(mu, log_sigma) of pictures with these features, for these requests of a pool."""
+def rewards_of(reward: RewardModel, features: Tensor, condition: RewardCondition) -> tuple[Tensor, Tensor]:
+    """(mu, log_sigma) of pictures with these features; the condition has a row for each."""
     rows = torch.arange(len(features)).split(AT_ONCE)
-    found = [reward.head(features[at].float(), part.condition.select(request[at])) for at in rows]
+    found = [reward.head(features[at].float(), condition.select(at)) for at in rows]
     return tuple(map(torch.cat, zip(*found)))
 
 
@@ -191,7 +213,8 @@ def threshold(reward: RewardModel, part: Encoded, seed: int = 0) -> float:
         scenes = Scenes.from_list([a.edit.target for a in asked])
     else:
         liked = pool.better
-        return float(rewards_of(reward, part.features[liked], part, pool.request[liked])[0].median())
+        return float(rewards_of(reward, part.features[liked], part.of_pictures.select(liked))[0].median())
     pictures = render(scenes, pool.picture.size(1)) * 2 - 1
-    features = torch.cat([reward.features(pictures[at]).half() for at in _slices(len(pictures))]).cpu()
-    return float(rewards_of(reward, features, part, torch.tensor(rows))[0].median())
+    condition = part.condition.select(torch.tensor(rows))
+    features, behind = _seen(reward, lambda at: pictures[at], condition)
+    return float(rewards_of(reward, features, condition._replace(behind=behind))[0].median())

@@ -13,6 +13,8 @@ from hb.models.vision import patchify
 from hb.preference_losses import preference_probability
 
 SIZES = dict(inner=16, heads=2)
+WHOLE = dict(attention=True, reading=True)
+FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True), dict(reading=True), WHOLE], ids=str)
 
 
 def generator(seed=0):
@@ -23,10 +25,10 @@ def pictures(n, side=64, seed=0):
     return torch.rand(n, 3, side, side, generator=generator(seed)) * 2 - 1
 
 
-def reward_of(model, features="vision", seed=0):
+def reward_of(model, features="vision", seed=0, **form):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return RewardModel(RewardConfig.of(model.bagel, features, **SIZES), model.bagel).eval()
+        return RewardModel(RewardConfig.of(model.bagel, features, **SIZES, **form), model.bagel).eval()
 
 
 def asked(reward, model, texts=("a red star", "two circles"), source=None):
@@ -48,9 +50,10 @@ def test_a_reward_is_a_mean_and_a_log_sigma_of_each_picture(tiny, features):
     assert mu.shape == log_sigma.shape == (2,) and bool(mu.isfinite().all() and log_sigma.isfinite().all())
 
 
+@FORMS
 @pytest.mark.parametrize("features", FEATURES)
-def test_gradients_flow_to_the_pixels_and_no_weight_of_the_model_gets_any(tiny, features):
-    reward = reward_of(tiny, features).requires_grad_(False)
+def test_gradients_flow_to_the_pixels_and_no_weight_of_the_model_gets_any(tiny, features, form):
+    reward = reward_of(tiny, features, **form).requires_grad_(False)
     seen = pictures(2).requires_grad_()
     reward(seen, asked(reward, tiny))[0].sum().backward()
     assert bool((seen.grad.flatten(1).abs().sum(1) > 0).all())
@@ -60,10 +63,11 @@ def test_gradients_flow_to_the_pixels_and_no_weight_of_the_model_gets_any(tiny, 
     assert not [p for p in reward.parameters() if p.grad is not None]
 
 
-def test_the_slope_in_pixels_is_that_of_finite_differences(tiny_folder):
+@pytest.mark.parametrize("form", [{}, dict(attention=True)], ids=str)
+def test_the_slope_in_pixels_is_that_of_finite_differences(tiny_folder, form):
     """In float64, against a step along a random direction."""
     model = Model.from_pretrained(tiny_folder, dtype=torch.float64)
-    reward = reward_of(model).double()
+    reward = reward_of(model, **form).double()
     condition = asked(reward, model)
     condition = RewardCondition(condition.text.double(), condition.present)
     seen, way = pictures(2).double().requires_grad_(), pictures(2, seed=1).double()
@@ -85,14 +89,46 @@ def test_latent_features_are_what_the_autoencoder_encodes(tiny):
     assert torch.allclose(reward.features(seen).movedim(-1, 1), expected, atol=1e-6)
 
 
-def test_padding_changes_nothing(tiny):
-    reward = reward_of(tiny)
+@FORMS
+def test_padding_changes_nothing(tiny, form):
+    reward = reward_of(tiny, **form)
     seen = pictures(1)
     alone = asked(reward, tiny, ["a star"])
     among = asked(reward, tiny, ["a star", "a large red star on a navy background"]).select(torch.tensor([0]))
     assert among.text.size(1) > alone.text.size(1)
     for one, other in zip(reward(seen, alone), reward(seen, among)):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_behind_the_picture_as_the_model_reads_it(tiny):
+    """Against the model's own calls, one picture at a time: it sees the picture, then reads the prompt."""
+    reward, seen, model = reward_of(tiny, reading=True), pictures(2), tiny.bagel
+    condition = asked(reward, tiny)
+    behind = reward.behind(seen, condition)
+    for k, n in enumerate(condition.present.sum(1).tolist()):
+        ids = condition.ids[k : k + 1, :n]
+        states, _ = model.read_ids(model.see(model.empty(1), seen[k : k + 1])[1], ids)
+        assert torch.allclose(behind[k, :n, :-1], states[0], atol=1e-5)
+        said = [float(model.logits(states)[0, i].log_softmax(-1)[ids[0, i + 1]]) for i in range(n - 1)]
+        assert behind[k, :n, -1].tolist() == pytest.approx([0.0, *said], abs=1e-4)
+    assert not behind[0, int(condition.present[0].sum()) :, -1].any()
+    assert not torch.allclose(behind[0, :2, :-1], condition.text[0, :2], atol=1e-2)
+
+
+def test_without_attention_places_are_summed_up_and_with_it_they_meet(tiny):
+    """Two halves of a picture changed at once are worth the sum of both changes only where no place meets another."""
+    half = torch.zeros(1, 8, 8, 1)
+    half[:, :4] = 1
+    for attention in (False, True):
+        reward = reward_of(tiny, attention=attention)
+        features, other = (torch.randn(1, 8, 8, 32, generator=generator(seed)) for seed in (1, 2))
+        alone, meant = torch.zeros(1, 1, 32), torch.ones(1, 1, dtype=torch.bool)
+        pooled = lambda f, head=reward.head: head.at_places(head.picture(f).flatten(1, 2)).mean(1)
+        changes = [pooled(torch.where(mask > 0, other, features)) for mask in (half, 1 - half, half + 1)]
+        both = changes[0] + changes[1] - pooled(features)
+        assert torch.allclose(both, changes[2], atol=1e-5) is not attention
+        assert reward.head(features, RewardCondition(alone, meant))[0].isfinite()
 
 
 def test_the_prompt_and_the_edited_picture_matter(tiny):
@@ -115,8 +151,9 @@ def test_where_a_thing_is_matters(tiny):
         assert abs(float(mirrored - reward(seen, condition)[0])) > 1e-7
 
 
-def test_a_condition_can_be_repeated_for_several_pictures(tiny):
-    reward = reward_of(tiny)
+@FORMS
+def test_a_condition_can_be_repeated_for_several_pictures(tiny, form):
+    reward = reward_of(tiny, **form)
     condition, seen = asked(reward, tiny, source=pictures(2, seed=5)), pictures(4)
     rows = torch.tensor([1, 0, 1, 1])
     mu = reward(seen, condition.select(rows))[0]
@@ -128,7 +165,7 @@ def test_a_condition_can_be_repeated_for_several_pictures(tiny):
 
 def test_a_condition_carries_no_gradient(tiny):
     condition = asked(reward_of(tiny), tiny, source=pictures(2).requires_grad_())
-    assert not any(part.requires_grad for part in condition)
+    assert not any(part.requires_grad for part in condition if part is not None)
 
 
 def test_another_size_of_picture_is_read_too(tiny):

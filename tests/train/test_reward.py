@@ -41,10 +41,13 @@ def edits(tiny):
     return make_preferences([done, lambda t, s, b: b], cases, tiny.text, [Annotator()], side=64, bar=False)
 
 
-def reward_of(model, seed=0):
+FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True, reading=True)], ids=str)
+
+
+def reward_of(model, seed=0, **form):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return RewardModel(RewardConfig.of(model.bagel, "vision", inner=16, heads=2), model.bagel)
+        return RewardModel(RewardConfig.of(model.bagel, "vision", inner=16, heads=2, **form), model.bagel)
 
 
 def test_held_out_comparisons_are_of_requests_that_no_step_sees(tiny, pool):
@@ -66,6 +69,20 @@ def test_a_batch_has_the_preferred_picture_first(tiny, pool):
     with torch.no_grad():
         for side, pictures in (("better", pool.better[rows]), ("worse", pool.worse[rows])):
             assert torch.equal(sides[side], reward.features(pool.pixels(pictures)).half())
+
+
+@FORMS
+def test_the_head_gets_in_training_what_it_gets_of_pixels(tiny, pool, edits, form):
+    """Stored features, by way of batches, against the whole reward on the pictures themselves."""
+    reward = reward_of(tiny, **form).eval()
+    training = RewardTraining(reward, total=1)
+    for one in (pool, edits):
+        part, rows = encoded(reward, one, held=0.0), torch.tensor([2, 0, 5])
+        with torch.no_grad():
+            sides = training.rewards(part.sides(rows))
+            for (mu, _), shown in zip(sides, (one.better[rows], one.worse[rows])):
+                asked = part.condition.select(one.request[shown])
+                assert torch.allclose(mu, reward(one.pixels(shown), asked)[0], atol=3e-3)
 
 
 def test_both_tasks_are_met_and_the_same_step_is_the_same_batch(tiny, pool, edits):
@@ -110,10 +127,11 @@ def test_an_unknown_loss_is_refused(tiny):
         RewardTraining(reward_of(tiny), total=1, loss="hinge")
 
 
-def test_accuracy_counts_what_the_head_says(tiny, pool):
-    reward = reward_of(tiny)
+@FORMS
+def test_accuracy_counts_what_the_head_says(tiny, pool, form):
+    reward = reward_of(tiny, **form)
     part = encoded(reward, pool, held=0.0)
-    mu, log_sigma = rewards_of(reward, part.features, part, pool.request)
+    mu, log_sigma = rewards_of(reward, part.features, part.of_pictures)
     got = accuracy(reward, part, part.learnt)
     assert got["right"] == pytest.approx(float((mu[pool.better] > mu[pool.worse]).double().mean()), abs=1e-3)
 
@@ -123,8 +141,9 @@ def train(folder, tiny, pool, edits=None, **how):
     return train_reward(folder, tiny.bagel, pools, steps=6, batch=8, bar=False, save_every=2, accelerator="cpu", **how)
 
 
-def test_a_run_leaves_a_reward_with_unit_and_thresholds(tiny, pool, edits, tmp_path):
-    done = train(tmp_path / "run", tiny, pool, edits)
+@FORMS
+def test_a_run_leaves_a_reward_with_unit_and_thresholds(tiny, pool, edits, tmp_path, form):
+    done = train(tmp_path / "run", tiny, pool, edits, form=form)
     assert done.thresholds.keys() == {"draw", "edit"} and done.is_for(tiny.bagel)
     assert {task: held["n"] for task, held in done.provenance["held_out"].items()} == dict(draw=6, edit=1)
     done.save(tmp_path / "r")
@@ -132,13 +151,14 @@ def test_a_run_leaves_a_reward_with_unit_and_thresholds(tiny, pool, edits, tmp_p
     mu = []
     for one in (pool, edits):
         part = encoded(reward, one, held=0.0)
-        mu.append(rewards_of(reward, part.features, part, one.request)[0])
+        mu.append(rewards_of(reward, part.features, part.of_pictures)[0])
     mu = torch.cat(mu)
     assert float(mu.mean()) == pytest.approx(0, abs=0.02) and float(mu.std()) == pytest.approx(1, abs=0.02)
 
 
-def test_the_threshold_is_the_median_reward_of_rendered_scenes(tiny, edits):
-    reward = reward_of(tiny).eval()
+@FORMS
+def test_the_threshold_is_the_median_reward_of_rendered_scenes(tiny, edits, form):
+    reward = reward_of(tiny, **form).eval()
     part = encoded(reward, edits, held=0.0)
     targets = render([edits.asked(row).edit.target for row in range(6)], 64) * 2 - 1
     with torch.no_grad():

@@ -291,6 +291,19 @@ def reward(
     ] = 2,
     width: Annotated[int, o.Whole(help="Width of the head, a multiple of 16.")] = 64,
     layers: Annotated[int, o.Whole(help="Its layers at each place of the picture.")] = 1,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention/--no-attention",
+            help="Places attend to each other in each layer: contrast and balance are of the picture as a whole.",
+        ),
+    ] = True,
+    reading: Annotated[
+        bool,
+        typer.Option(
+            "--reading/--no-reading", help="The model reads each prompt behind the picture too; takes longer to use."
+        ),
+    ] = False,
     annotators: Annotated[int, o.Whole(help="Simulated annotators, each with a taste of their own.")] = 3,
     annotator_seed: Annotated[int, typer.Option(metavar="N", help="Whose taste: other seeds are other people.")] = 0,
     noise: Annotated[
