@@ -118,11 +118,12 @@ class RewardTraining(Training):
         """(mu, log_sigma) of the better and of the worse pictures, in one pass."""
         condition = RewardCondition(batch["text"], batch["present"], batch.get("source"))
         twice = torch.arange(len(batch["better"]), device=batch["better"].device).repeat(2)
-        features = torch.cat([batch["better"], batch["worse"]]).to(self.head.unit.dtype)
+        # stored in half precision, which autocast to bfloat16 does not put together
+        both = lambda name: torch.cat([batch[side + name].to(self.head.unit.dtype) for side in ("better", "worse")])
         condition = condition.select(twice)
         if "better_behind" in batch:
-            condition = condition._replace(behind=torch.cat([batch["better_behind"], batch["worse_behind"]]))
-        mu, log_sigma = self.head(features, condition)
+            condition = condition._replace(behind=both("_behind"))
+        mu, log_sigma = self.head(both(""), condition)
         return tuple(zip(mu.chunk(2), log_sigma.chunk(2)))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -253,3 +253,14 @@ def test_hb_train_reward_learns_from_a_persons_clicks(hb, tiny, tmp_path):
 def test_mistakes_get_one_sentence(hb, tiny_folder, argv, words):
     status, _, complaint = hb("train", "reward", "--model", tiny_folder, *argv)
     assert status == 2 and words in complaint and "Traceback" not in complaint
+
+
+@FORMS
+def test_a_batch_is_read_under_autocast_too(tiny, pool, edits, form):
+    """`--precision auto` means bfloat16 on some processors."""
+    training = RewardTraining(reward_of(tiny, **form), total=1)
+    for one in (pool, edits):
+        sides = encoded(reward_of(tiny, **form), one, held=0.0).sides(torch.tensor([2, 0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            better, worse = training.rewards(sides)
+        assert better[0].isfinite().all() and worse[1].isfinite().all()
