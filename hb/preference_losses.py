@@ -18,7 +18,10 @@ from torch import Tensor
 def standardized_difference(
     mu: Float[Tensor, "*b"], log_sigma: Float[Tensor, "*b"], other: Float[Tensor, "*b"], other_log_sigma: Tensor
 ) -> Float[Tensor, "*b"]:
-    """(mu_1 - mu_2) / sqrt(sigma_1^2 + sigma_2^2), computed so that no sigma over- or underflows."""
+    """(mu_1 - mu_2) / sqrt(sigma_1^2 + sigma_2^2), computed so that no sigma over- or underflows; float32 or wider,
+    since the normal distribution is not computed in half precision."""
+    wide = torch.promote_types(mu.dtype, torch.float32)
+    mu, log_sigma, other, other_log_sigma = (x.to(wide) for x in (mu, log_sigma, other, other_log_sigma))
     return (mu - other) * torch.exp(-0.5 * torch.logaddexp(2 * log_sigma, 2 * other_log_sigma))
 
 

@@ -144,3 +144,20 @@ def test_the_stored_table_of_one_step_has_every_setting_and_three_seeds():
     assert {row["name"] for row in rows} == set(one.TABLE)
     assert all(sorted(r["seed"] for r in rows if r["name"] == name) == [0, 1, 2] for name in one.TABLE)
     assert one.table(toy.stored(one.RESULT)).count("%") == len(rows)
+
+
+def test_students_of_one_evaluation_stand_side_by_side(tmp_path):
+    def keep(name, what, value):
+        row = dict(what=what, value=value, low=value - 0.02, high=value + 0.02)
+        (tmp_path / f"{name}.json").write_text(json.dumps(dict(numbers=[dict(row, what="two"), row])))
+
+    keep("scene_mine_nfe1", "SceneEval, mine, 1 NFE", 0.75)
+    keep("scene_mine_nfe1_norefiner", "SceneEval, mine, 1 NFE", 0.6)
+    keep("complex_mine_nfe1", "complex prompts, mine, 1 NFE", 0.4)
+    *_, mine, missing = evidence.one_step_table("mine", "missing", folder=tmp_path).splitlines()
+    assert mine.split() == "mine 0.750 (0.730 to 0.770) 0.600 - - 0.400".split()
+    assert missing.split() == ["missing", *"-----"]
+    shipped = evidence.one_step_table("one-nfe")
+    for name, what in (("scene_one-nfe_nfe1", "SceneEval, "), ("edit_one-nfe_nfe1", "EditEval O")):
+        numbers = json.loads((evidence.RESULTS / f"{name}.json").read_text())["numbers"]
+        assert f"{next(n['value'] for n in numbers if n['what'].startswith(what)):.3f}" in shipped.splitlines()[-1]

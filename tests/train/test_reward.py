@@ -12,6 +12,7 @@ from hb.data.preferences import Preference, read_preferences, save_picture, writ
 from hb.infer.artifacts import RewardCheckpoint, fingerprint
 from hb.infer.pipeline import Model
 from hb.models.rewards import RewardConfig, RewardModel
+from hb.preference_losses import ranking_loss
 from hb.seeding import TRAINING
 from hb.train.reward import RewardTraining, accuracy, comparisons, encoded, rewards_of, threshold, train_reward
 from hb.world.annotator import Annotator
@@ -263,4 +264,6 @@ def test_a_batch_is_read_under_autocast_too(tiny, pool, edits, form):
         sides = encoded(reward_of(tiny, **form), one, held=0.0).sides(torch.tensor([2, 0]))
         with torch.autocast("cpu", torch.bfloat16):
             better, worse = training.rewards(sides)
-        assert better[0].isfinite().all() and worse[1].isfinite().all()
+            loss = ranking_loss(*better, *worse)
+        exact = ranking_loss(*(x.double() for x in (*better, *worse)))
+        assert loss.dtype == torch.float32 and float(loss) == pytest.approx(float(exact), rel=1e-5)
