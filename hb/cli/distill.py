@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hb.cli.output import to_json
 from hb.cli.runs import claim, interruptible, is_first_process, own_pictures, replace_folder, shares_of, trainer_options
-from hb.cli.starting import model_folder
 from hb.cli.use import open_model
 from hb.data.mixes import mixed
 from hb.eval.feedback import WatchReward
@@ -25,9 +24,8 @@ from hb.train.distill.adp_settings import OneStepSettings
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings
-from hb.train.distill.recipe import asks_teacher, check_beginning, mean_of, run_stage, with_new_guidance_embedding
+from hb.train.distill.recipe import check_beginning, mean_of, run_stage, with_new_guidance_embedding
 from hb.train.distill.rewarded import Reward
-from hb.train.distill.second_teacher import SecondTeacher
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.distill.tscd import SegmentedConsistency
@@ -91,7 +89,6 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     if begin is not None and args.new_guidance_embedding:
         begin = with_new_guidance_embedding(begin, model.bagel)
     check_beginning(name, spec, model.bagel, students, begin)
-    second = SecondTeacher.beside(model.bagel, model_folder(args.second_teacher)) if args.second_teacher else None
     others = [Student.load(folder) for folder in args.mean_with]  # read now: a wrong one must not cost a run
     if others:
         mean_of([_untrained(name, spec, model, others[0].weights), *others])
@@ -111,7 +108,6 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         mix=shares or None,
         new_guidance_embedding=args.new_guidance_embedding or None,
         data=args.data,
-        second_teacher=args.second_teacher,
     )
     # the rate too: a run that diverged is told to go on with a smaller one
     claim(home, args, facts, ("last.ckpt", "log.jsonl"), may_change=("steps", "lr"))
@@ -141,7 +137,6 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         steps=spec.steps,
         tiny=model.pixel_decoder,
         begin=begin,
-        second_teacher=second if asks_teacher(spec) else None,
         reward=reward_of(model, args.reward) if rewarded(spec) else None,
         callbacks=_watching(name, spec, model, home, args),
         **options,
@@ -224,10 +219,7 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
         if spec.make is kind:
             options[option] = value
     options |= settings_of(args.set, spec.make, name)
-    asked = replace(spec, options=options, **changes)
-    if args.second_teacher and not asks_teacher(asked) and args.stage not in CHAINS:
-        raise ValueError(f"--second-teacher does not go with the stage {name!r}, which asks no teacher for velocities")
-    return asked
+    return replace(spec, options=options, **changes)
 
 
 def settings_of(words: Sequence[str], make: type[Stage], name: str) -> dict:

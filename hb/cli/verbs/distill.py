@@ -100,15 +100,6 @@ def distill(
             show_default=False,
         ),
     ] = (),
-    second_teacher: Annotated[
-        str | None,
-        o.Folder(
-            metavar="MODEL",
-            help="A model (a name or a folder) that is the teacher of prompts that say much, in cfg and dmdo; it must "
-            "read as the first does.",
-            rich_help_panel=o.RUN,
-        ),
-    ] = None,
     vision: Annotated[
         bool | None,
         of_stage("Does the student get the vision tokens of a picture to be edited, beside its latent? (dmdo: no)"),

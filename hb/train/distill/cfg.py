@@ -31,5 +31,5 @@ class CFGDistillation(Stage):
         t = shift_time(uniform(batch.size, generator, batch.latent), self.shift)
         x = interpolate(batch.latent, noise_like(batch.latent, generator), t)
         with torch.no_grad():
-            target = self.guided(x, t, batch)
+            target = self.guided(self.teacher, x, t, batch)
         return velocity_loss(self.student(x, t, batch.student_context, grid=batch.grid, **batch.scales), target)

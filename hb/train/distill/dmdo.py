@@ -276,7 +276,7 @@ class DistributionMatching(DecodesPictures, Stage):
     def real_velocity(self, y: Tensor, t: Tensor, batch: StageBatch) -> Tensor:
         """The real score's velocity, without gradient."""
         if self.real is None:
-            return self.guided(y, t, batch)
+            return self.guided(self.teacher, y, t, batch)
         return self.real(y, t, batch.full, grid=batch.grid, **batch.scales)
 
     def _note_log_rho(self, x0: Tensor, real: Tensor, fake: Tensor, at_last: Tensor) -> None:

@@ -18,10 +18,8 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import noise_like, seeded_generator
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
-from hb.train.distill.cfg import CFGDistillation
-from hb.train.distill.dmdo import DistributionMatching, noise_between, roll_out, student_velocity
+from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
 from hb.train.distill.rewarded import DecodesPictures, Reward
-from hb.train.distill.second_teacher import SecondTeacher
 from hb.train.distill.specs import OTHERS, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
 from hb.train.optim import muon_dtype_of
@@ -44,7 +42,6 @@ def run_stage(
     tiny: PixelDecoderCheckpoint | None = None,
     reward: Reward | None = None,
     begin: Student | None = None,
-    second_teacher: SecondTeacher | None = None,
     save_every: int = 50,
     callbacks: Sequence[Callback] = (),
     **trainer,
@@ -54,7 +51,6 @@ def run_stage(
     students   those made before it, by name
     begin      the student to begin with instead of the recipe's; another teacher's too, an earlier version's is most of
                the way there
-    second_teacher   of stages that ask the teacher for its guided velocity (`asks_teacher`)
     tiny       the pixel decoder of the run's sheets and of stages that look at pictures, instead of the autoencoder's
     reward     of stage 5
     save_every   steps from checkpoint to checkpoint: a run can diverge, and then one from before that is needed
@@ -74,7 +70,6 @@ def run_stage(
         vision=spec.vision,
         muon_dtype=muon_dtype_of(trainer.get("precision")),
         compiled=worth_compiling(steps),
-        second_teacher=second_teacher,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the heads of a discriminator begin at random
@@ -130,11 +125,6 @@ def mean_of(students: Sequence[Student]) -> Student:
             )
     mean = {name: torch.stack([s.weights[name].float() for s in students]).mean(0) for name in first.weights}
     return replace(first, weights=mean)
-
-
-def asks_teacher(spec: StageSpec) -> bool:
-    """Does the stage ask the teacher, under guidance, and not a student of it?"""
-    return spec.make in (CFGDistillation, DistributionMatching) and not spec.options.get("real")
 
 
 def check_beginning(

@@ -15,7 +15,6 @@ from hb.models.bagel import Bagel
 from hb.models.conditioning import StudentModel
 from hb.seeding import seeded_generator
 from hb.train.distill.batch import StageBatch, read_batch
-from hb.train.distill.second_teacher import SecondTeacher
 from hb.train.optim import Training, muon, warmup_constant_decay
 
 
@@ -67,7 +66,6 @@ class Stage(Training):
     compiled  layers run as compiled graphs. Worth its minutes for long runs only
     muon_dtype   what Muon, where a stage uses it, orthogonalizes in: bfloat16 where the processor is fast at it (a
               third of a step of stage 1 went there)
-    second_teacher   has the place of the first in drawings of prompts that say much
     """
 
     watched, limit = "", float("inf")
@@ -87,11 +85,10 @@ class Stage(Training):
         vision: bool = True,
         muon_dtype: torch.dtype = torch.float32,
         compiled: bool = False,
-        second_teacher: SecondTeacher | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.__dict__.update(teacher=teacher, second_teacher=second_teacher)
+        self.__dict__["teacher"] = teacher
         self.student = student
         self.average = frozen_copy(student)
         self.guidance, self.total, self.kept = guidance, total, average
@@ -125,8 +122,6 @@ class Stage(Training):
 
     def on_fit_start(self):
         self.teacher.to(self.device)
-        if self.second_teacher is not None:
-            self.second_teacher.model.to(self.device)
         for model in (self.teacher, *(part for part in self.modules() if isinstance(part, StudentModel))):
             model.compiled = self.compiled
 
@@ -200,33 +195,21 @@ class Stage(Training):
 
     # ---- what several stages need -----------------------------------------------------------------------------------
 
-    def guided(self, x: Tensor, t: Tensor, batch: StageBatch) -> Tensor:
-        """The teacher's velocity as it is deployed: two or three passes, renormed, within the interval. The second
-        teacher's, where there is one, in its rows."""
-        v = velocity_under_guidance(self.teacher, x, t, batch, self.guidance[batch.task])
-        rows = () if self.second_teacher is None else self.second_teacher.rows(batch)
-        if not len(rows):
-            return v
-        its = velocity_under_guidance(
-            self.second_teacher.model, x[rows], t[rows], batch.select(rows), self.guidance[batch.task]
+    def guided(self, model: Bagel, x: Tensor, t: Tensor, batch: StageBatch) -> Tensor:
+        """The teacher's velocity as it is deployed: two or three passes, renormed, within the interval."""
+        how = self.guidance[batch.task]
+        v, no_text = (model.velocity(x, t, c, batch.grid) for c in (batch.full, batch.no_text))
+        no_image = None if batch.no_image is None else model.velocity(x, t, batch.no_image, batch.grid)
+        low, high = how.interval
+        return combine_each(
+            v,
+            no_text,
+            no_image,
+            guided=(t > low) & (t <= high),
+            renorm=how.renorm,
+            renorm_min=how.renorm_min,
+            **batch.scales,
         )
-        return v.index_copy(0, rows, its.to(v))
-
-
-def velocity_under_guidance(model: Bagel, x: Tensor, t: Tensor, batch: StageBatch, how: Guidance) -> Tensor:
-    """A model's velocity under guidance, at the scales of the batch."""
-    v, no_text = (model.velocity(x, t, c, batch.grid) for c in (batch.full, batch.no_text))
-    no_image = None if batch.no_image is None else model.velocity(x, t, batch.no_image, batch.grid)
-    low, high = how.interval
-    return combine_each(
-        v,
-        no_text,
-        no_image,
-        guided=(t > low) & (t <= high),
-        renorm=how.renorm,
-        renorm_min=how.renorm_min,
-        **batch.scales,
-    )
 
 
 def average_gradients(params: tuple[nn.Parameter, ...]) -> None:

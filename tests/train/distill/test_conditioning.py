@@ -80,7 +80,7 @@ def test_what_stage_one_wants_is_what_the_sampler_does(teacher, pool, task):
     t[0] = 0.2
     x = some(*batch.latent.shape)
     with torch.no_grad():
-        wanted = bare(Stage, guidance=GUIDANCE, teacher=teacher, second_teacher=None).guided(x, t, batch)
+        wanted = bare(Stage, guidance=GUIDANCE).guided(teacher, x, t, batch)
         for i in range(batch.size):
             pick = lambda context: context and context.select(torch.tensor([i]))  # noqa: B023
             how = Guidance(

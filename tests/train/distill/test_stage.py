@@ -659,7 +659,7 @@ def test_the_real_score_can_be_the_guided_teacher_and_the_fake_then_begins_as_th
     stage = made("dmdo", teacher, real=None)
     batch, t = stage_batch_of(teacher, pool, task, deployed=1.0), torch.tensor([0.3, 0.9]).repeat(4)
     t = t[: batch.size]
-    assert torch.equal(stage.real_velocity(batch.latent, t, batch), stage.guided(batch.latent, t, batch))
+    assert torch.equal(stage.real_velocity(batch.latent, t, batch), stage.guided(teacher, batch.latent, t, batch))
     assert torch.allclose(
         stage.fake(batch.latent, t, batch.full, **batch.scales), teacher.velocity(batch.latent, t, batch.full)
     )
