@@ -44,8 +44,7 @@ def train(args) -> None:
             f"{args.model} is not of the tiny world, so no simulated annotator can read its pictures; give clicks of "
             "people with --clicks FILE"
         )
-    form = dict(features=args.features, inner=args.width, layers=args.layers)
-    form |= dict(attention=args.attention, reading=args.reading)
+    form = dict(features=args.features, inner=args.width, layers=args.layers, attention=args.attention)
     RewardConfig.of(model.bagel, **form)  # refused before anything is made
     if not args.prompts and not args.edits:
         raise ValueError("--prompts 0 and --edits 0 leave nothing to compare; give one of them, or --clicks FILE")
@@ -60,7 +59,6 @@ def train(args) -> None:
         reads=RewardCheckpoint.stamp(model.bagel),
         clicks=args.clicks,
         attention=args.attention or None,  # None: as in a run from before there was a choice
-        reading=args.reading or None,
     )
     if not args.clicks:
         facts |= dict(

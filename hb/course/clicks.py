@@ -166,8 +166,7 @@ def features_of(reward: RewardModel, model: Model, text: str, pictures: Tensor) 
     ids, length = torch.tensor([[model.text.start, *model.text.encode(text), model.text.end]]), None
     length = torch.tensor([ids.size(1)])
     condition = reward.condition(model.bagel, ids, length).select(torch.zeros(len(pictures), dtype=torch.long))
-    pixels = pictures * 2 - 1
-    return reward.head.pooled(reward.features(pixels), reward.beside(pixels, condition))
+    return reward.head.pooled(reward.features(pictures * 2 - 1), condition)
 
 
 def beliefs(better: Tensor, worse: Tensor, *, scale: float = 1.0, noise: float = 1.0) -> list[LinearUtility]:

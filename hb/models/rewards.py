@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from hb.models.bagel import Bagel
 from hb.models.roles import adamw
-from hb.models.sequence import ImageSplit, TextSplit
 from hb.models.vision import patchify, sincos_table, table_rows
 
 FEATURES = ("vision", "latents")
@@ -34,8 +33,6 @@ class RewardConfig:
     inner, heads   width of the head, and heads of its attention; layers: MLPs at each place of the picture
     attention  do places attend to each other before each of these MLPs, and does an MLP follow the pooling? What people
                see in a picture as a whole, its contrast and its balance, is no sum over places. False: as until 0.2
-    reading    is the prompt also read behind the picture, by the understanding branch, as HPSv3 reads it? Then the head
-               has each token's state there, and the log-probability that the model gave it
     """
 
     features: str
@@ -45,7 +42,6 @@ class RewardConfig:
     layers: int = 1
     heads: int = 4
     attention: bool = False
-    reading: bool = False
 
     def __post_init__(self):
         if self.features not in FEATURES:
@@ -66,16 +62,11 @@ class RewardCondition(NamedTuple):
 
     text      states of the prompt's tokens; present: which tokens are there, and not padding
     source    features of the picture that was edited; None: pictures are drawn
-    ids       of these tokens
-    behind    states and log-probabilities of the tokens behind the rewarded picture (`RewardModel.behind`); None: not
-              read there
     """
 
     text: Float[Tensor, "B T D"]
     present: Bool[Tensor, "B T"]
     source: Float[Tensor, "B rows columns width"] | None = None
-    ids: Int[Tensor, "B T"] | None = None
-    behind: Float[Tensor, "B T D+1"] | None = None
 
     def select(self, rows: Tensor) -> RewardCondition:
         """These rows, in this order, repeats allowed: several pictures of one prompt."""
@@ -139,7 +130,6 @@ class RewardHead(nn.Module):
         self.picture = adamw(nn.Linear(config.width, inner))
         self.source = adamw(nn.Linear(config.width, inner, bias=False))
         self.text = adamw(nn.Linear(config.text_width, inner))
-        self.behind = adamw(nn.Linear(config.text_width + 1, inner, bias=False)) if config.reading else None
         layer = (lambda: _Block(inner, config.heads)) if config.attention else (lambda: _Mlp(inner))
         self.at_places = nn.Sequential(*(layer() for _ in range(config.layers)))
         self.lookup = _Lookup(inner, config.heads)
@@ -162,10 +152,7 @@ class RewardHead(nn.Module):
         if condition.source is not None:
             x = x + self.source(condition.source.to(features)).flatten(1, 2)
         x = self.at_places(x)
-        words = self.text(condition.text.to(features))
-        if self.behind is not None:
-            words = words + self.behind(condition.behind.to(features))
-        words = self.at_words(self.lookup(words, x))
+        words = self.at_words(self.lookup(self.text(condition.text.to(features)), x))
         weight = condition.present[..., None].to(x)
         said = (words * weight).sum(1) / weight.sum(1).clamp_min(1)
         return self.norm(self.together(torch.cat([x.mean(1), said], 1)))
@@ -194,25 +181,7 @@ class RewardModel(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "B 3 H W"], condition: RewardCondition
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-        return self.head(self.features(pixels), self.beside(pixels, condition))
-
-    def beside(self, pixels: Float[Tensor, "B 3 H W"], condition: RewardCondition) -> RewardCondition:
-        """The condition as the head takes it, one row for each of these pictures."""
-        if not self.config.reading:
-            return condition
-        return condition._replace(behind=self.behind(pixels, condition))
-
-    def behind(self, pixels: Float[Tensor, "B 3 H W"], condition: RewardCondition) -> Float[Tensor, "B T D+1"]:
-        """Read each prompt behind its picture: the tokens' states, and the log-probability of each token given the
-        picture and the tokens before it (0 for the first). Gradients flow to the pixels."""
-        model, patch = self.model, self.model.config.vision.patch_size
-        pixels, ids, present = (x.to(model.device) for x in (pixels, condition.ids, condition.present))
-        grid = tuple(side // patch for side in pixels.shape[-2:])
-        seen = ImageSplit("vit", patchify(pixels, patch), torch.ones_like(present[:, 0]), grid=grid)
-        _, states = model([seen, TextSplit(ids, present.sum(1))])
-        said = model.logits(states[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])
-        said = F.pad(said, (0, 0, 1, 0)) * present[..., None]
-        return torch.cat([states, said], -1).float()
+        return self.head(self.features(pixels), condition)
 
     def features(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B rows columns width"]:
         """What the frozen model makes of pictures in [-1, 1], float32 or wider. Gradients flow to the pixels."""
@@ -243,7 +212,7 @@ class RewardModel(nn.Module):
         states, _ = teacher.read_ids(teacher.empty(len(ids)), ids, length)
         present = torch.arange(ids.size(1), device=states.device) < length.to(states.device)[:, None]
         source = None if source_pixels is None else self.features(source_pixels)
-        return RewardCondition(states.float(), present, source, ids.to(states.device))
+        return RewardCondition(states.float(), present, source)
 
     @torch.no_grad()
     def rescale(self, mu: Float[Tensor, "P"]) -> None:

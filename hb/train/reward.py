@@ -39,7 +39,6 @@ class Encoded:
 
     pool: PreferencePool
     features: Tensor  # [P, rows, columns, width]
-    behind: Tensor | None  # [P, T, D + 1], of a reward that reads prompts behind pictures
     condition: RewardCondition  # of the R requests
     learnt: Tensor
     held: Tensor
@@ -49,14 +48,12 @@ class Encoded:
         better, worse = self.pool.better[rows], self.pool.worse[rows]
         asked = self.condition.select(self.pool.request[better])
         found = dict(better=self.features[better], worse=self.features[worse], text=asked.text, present=asked.present)
-        if self.behind is not None:
-            found |= dict(better_behind=self.behind[better], worse_behind=self.behind[worse])
         return found | (dict(source=asked.source) if asked.source is not None else {})
 
     @property
     def of_pictures(self) -> RewardCondition:
         """The condition of every picture."""
-        return self.condition.select(self.pool.request)._replace(behind=self.behind)
+        return self.condition.select(self.pool.request)
 
 
 @torch.no_grad()
@@ -67,27 +64,20 @@ def encoded(reward: RewardModel, pool: PreferencePool, *, held: float = 0.1, see
     for rows in _slices(len(pool.ids)):
         ids, length = pool.ids[rows].long(), pool.length[rows].long()
         parts.append(reward.condition(reward.model, ids, length, pool.sources(rows)).to("cpu"))
-    text, present, ids = (torch.cat([getattr(part, name) for part in parts]) for name in ("text", "present", "ids"))
+    text, present = (torch.cat([getattr(part, name) for part in parts]) for name in ("text", "present"))
     source = torch.cat([part.source.half() for part in parts]) if pool.task == "edit" else None
-    condition = RewardCondition(text.half(), present, source, ids)
-    features, behind = _seen(reward, pool.pixels, condition.select(pool.request))
+    features = _features(reward, len(pool.picture), pool.pixels)
     order = np.random.default_rng([TRAINING, seed, 47]).permutation(len(pool.ids))
     apart = torch.zeros(len(pool.ids), dtype=torch.bool)
     apart[torch.from_numpy(order[: round(held * len(order))])] = True
     is_held = apart[pool.request[pool.pair[:, 0]]]
-    return Encoded(pool, features, behind, condition, torch.where(~is_held)[0], torch.where(is_held)[0])
+    condition = RewardCondition(text.half(), present, source)
+    return Encoded(pool, features, condition, torch.where(~is_held)[0], torch.where(is_held)[0])
 
 
-def _seen(reward: RewardModel, pixels: Callable[[slice], Tensor], condition: RewardCondition) -> tuple[Tensor, ...]:
-    """Features of the pictures pixels(rows), and what is read behind them (or None), in half precision."""
-    features, behind = [], []
-    for rows in _slices(len(condition.text)):
-        at = torch.arange(len(condition.text))[rows]
-        shown, beside = pixels(rows), condition.select(at)
-        features.append(reward.features(shown).half().cpu())
-        if reward.config.reading:
-            behind.append(reward.behind(shown, beside).half().cpu())
-    return torch.cat(features), torch.cat(behind) if behind else None
+def _features(reward: RewardModel, n: int, pixels: Callable[[slice], Tensor]) -> Tensor:
+    """Features of the n pictures pixels(rows), in half precision."""
+    return torch.cat([reward.features(pixels(rows)).half() for rows in _slices(n)]).cpu()
 
 
 def _slices(n: int) -> list[slice]:
@@ -119,11 +109,8 @@ class RewardTraining(Training):
         condition = RewardCondition(batch["text"], batch["present"], batch.get("source"))
         twice = torch.arange(len(batch["better"]), device=batch["better"].device).repeat(2)
         # stored in half precision, which autocast to bfloat16 does not put together
-        both = lambda name: torch.cat([batch[side + name].to(self.head.unit.dtype) for side in ("better", "worse")])
-        condition = condition.select(twice)
-        if "better_behind" in batch:
-            condition = condition._replace(behind=both("_behind"))
-        mu, log_sigma = self.head(both(""), condition)
+        features = torch.cat([batch[side].to(self.head.unit.dtype) for side in ("better", "worse")])
+        mu, log_sigma = self.head(features, condition.select(twice))
         return tuple(zip(mu.chunk(2), log_sigma.chunk(2)))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -217,5 +204,5 @@ def threshold(reward: RewardModel, part: Encoded, seed: int = 0) -> float:
         return float(rewards_of(reward, part.features[liked], part.of_pictures.select(liked))[0].median())
     pictures = render(scenes, pool.picture.size(1)) * 2 - 1
     condition = part.condition.select(torch.tensor(rows))
-    features, behind = _seen(reward, lambda at: pictures[at], condition)
-    return float(rewards_of(reward, features, condition._replace(behind=behind))[0].median())
+    features = _features(reward, len(pictures), lambda at: pictures[at])
+    return float(rewards_of(reward, features, condition)[0].median())

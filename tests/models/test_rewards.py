@@ -13,8 +13,7 @@ from hb.models.vision import patchify
 from hb.preference_losses import preference_probability
 
 SIZES = dict(inner=16, heads=2)
-WHOLE = dict(attention=True, reading=True)
-FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True), dict(reading=True), WHOLE], ids=str)
+FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True)], ids=str)
 
 
 def generator(seed=0):
@@ -63,7 +62,7 @@ def test_gradients_flow_to_the_pixels_and_no_weight_of_the_model_gets_any(tiny, 
     assert not [p for p in reward.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("form", [{}, dict(attention=True)], ids=str)
+@FORMS
 def test_the_slope_in_pixels_is_that_of_finite_differences(tiny_folder, form):
     """In float64, against a step along a random direction."""
     model = Model.from_pretrained(tiny_folder, dtype=torch.float64)
@@ -98,22 +97,6 @@ def test_padding_changes_nothing(tiny, form):
     assert among.text.size(1) > alone.text.size(1)
     for one, other in zip(reward(seen, alone), reward(seen, among)):
         assert torch.allclose(one, other, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_prompt_is_read_behind_the_picture_as_the_model_reads_it(tiny):
-    """Against the model's own calls, one picture at a time: it sees the picture, then reads the prompt."""
-    reward, seen, model = reward_of(tiny, reading=True), pictures(2), tiny.bagel
-    condition = asked(reward, tiny)
-    behind = reward.behind(seen, condition)
-    for k, n in enumerate(condition.present.sum(1).tolist()):
-        ids = condition.ids[k : k + 1, :n]
-        states, _ = model.read_ids(model.see(model.empty(1), seen[k : k + 1])[1], ids)
-        assert torch.allclose(behind[k, :n, :-1], states[0], atol=1e-5)
-        said = [float(model.logits(states)[0, i].log_softmax(-1)[ids[0, i + 1]]) for i in range(n - 1)]
-        assert behind[k, :n, -1].tolist() == pytest.approx([0.0, *said], abs=1e-4)
-    assert not behind[0, int(condition.present[0].sum()) :, -1].any()
-    assert not torch.allclose(behind[0, :2, :-1], condition.text[0, :2], atol=1e-2)
 
 
 def test_without_attention_places_are_summed_up_and_with_it_they_meet(tiny):

@@ -42,7 +42,7 @@ def edits(tiny):
     return make_preferences([done, lambda t, s, b: b], cases, tiny.text, [Annotator()], side=64, bar=False)
 
 
-FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True, reading=True)], ids=str)
+FORMS = pytest.mark.parametrize("form", [{}, dict(attention=True)], ids=str)
 
 
 def reward_of(model, seed=0, **form):

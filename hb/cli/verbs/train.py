@@ -298,12 +298,6 @@ def reward(
             help="Places attend to each other in each layer: contrast and balance are of the picture as a whole.",
         ),
     ] = True,
-    reading: Annotated[
-        bool,
-        typer.Option(
-            "--reading/--no-reading", help="The model reads each prompt behind the picture too; takes longer to use."
-        ),
-    ] = False,
     annotators: Annotated[int, o.Whole(help="Simulated annotators, each with a taste of their own.")] = 3,
     annotator_seed: Annotated[int, typer.Option(metavar="N", help="Whose taste: other seeds are other people.")] = 0,
     noise: Annotated[
