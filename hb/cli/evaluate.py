@@ -32,6 +32,7 @@ from hb.cli.results import (
 )
 from hb.cli.use import open_model
 from hb.eval.stats import Share
+from hb.models.pixel_decoder import FAST_BF16
 from hb.world import benchmark as bench
 from hb.world.judge.damage import confusion
 
@@ -267,6 +268,11 @@ def speed(args) -> None:
         lines.append(Number(what, row["rate"], row["low"], row["high"], args.repeats, unit=row["unit"], headline=True))
     parts = [[r["task"], r["batch"], part, f"{s:.4f}"] for r in rows for part, s in r["seconds"].items()]
     for name in (n for n, s in model.students.items() if s.default):
+        alone = hb.eval.speed.one_at_a_time(model, name, repeats=args.repeats)
+        rows.append(alone)
+        least = (25.0 if FAST_BF16 else 15.0) if alone["nfe"] == 1 else None
+        rate = (alone["rate"], alone["low"], alone["high"], args.repeats)
+        lines.append(Number(f"draw, {name}, 1 at once", *rate, unit="pictures/s", target=least, headline=True))
         for row in hb.eval.speed.student_speed(model, name, batch=max(args.batches), repeats=args.repeats):
             rows.append(row)
             task, n = row["task"], row["batch"]

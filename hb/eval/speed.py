@@ -94,6 +94,21 @@ def student_speed(model: Model, student: str, *, batch: int = 16, repeats: int =
     ]
 
 
+def one_at_a_time(model: Model, student: str, *, repeats: int = 5, calls: int = 20) -> dict:
+    """Pictures a second of a student that draws one picture a call, everything included: median and range over
+    `repeats` of the mean of `calls`."""
+
+    def draw():
+        for number in range(calls):
+            drawn = model.draw(PROMPT, seed=number, student=student, warn=False)
+        return drawn
+
+    runs = interleaved({student: draw}, repeats)[student]
+    rates = [calls / seconds for seconds, _ in runs]
+    rate = dict(rate=round(median(rates), 3), low=round(min(rates), 3), high=round(max(rates), 3))
+    return dict(task="draw", student=student, batch=1, nfe=runs[-1][1].nfe) | rate | dict(machine=machine())
+
+
 def _ratios(runs: dict[str, list[tuple[float, object]]], student: str) -> dict:
     nfe = {who: runs[who][-1][1].nfe for who in runs}
     ratios = [theirs / ours for (theirs, _), (ours, _) in zip(runs["teacher"], runs[student])]
