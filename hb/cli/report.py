@@ -55,6 +55,7 @@ HEADLINES = (  # file, beginning of the number's name, what it is called here, t
     ("edit_one-nfe_nfe1", "EditEval O", "student, 1 NFE: edits", "GEdit 5.975"),
     ("coverage_one-nfe_nfe1", "coverage, one-nfe", "student, 1 NFE: coverage", "not measured"),
     ("complex_one-nfe_nfe1", "complex prompts, one-nfe", "student, 1 NFE: prompts that say much", "a named limit"),
+    ("scene_adp_nfe1", "SceneEval, adp", "stage 4 (ADP) behind it, 1 NFE: share of right drawings", "-"),
     ("scene_one-nfe+dmdo_nfe2", "SceneEval, one-nfe+dmdo", "a relay of both, 2 NFE: share of right drawings", "-"),
     ("scene_one-nfe+dmdo_nfe4", "SceneEval, one-nfe+dmdo", "a relay of both, 4 NFE: share of right drawings", "-"),
     ("reward", "normalized accuracy, reward", "reward: accuracy over that of the true utility, 0 by chance", "-"),
@@ -62,6 +63,8 @@ HEADLINES = (  # file, beginning of the number's name, what it is called here, t
     ("ask", "descriptions: hb (as shipped)", "speculation: tokens a second over plain decoding", "2.16x"),
     ("ask", "tau, chain of 10", "tokens a pass, chain of ten", "3.77"),
     ("speed", "draw, dmdo, 16 at once", "wall clock of 16 drawings, teacher over student", "an NFE ratio"),
+    ("speed", "draw, one-nfe, 16 at once", "the same, student of 1 NFE", "an NFE ratio"),
+    ("speed", "draw, one-nfe, 1 at once", "drawings a second, one a call, 1 NFE, two cores", "-"),
 )
 EARLIER = (
     "*Of an earlier* model or student: measured on other weights than those that ship now, and not yet measured again."
