@@ -57,30 +57,27 @@ def right_share(score) -> dict:
 
 # ---- one evaluation, side by side ------------------------------------------------------------------------------------
 
+_FIGURES = dict(scene="SceneEval, ", edit="EditEval O", coverage="coverage, ", complex="complex prompts, ")
+_OTHERS = (("dmdo", 6, "nfe6"), *((name, 1, "steps1") for name in ("dmdo", "lcm", "dmd2")))
 # what each student's evaluations are kept as: the teacher and the six-evaluation student in their own numbers of steps,
 # those that were not made for one evaluation in one step
 SIDE_BY_SIDE = {
     "teacher, 100": ("scene_nfe100", "edit_nfe132", "coverage_nfe100", "complex_nfe100"),
-    "dmdo, 6": tuple(f"{what}_dmdo_nfe6" for what in ("scene", "edit", "coverage", "complex")),
-    **{f"{name}, 1": (f"scene_{name}_steps1",) for name in ("dmdo", "lcm", "dmd2")},
+    **{f"{name}, {n}": tuple(f"{what}_{name}_{kept}" for what in _FIGURES) for name, n, kept in _OTHERS},
 }
-_FIGURES = ("SceneEval, ", "EditEval O", "coverage, ", "complex prompts, ")
 _SIDE = "{:18} {:>22} {:>16} {:>8} {:>10} {:>9}"
 
 
 def one_step_table(*names: str, folder: Path = RESULTS) -> str:
     """A line for the teacher, `dmdo`, the students that were made for more steps, and each of `names`: SceneEval with
     its interval and without the refiner, O of edits, coverage, complex prompts. "-": not measured."""
-    rows = SIDE_BY_SIDE | {
-        name: tuple(f"{what}_{name}_nfe1" for what in ("scene", "edit", "coverage", "complex")) for name in names
-    }
+    rows = SIDE_BY_SIDE | {name: tuple(f"{what}_{name}_nfe1" for what in _FIGURES) for name in names}
     lines = [_SIDE.format("", "SceneEval", "without refiner", "edits", "coverage", "complex")]
     for label, files in rows.items():
-        found = [_first_row(folder / f"{file}.json", figure) for file, figure in zip(files, _FIGURES)]
-        found += [None] * (len(_FIGURES) - len(found))
-        plain = _first_row(folder / f"{files[0]}_norefiner.json", _FIGURES[0])
-        short = ["-" if row is None else f"{row['value']:.3f}" for row in (plain, *found[1:])]
-        lines.append(_SIDE.format(label, "-" if found[0] is None else _interval(found[0]), *short))
+        scene, *others = (_first_row(folder / f"{file}.json", begins) for file, begins in zip(files, _FIGURES.values()))
+        plain = _first_row(folder / f"{files[0]}_norefiner.json", _FIGURES["scene"])
+        short = ["-" if row is None else f"{row['value']:.3f}" for row in (plain, *others)]
+        lines.append(_SIDE.format(label, "-" if scene is None else _interval(scene), *short))
     return "\n".join(lines)
 
 

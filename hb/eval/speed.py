@@ -61,9 +61,10 @@ def speed(model: Model, *, batches: Sequence[int] = (1, 16), repeats: int = 5) -
     return rows
 
 
-def _rates(model: Model, task: str, batch: int, runs: list[tuple[float, object]]) -> dict:
+def _rates(model: Model, task: str, pictures: int, runs: list[tuple[float, object]]) -> dict:
+    """Tokens, or these many pictures of a run, over its seconds."""
     tokens = lambda record: sum(len(model.text.encode(t)) + 1 for t in record.texts)
-    rate = [(tokens(record) if task == "ask" else batch) / seconds for seconds, record in runs]
+    rate = [(tokens(record) if task == "ask" else pictures) / seconds for seconds, record in runs]
     return dict(
         unit="tokens/s" if task == "ask" else "pictures/s",
         rate=round(median(rate), 3),
@@ -104,9 +105,7 @@ def one_at_a_time(model: Model, student: str, *, repeats: int = 5, calls: int = 
         return drawn
 
     runs = interleaved({student: draw}, repeats)[student]
-    rates = [calls / seconds for seconds, _ in runs]
-    rate = dict(rate=round(median(rates), 3), low=round(min(rates), 3), high=round(max(rates), 3))
-    return dict(task="draw", student=student, batch=1, nfe=runs[-1][1].nfe) | rate | dict(machine=machine())
+    return dict(task="draw", student=student, batch=1) | _rates(model, "draw", calls, runs) | dict(machine=machine())
 
 
 def _ratios(runs: dict[str, list[tuple[float, object]]], student: str) -> dict:

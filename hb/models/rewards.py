@@ -119,7 +119,8 @@ class RewardHead(nn.Module):
     """Features of a picture and states of a prompt to (mu, log_sigma).
 
     An MLP at each place of the picture, and attention among places before it (`RewardConfig.attention`); each token of
-    the prompt looks up the places; then the mean over places and the mean over tokens, and one linear layer.
+    the prompt looks up the places; then the mean over places and the mean over tokens, with attention an MLP on both,
+    and one linear layer.
 
     unit   (c, s): what that layer gives is returned as (mu - c) / s and log_sigma - log s; see `RewardModel.rescale`
     """

@@ -37,7 +37,7 @@ def test_one_picture_a_call_is_counted_call_by_call(monkeypatch):
             assert student == "one" and not warn
             ticks[0] += 2.0
             seeds.append(seed)
-            return SimpleNamespace(nfe=1)
+            return SimpleNamespace(nfe=1, seconds={})
 
     monkeypatch.setattr(module, "clock", lambda: ticks[0])
     row = module.one_at_a_time(Slow(), "one", repeats=2, calls=3)

@@ -148,7 +148,7 @@ def test_a_condition_can_be_repeated_for_several_pictures(tiny, form):
 
 def test_a_condition_carries_no_gradient(tiny):
     condition = asked(reward_of(tiny), tiny, source=pictures(2).requires_grad_())
-    assert not any(part.requires_grad for part in condition if part is not None)
+    assert not any(part.requires_grad for part in condition)
 
 
 def test_another_size_of_picture_is_read_too(tiny):

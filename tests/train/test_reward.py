@@ -203,18 +203,19 @@ def test_hb_train_reward_makes_pictures_trains_and_installs(hb, tiny, tmp_path):
     model = Model.from_pretrained(tmp_path / "m")
     reward = model.rewards["vision"]
     assert reward.provenance["steps"] == 2 and reward.provenance["settings"]["annotators"] == 3
-    assert (reward.config["inner"], reward.config["layers"]) == (32, 2)
+    assert (reward.config["inner"], reward.config["layers"], reward.config["attention"]) == (32, 2, True)
     status, _, complaint = hb("train", "reward", "--model", "m", "--width", 40)
     assert status == 2 and "a multiple of 16 wide, not 40" in complaint
     model.open_reward("vision")
     # the other features learn from the same pictures, which are not made again
     run = tmp_path / "runs" / "m" / "reward"
     before = {p: p.stat().st_mtime_ns for p in (run / "vision" / "pictures").rglob("*.safetensors")}
-    more = ["--features", "latents", "--seed", 1, "--pictures", run / "vision" / "pictures"]
+    more = ["--features", "latents", "--seed", 1, "--pictures", run / "vision" / "pictures", "--no-attention"]
     status, said, complaint = hb("train", "reward", "--model", "m", *few, *host, *more, "--install", "m")
     assert status == 0 and "hb eval reward" in said, complaint
     assert before == {p: p.stat().st_mtime_ns for p in (run / "vision" / "pictures").rglob("*.safetensors")}
-    assert set(Model.from_pretrained(tmp_path / "m").rewards) == {"vision", "latents"}
+    both = Model.from_pretrained(tmp_path / "m").rewards
+    assert set(both) == {"vision", "latents"} and not both["latents"].config["attention"]
     # pictures of another model are not taken for this one's
     with torch.no_grad():
         model.bagel.latent.output.bias.add_(0.1)
