@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from hb import plots
-from hb.cli.output import to_json, write_figure
-from hb.cli.results import ROWS, Number, finish, in_full, of_interval
+from hb.cli.output import table, to_json, write_figure
+from hb.cli.results import PICTURES_AGAINST, ROWS, Number, against_of, cost, finish, in_full, of_interval, of_low_end
 from hb.cli.runs import SHOWN, claim, interruptible, is_first_process, replace_folder, trainer_options
 from hb.cli.train import Usual, asked_for
 from hb.cli.use import open_model
 from hb.data.preference_pool import PreferencePool, from_clicks, joined, make_preferences, some_edits, some_requests
 from hb.data.preference_scenes import rendered_preferences
 from hb.data.preferences import read_preferences
+from hb.eval.coverage import coverage_eval
 from hb.eval.reward import EVERY, held_out_pictures, maker, reward_eval, ways
+from hb.eval.reward_change import reward_change, rewarded_rows
 from hb.infer.artifacts import RewardCheckpoint
 from hb.infer.folders import REWARDS
 from hb.infer.pipeline import Model
@@ -26,6 +28,7 @@ from hb.models.rewards import RewardConfig
 from hb.seeding import TRAINING
 from hb.train.reward import train_reward
 from hb.train.trainer import precision_of, provenance
+from hb.world import benchmark as bench
 from hb.world.annotator import Annotator, annotators
 
 TITLE = "Predicted and observed preferences on requests that no reward was trained on"
@@ -169,6 +172,38 @@ def evaluate(args) -> None:
     file = finish(args, "reward", model, lines, got, began)
     curves = {name: score["calibration"]["bins"] for name, score in got["rewards"].items()}
     write_figure(file.with_suffix(".png"), plots.calibration(curves, title=TITLE), dpi=120)
+
+
+def change(args) -> None:
+    """`hb eval reward --student A --against B`: the first reward, or --reward, is the one that A was trained on."""
+    model, began = open_model(args), time.monotonic()
+    every = list(model.rewards)
+    if not every:
+        raise ValueError(f"{args.model} has no rewards; train one: hb train reward --install {args.model}")
+    trained = args.reward or every[0]
+    names = [trained, *(name for name in every if name != trained)]
+    rewards = {name: model.open_reward(name) for name in names}
+    identities = {name: model.rewards[name].fingerprint() for name in names}
+    spent, name = cost(args, "reward")
+    run, sides = dict(seed=args.seed, keep=ROWS, bar=not args.json), (spent, against_of(args))
+    how = dict(cases=bench.scene_set(), pictures=args.pictures or PICTURES_AGAINST, **run)
+    rows = [rewarded_rows(model, rewards, identities, **how, **side) for side in sides]
+    many = 200 if args.pictures is None else 12 * args.pictures
+    covered = [coverage_eval(model, pictures=many, keep=ROWS, bar=not args.json, **side) for side in sides]
+    own, others = _people(args, model.rewards[trained])
+    got = reward_change(*rows, {"its annotators": own, "other annotators": others}, tuple(covered))
+    shown, lines = {f"reward {trained}": got["rewards"][trained]}, []
+    shown |= {f"utility of {people}": of_people for people, of_people in got["utility"].items()}
+    held = {f"reward {other}, held out": got["rewards"][other] for other in names[1:]}
+    held |= {"right, by the judge": got["right"], "coverage": got["coverage"]}
+    who = f"{args.student} minus {args.against}"
+    lines += [of_interval(f"{what}: {who}", of["difference"], headline=True) for what, of in shown.items()]
+    lines += [of_low_end(f"{what}: {who}", of["difference"], target=-0.01) for what, of in held.items()]
+    means = [[what, f"{of['before']:.3f}", f"{of['after']:.3f}"] for what, of in (shown | held).items()]
+    notes = [table(["mean of", args.against, args.student], means)]
+    if not args.reward and len(names) > 1:
+        notes.append(f"Was {args.student} trained on another reward than {trained}? Name it with --reward.")
+    finish(args, name, model, lines, got | dict(trained=trained, identities=identities), began, notes=notes)
 
 
 def _people(args, reward: RewardCheckpoint) -> tuple[list[Annotator], list[Annotator]]:

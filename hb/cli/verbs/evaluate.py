@@ -272,9 +272,10 @@ def autoencoder(
 
 @verb(
     app,
-    short_help="Do rewards predict what people prefer?",
+    short_help="Do rewards predict what people prefer? What does training on one change?",
     stopped=STOPPED,
-    examples="hb eval reward\nhb eval reward --reward vision\nhb eval reward --every 20",
+    examples="hb eval reward\nhb eval reward --reward vision\nhb eval reward --every 20\n"
+    "hb eval reward --student refl-regression --nfe 1 --against one-nfe",
 )
 def reward(
     model: o.ModelOptions,
@@ -285,14 +286,36 @@ def reward(
     annotator_seed: Annotated[
         int | None, typer.Option(metavar="N", help="Whose clicks (default: of those that each reward was trained on).")
     ] = None,
+    student: o.StudentName = None,
+    nfe: PictureNFE = None,
+    steps: o.Steps = None,
+    against: o.Against = None,
+    pictures: Annotated[
+        int | None, o.Whole(help="With --student: pictures of each SceneEval prompt (default: 16).")
+    ] = None,
     seed: o.Seed = 0,
     results: o.Results = None,
     json: o.Json = False,
 ):
     """Accuracy on comparisons of requests that no reward was trained on, as a share of what the annotators' own
-    utilities reach; the agreement of two annotators beside it, and whether predicted probabilities come true."""
+    utilities reach; the agreement of two annotators beside it, and whether predicted probabilities come true.
+
+    With --student A --against B: what training on a reward changed. A minus B on the same prompts and noise, of each
+    reward, of annotators' utilities, of the judge's verdicts and of coverage."""
     args = arguments(locals())
-    from hb.cli.reward import evaluate
+    o.nfe_or_steps(nfe, steps)
+    if student is None and (against or pictures or nfe or steps):
+        raise typer.BadParameter(
+            "--against, --pictures, --nfe and --steps are about a student's pictures; say whose with --student"
+        )
+    if student is not None and against is None:
+        raise typer.BadParameter(f"say with --against what to compare {student} with, for example one-nfe")
+    if student is not None and (every or annotator_seed is not None):
+        raise typer.BadParameter("--every and --annotator-seed are about clicks, and do not go with --student")
+    from hb.cli.reward import change, evaluate
+
+    if student is not None:
+        return change(args)
 
     return evaluate(args)
 
