@@ -133,6 +133,12 @@ def scene_difference(ours: SceneScore | Mapping, theirs: SceneScore | Mapping) -
     return dict(overall=overall, tasks={t: stats.paired_difference([a], [b]) for t, (a, b) in pairs.items()})
 
 
+def scene_share(ours: SceneScore | Mapping, theirs: SceneScore | Mapping) -> dict:
+    """Ours over theirs on the same prompts and noise, paired by prompt, tasks of equal weight: an estimate."""
+    pairs = _paired(ours, theirs).values()
+    return stats.ratio(*([side.mean(1) for side in sides] for sides in zip(*pairs)))
+
+
 def flips(ours: SceneScore | Mapping, theirs: SceneScore | Mapping) -> dict:
     """Which verdicts changed: for each task and overall the 2 x 2 table with McNemar's p-value. Prompts are
     clusters."""

@@ -252,3 +252,23 @@ def test_the_command_prints_the_difference(model, tmp_path, capsys):
     (file,) = (tmp_path / "r").glob("*scene_six_nfe6*.json")
     kept = json.loads(file.read_text())
     assert kept["student"]["identity"] == model.students["six"].fingerprint() and "difference" in kept["result"]
+
+
+@pytest.mark.parametrize("theirs", [1, 0])
+def test_one_evaluation_is_held_to_a_share(model, tmp_path, monkeypatch, capsys, theirs):
+    def score(model, *, student, **how):
+        right, nfe = ((lambda t, c: t == "single"), 1) if student == "cfg" else ((lambda t, c: theirs), 6)
+        overall = dict(value=0.5 if nfe == 1 else theirs, low=0, high=1)
+        return replace(verdicts(right), overall=overall, nfe=nfe)
+
+    monkeypatch.setattr("hb.eval.scene.scene_eval", score)
+    model.save_pretrained(tmp_path / "whole")
+    args = ["--model", str(tmp_path / "whole"), "--results", str(tmp_path / "r"), "--json"]
+    assert main(["eval", "scene", "--student", "cfg", "--nfe", "1", "--against", "six", *args]) == 0
+    numbers = {row["what"]: row for row in json.loads(capsys.readouterr().out)["numbers"]}
+    assert not any("lower end" in what for what in numbers)  # that is what is asked of several evaluations
+    share = numbers.get("SceneEval, share of six's")
+    if theirs:
+        assert (share["value"], share["target"], share["met"]) == (0.5, 0.97, False)
+    else:  # nothing to be a share of, and nothing is lost
+        assert share is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hb.eval import stats
-from hb.eval.scene import SceneScore, _score, flips, scene_difference, scene_eval, verdicts_of
+from hb.eval.scene import SceneScore, _score, flips, scene_difference, scene_eval, scene_share, verdicts_of
 from hb.world import benchmark as bench
 from tests.eval.oracle import Oracle
 
@@ -64,3 +64,14 @@ def test_pictures_of_one_prompt_are_a_cluster():
     assert (one.tasks["single"].n, many.tasks["single"].n) == (60, 300)
     assert np.ptp(many.tasks["single"].interval) == pytest.approx(np.ptp(one.tasks["single"].interval), rel=0.03)
     assert many.overall["value"] == one.overall["value"] == round(2 / 3, 4)
+
+
+def test_a_share_gives_tasks_equal_weight_and_belongs_to_pairs():
+    ours = score(dict(single=[[1], [1], [1], [1]], two=[[1], [0]]))
+    theirs = score(dict(single=[[1], [1], [1], [1]], two=[[1], [1]]))
+    assert scene_share(ours, theirs)["value"] == 0.75  # of all pictures it would be 5 of 6
+    assert scene_share(ours.to_dict(), theirs.to_dict()) == scene_share(ours, theirs)
+    same = scene_share(theirs, theirs)
+    assert same["value"] == 1 and "no differences" in same["note"]
+    with pytest.raises(ValueError, match="same prompts"):
+        scene_share(ours, score(dict(single=[[1]])))
