@@ -238,7 +238,7 @@ def complexity(seen: Mapping[str, Mapping], *, title: str | None = None) -> Char
     right.invert_yaxis()
     plain(right, "x")
     labels(right, "pictures with this mistake")
-    legend(right, loc="lower right")
+    legend(right, loc="best")
     titled(figure, title)
     return figure
 
