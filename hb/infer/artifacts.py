@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hb.files import aside, check_finite
 from hb.models.bagel import Bagel
 from hb.models.checkpoint import CheckpointError, check, read_weights
-from hb.models.conditioning import StudentModel
+from hb.models.conditioning import StudentModel, extra_layers_of
 from hb.models.names import diffusers_name, is_generation, to_released
 from hb.models.pixel_decoder import PixelDecoder, PixelDecoderConfig
 from hb.models.rewards import RewardConfig, RewardModel
@@ -269,7 +269,7 @@ class Student(Artifact):
     def open(self, teacher: Bagel) -> StudentModel:
         """The student beside its teacher, whose understanding weights it shares. Raises CheckpointError if it is
         another's."""
-        model = StudentModel(teacher)
+        model = StudentModel(teacher, extra_layers=extra_layers_of(self.weights))
         check(self.weights, {name: p.shape for name, p in model.released_weights().items()}, STUDENT)
         if not self.is_for(teacher):
             raise CheckpointError(

@@ -90,8 +90,16 @@ class PictureRun:
         self.cache.keep(None, None, m)
         self.cache.position += m
         self._ids, self._new = self._ids + self._new, []
-        hidden = unit_rms(rows.x_gen, self.fused.config.rms_norm_eps)
+        hidden = unit_rms(self._extra(rows.x_gen), self.fused.config.rms_norm_eps)
         return torch.addmm(self.fused.bias, hidden, self.fused.head)[None]
+
+    def _extra(self, hidden: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+        """Through the student's extra layers, if it has some."""
+        still = hidden.new_ones(1, 1, len(hidden), self.fused.config.head_size)
+        for layer in self.fused.student.expert.extra:
+            # latent tokens share one position: to turn all queries and keys by one angle changes no product of them
+            hidden = layer(hidden[None], (still, torch.zeros_like(still)))[0]
+        return hidden
 
     def _embed(self, x, t, grid, scales) -> Float[Tensor, "n D"]:
         """Hidden states of the latent tokens. A sampler begins with the same noise key after key: that is kept."""

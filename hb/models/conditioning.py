@@ -8,6 +8,8 @@ change how a prompt or a picture is read.
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -38,14 +40,18 @@ class StudentModel(nn.Module):
     understanding branch reads prompts and pictures.
     """
 
-    def __init__(self, base: Bagel | StudentModel, trainable: bool = True):
-        """A copy of the teacher's branch, or of another student's, with weights of its own."""
+    def __init__(self, base: Bagel | StudentModel, trainable: bool = True, extra_layers: int = 0):
+        """A copy of the teacher's branch, or of another student's, with weights of its own.
+
+        extra_layers   so many layers more than it has (see `hb.models.mot.Expert.add_layers`)
+        """
         super().__init__()
         source = base if isinstance(base, StudentModel) else None
         self._base = source._base if source else Shared(base)
         expert, latent = (source.expert, source.latent) if source else base.generation_branch()
         self.expert = copy.deepcopy(expert)
         self.latent = copy.deepcopy(latent)
+        self.expert.add_layers(extra_layers)
         if self.latent.guidance is None:
             self.latent.guidance = GuidanceEmbedding(self.latent.time)
         self.compiled = False
@@ -126,3 +132,9 @@ class StudentModel(nn.Module):
 
 def _released(name: str) -> str:
     return to_released(name.replace("expert.", "mot.generation.", 1) if name.startswith("expert.") else name)
+
+
+def extra_layers_of(weights: Mapping[str, Tensor]) -> int:
+    """How many extra layers these released weights of a student have."""
+    found = [int(match[1]) for name in weights if (match := re.match(r"mot\.generation\.extra\.(\d+)\.", name))]
+    return max(found, default=-1) + 1

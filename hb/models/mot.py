@@ -10,6 +10,7 @@ Legend: B batch, n tokens of one expert, L tokens of all, P cached tokens, D wid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -85,13 +86,28 @@ def joint_layer(
 
 
 class Expert(nn.Module):
-    """A stack of layers and a final norm: one expert of a Mixture of Transformers."""
+    """A stack of layers and a final norm: one expert of a Mixture of Transformers.
+
+    extra   further layers before the norm, in which this expert's tokens attend to each other alone: of a student
+            (`add_layers`)
+    """
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(ExpertLayer(config) for _ in range(config.num_hidden_layers))
+        self.extra = nn.ModuleList()
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    @torch.no_grad()
+    def add_layers(self, count: int) -> None:
+        """Extra layers, copies of the last ones, that begin as the identity: what they add to the hidden states is
+        zero (block expansion: LLaMA Pro, arXiv 2401.02415)."""
+        for layer in self.layers[len(self.layers) - count :]:
+            new = copy.deepcopy(layer)
+            new.o_proj.weight.zero_()
+            new.mlp.down_proj.weight.zero_()
+            self.extra.append(new)
 
     def forward(
         self, x: Float[Tensor, "B n D"], positions: Int[Tensor, "B n"], mask: Bool[Tensor, "B 1 n n"] | None = None
@@ -131,7 +147,7 @@ def run_experts(
     mask           None: every token attends to all; else bool, True where a query may attend to a key, cached keys
                    first
     hidden_states  for each expert a list or None. A list collects its tokens' input and their state after every layer,
-                   before the final norm: num_hidden_layers + 1 tensors, as `transformers` counts them
+                   before extra layers and the final norm: num_hidden_layers + 1 tensors, as `transformers` counts them
     compiled       run layers as one compiled graph (see `compiled_layer`)
     """
     config = experts[0].config
@@ -152,6 +168,11 @@ def run_experts(
             states[i] = tokens
         for i in collect:
             hidden_states[i].append(states[i])
+    for i in present:
+        begin = sum(tokens.size(1) for tokens in x[:i])
+        own = tuple(angle[:, :, begin : begin + x[i].size(1)] for angle in angles)
+        for extra in experts[i].extra:
+            (states[i],), _ = layer((extra,), (states[i],), own, None, None)
     return tuple(expert.norm(tokens) if tokens.size(1) else tokens for expert, tokens in zip(experts, states)), new
 
 

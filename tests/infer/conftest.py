@@ -15,12 +15,12 @@ def picture():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
-def student_of(model: Model, seed: int = 0, **settings) -> Student:
+def student_of(model: Model, seed: int = 0, extra_layers: int = 0, **settings) -> Student:
     """The teacher's own weights, all shaken a little: nothing is zero or a copy by chance."""
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: p.detach() + 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-        for name, p in StudentModel(model.bagel).released_weights().items()
+        for name, p in StudentModel(model.bagel, extra_layers=extra_layers).released_weights().items()
     }
     usual = dict(stage="adp", steps=1, shift=3.0, teacher=fingerprint(model.bagel))
     return Student(**usual | settings, weights=weights)
@@ -34,6 +34,7 @@ def with_students(folder, dtype: torch.dtype = torch.float32) -> Model:
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
     model.students = {
         "one-nfe": student_of(model, reads_vision=False),
+        "deep": student_of(model, 3, extra_layers=2, reads_vision=False),
         "six": student_of(model, 1, steps=6, default=True),
         "multistep": student_of(model, 2, steps=3, sampler="multistep"),
     }

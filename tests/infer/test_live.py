@@ -15,7 +15,7 @@ from hb.infer.turns import Turn
 from hb.pictures import to_tensor
 from tests.infer.conftest import student_of, with_students
 
-STUDENTS = ["one-nfe", "six", "multistep"]
+STUDENTS = ["one-nfe", "deep", "six", "multistep"]
 TYPED = (  # going on, deleting, another word in the middle, all gone, the same again, longer than there is room for
     "a red circle",
     "a red circle and",

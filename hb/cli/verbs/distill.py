@@ -57,6 +57,13 @@ def distill(
             rich_help_panel=o.RUN,
         ),
     ] = False,
+    extra_layers: Annotated[
+        int | None,
+        o.Whole(
+            help="With --start-from: so many layers more than that student has, which change nothing at first.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = None,
     prompts: Annotated[
         int | None,
         o.Whole(help="In a step that draws, four pictures each (default: the stage's own).", rich_help_panel=o.RUN),

@@ -166,6 +166,14 @@ def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
     return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
 
 
+def with_extra_layers(student: Student, teacher: Bagel, count: int) -> Student:
+    """The same network with `count` layers more, which change nothing before they are trained."""
+    if not 0 < count <= teacher.config.llm.num_hidden_layers:
+        raise ValueError(f"extra layers begin as copies of the last ones: 1 to {teacher.config.llm.num_hidden_layers}")
+    more = StudentModel(student.open(teacher), extra_layers=count).released_weights()
+    return replace(student, weights={name: p.detach() for name, p in more.items()})
+
+
 def _plain(settings: dict) -> dict:
     """Ready for JSON."""
     return {k: v for k, v in settings.items() if k != "make"}

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from hb.guidance import RENORMS, Guidance, combine, combine_each
+from hb.infer.artifacts import Student, fingerprint
 from hb.infer.image import Contexts, guided_velocity
-from hb.models.conditioning import StudentModel
+from hb.models.conditioning import StudentModel, extra_layers_of
 from hb.models.names import is_generation, to_released
+from hb.train.distill.recipe import with_extra_layers
 from hb.train.distill.stage import Stage
 from hb.train.optim import muon
 from tests.train.distill.conftest import GUIDANCE, bare, shake, stage_batch_of, weights_of
@@ -234,3 +236,65 @@ def test_the_knobs_move_at_a_rate_of_their_own(teacher):
     )  # Adam's first step
     assert vectors and all(abs(moved[n] - 0.001) < 1e-4 for n in vectors)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(moved)
+
+
+# ---- extra layers ---------------------------------------------------------------------------------------------------
+
+
+def student_of(teacher) -> Student:
+    weights = {name: p.detach() for name, p in shake(StudentModel(teacher)).released_weights().items()}
+    return Student("regression", 1, 3.0, fingerprint(teacher), weights=weights)
+
+
+def asked(teacher, pool, seed=3):
+    batch = stage_batch_of(teacher, pool, "draw")
+    t = torch.linspace(0.3, 1.0, batch.size)
+    return some(*batch.latent.shape, seed=seed), t, batch.student_context, batch.grid, batch.scales
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_extra_layers_change_nothing_at_first(teacher, pool, count):
+    before = student_of(teacher)
+    after = with_extra_layers(before, teacher, count)
+    x, t, context, grid, scales = asked(teacher, pool)
+    plain, deep = (student.open(teacher) for student in (before, after))
+    assert extra_layers_of(before.weights) == 0 and extra_layers_of(after.weights) == count == len(deep.expert.extra)
+    assert torch.equal(plain(x, t, context, grid, **scales), deep(x, t, context, grid, **scales))
+    assert extra_layers_of(with_extra_layers(after, teacher, 1).weights) == count + 1
+    assert len(StudentModel(deep).expert.extra) == count  # a copy has them too
+
+
+def test_extra_layers_are_a_transformer_over_the_latent_tokens_alone(teacher, pool):
+    deep = shake(with_extra_layers(student_of(teacher), teacher, 2).open(teacher), seed=1)
+    x, t, context, grid, scales = asked(teacher, pool)
+    states: list[torch.Tensor] = []
+    got = deep(x, t, context, grid, hidden_states=states, **scales)
+    assert len(states) == teacher.config.llm.num_hidden_layers + 1
+    hidden = states[-1]
+    for layer in deep.expert.extra:
+        q, k, v = layer.project(hidden)  # all tokens have one position, so angles cancel
+        k, v = (h.repeat_interleave(q.size(1) // h.size(1), 1) for h in (k, v))
+        weights = (q @ k.mT / q.size(-1) ** 0.5).softmax(-1)
+        hidden = layer.finish(hidden, (weights @ v).transpose(1, 2).flatten(2))
+    assert torch.allclose(got, deep.latent.output(deep.expert.norm(hidden)), atol=1e-5)
+
+
+def test_extra_layers_are_kept_and_trained(teacher, pool, tmp_path):
+    after = with_extra_layers(student_of(teacher), teacher, 1)
+    after.save(tmp_path / "deep")
+    branch = Student.load(tmp_path / "deep").open(teacher).train().requires_grad_(True)
+    kept = {name: p.detach().clone() for name, p in branch.released_weights().items()}
+    assert all(torch.allclose(p, after.weights[name], atol=1e-3) for name, p in kept.items())  # files are float16
+    optimizer = muon(branch, 0.01)
+    x, t, context, grid, scales = asked(teacher, pool)
+    for _ in range(3):  # in the first step the two products that end in zero move, then all
+        optimizer.zero_grad()
+        branch(x, t, context, grid, **scales).square().mean().backward()
+        optimizer.step()
+    extra = {name: p for name, p in branch.released_weights().items() if ".extra." in name}
+    assert extra and not [name for name, p in extra.items() if torch.equal(p, kept[name])]
+
+
+def test_more_extra_layers_than_layers_get_a_sentence(teacher):
+    with pytest.raises(ValueError, match="copies of the last ones"):
+        with_extra_layers(student_of(teacher), teacher, 1 + teacher.config.llm.num_hidden_layers)
