@@ -24,7 +24,7 @@ from hb.train.distill.adp_settings import OneStepSettings
 from hb.train.distill.batch import StageBatch
 from hb.train.distill.dmdo import RENAMED, DistributionMatching, MatchingSettings
 from hb.train.distill.feedback import DiffusionDpo, DpoSettings, Draft, DraftSettings
-from hb.train.distill.recipe import check_beginning, mean_of, run_stage, with_extra_layers, with_new_guidance_embedding
+from hb.train.distill.recipe import check_beginning, mean_of, run_stage, with_new_guidance_embedding
 from hb.train.distill.rewarded import Reward
 from hb.train.distill.specs import CHAINS, SERVED, SHIFT, STAGES, StageSpec
 from hb.train.distill.stage import Stage
@@ -54,8 +54,6 @@ def distill(args) -> None:
             f"--start-from and --mean-with are for one stage; {args.stage} begins with the teacher, each stage "
             "with the one before it"
         )
-    if args.extra_layers and not args.start_from:
-        raise ValueError("--extra-layers goes with --start-from: they are added to a student that is there")
     if args.new_guidance_embedding and not args.start_from:
         raise ValueError(
             "--new-guidance-embedding goes with --start-from: a run that begins with the teacher has a new one"
@@ -90,8 +88,6 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
     home, begin = folder / name, Student.load(args.start_from) if args.start_from else None
     if begin is not None and args.new_guidance_embedding:
         begin = with_new_guidance_embedding(begin, model.bagel)
-    if begin is not None and args.extra_layers:
-        begin = with_extra_layers(begin, model.bagel, args.extra_layers)
     check_beginning(name, spec, model.bagel, students, begin)
     others = [Student.load(folder) for folder in args.mean_with]  # read now: a wrong one must not cost a run
     if others:
@@ -111,7 +107,7 @@ def _one(name: str, spec: StageSpec, model: Model, folder: Path, students: dict[
         start=first,
         mix=shares or None,
         new_guidance_embedding=args.new_guidance_embedding or None,
-        extra_layers=args.extra_layers,
+        extra_layers=spec.extra_layers or None,  # None: as in a run from before there was a choice
         data=args.data,
     )
     # the rate too: a run that diverged is told to go on with a smaller one
@@ -211,6 +207,7 @@ def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
     refuse_not_finite(**{f"--{name}": getattr(args, name) for name in ("lr", "mse", "minutes")})
     given = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, vision=args.vision)
+    given |= dict(extra_layers=args.extra_layers)
     changes = {name: value for name, value in given.items() if value is not None}
     options = dict(spec.options)
     own = ("renoise_fake", "renoise_student", "sample_fake", "sample_student", "fake_updates")

@@ -103,8 +103,8 @@ class Expert(nn.Module):
     def add_layers(self, count: int) -> None:
         """Extra layers, copies of the last ones, that begin as the identity: what they add to the hidden states is
         zero (block expansion: LLaMA Pro, arXiv 2401.02415)."""
-        for layer in self.layers[len(self.layers) - count :]:
-            new = copy.deepcopy(layer)
+        for i in range(-count, 0):
+            new = copy.deepcopy(self.layers[i % len(self.layers)])
             new.o_proj.weight.zero_()
             new.mlp.down_proj.weight.zero_()
             self.extra.append(new)

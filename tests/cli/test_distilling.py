@@ -43,7 +43,7 @@ def test_a_mean_with_a_student_of_another_form_is_refused_before_the_run(tiny, t
     weights = {name: p.detach() for name, p in StudentModel(tiny.bagel).released_weights().items()}
     one = Student("dmdo", 6, 3.0, fingerprint(tiny.bagel), reads_vision=False, weights=weights)
     one.save(tmp_path / "six")
-    args = SimpleNamespace(mix=(), data=None, new_guidance_embedding=False, extra_layers=None)
+    args = SimpleNamespace(mix=(), data=None, new_guidance_embedding=False)
     args.start_from, args.mean_with = str(tmp_path / "six"), [str(tmp_path / "six")]
     students = dict(dmdo=one, regression=replace(one, stage="regression", steps=1))
     with pytest.raises(ValueError, match="one teacher and one form"):

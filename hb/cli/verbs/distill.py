@@ -12,7 +12,7 @@ app = typer.Typer()
 PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
-    "one-nfe", "regression", "continued", "adp-refl", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent",
+    "one-nfe", "regression", "continued", "deepened", "adp-refl", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent",
     "adp-light", "mmd", "dmdo-3", "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft", "reward-dpo",
     "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
@@ -60,7 +60,8 @@ def distill(
     extra_layers: Annotated[
         int | None,
         o.Whole(
-            help="With --start-from: so many layers more than that student has, which change nothing at first.",
+            help="Layers of the student behind the teacher's own; new ones change nothing before they are trained "
+            "(default: the stage's).",
             rich_help_panel=o.RUN,
         ),
     ] = None,
@@ -162,7 +163,8 @@ def distill(
       six-nfe           the three, one after another
       regression        one step: a warm start on the six-evaluation student's pairs
       continued         one step: pairs that begin with the student's own prediction
-      one-nfe           these two, one after another: the student that serves one evaluation
+      deepened          one step: the same, and four layers more
+      one-nfe           these three, one after another: the student that serves one evaluation
       adp               stage 4: one step, adversarial, in latents and pixels
       refl              stage 5: reward feedback
       adp-refl          regression, adp and refl, one after another

@@ -7,7 +7,8 @@ latents and one on decoded pictures compare the prediction with x0. Its stage 5 
 The other ways to one step are the same class with other weights:
 
 regression      the distance to x0 alone. It ends at the conditional mean, and z decides x0, so little is averaged
-continued       regression onto ends that begin with the student's own prediction; with it `one-nfe` is made
+continued       regression onto ends that begin with the student's own prediction
+deepened        the same, with layers of the student's own behind those it began with; so `one-nfe` is made
 MMD             no discriminator: the distance between the distributions within a prompt (iRDM, arXiv 2607.02375)
 
 What is ours: `true` real samples (latents of scenes rendered for the same prompt, which no published recipe has), R1

@@ -15,7 +15,7 @@ from hb.flow import time_grid
 from hb.guidance import Guidance
 from hb.infer.artifacts import PixelDecoderCheckpoint, Student, fingerprint
 from hb.models.bagel import Bagel
-from hb.models.conditioning import StudentModel
+from hb.models.conditioning import StudentModel, extra_layers_of
 from hb.seeding import noise_like, seeded_generator
 from hb.train.distill.batch import StageBatch, pick_batch, read_batch
 from hb.train.distill.dmdo import noise_between, roll_out, student_velocity
@@ -73,7 +73,7 @@ def run_stage(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # the heads of a discriminator begin at random
-        start = branch_of(teacher, begin or students.get(spec.after))
+        start = branch_of(teacher, begin or students.get(spec.after), extra_layers=spec.extra_layers)
         for role in (role for role in OTHERS if role in options):
             options[role] = branch_of(teacher, students[options[role]], trainable=False)
         if source := students.get(spec.options.get("source")):
@@ -154,9 +154,12 @@ def check_beginning(
         replace(begin, teacher=fingerprint(teacher)).open(teacher)
 
 
-def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True) -> StudentModel:
-    """A branch that begins as this student, or as the teacher."""
-    return StudentModel(teacher if student is None else student.open(teacher), trainable)
+def branch_of(teacher: Bagel, student: Student | None, trainable: bool = True, extra_layers: int = 0) -> StudentModel:
+    """A branch that begins as this student, or as the teacher. Of `extra_layers` those that the student does not have
+    are added; they change nothing before they are trained."""
+    start = teacher if student is None else student.open(teacher)
+    there = 0 if student is None else extra_layers_of(student.weights)
+    return StudentModel(start, trainable, extra_layers=max(0, extra_layers - there))
 
 
 def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
@@ -164,14 +167,6 @@ def with_new_guidance_embedding(student: Student, teacher: Bagel) -> Student:
     nothing."""
     new = StudentModel(teacher).released_weights()
     return replace(student, weights=student.weights | {n: p.detach() for n, p in new.items() if "scale_embedder" in n})
-
-
-def with_extra_layers(student: Student, teacher: Bagel, count: int) -> Student:
-    """The same network with `count` layers more, which change nothing before they are trained."""
-    if not 0 < count <= teacher.config.llm.num_hidden_layers:
-        raise ValueError(f"extra layers begin as copies of the last ones: 1 to {teacher.config.llm.num_hidden_layers}")
-    more = StudentModel(student.open(teacher), extra_layers=count).released_weights()
-    return replace(student, weights={name: p.detach() for name, p in more.items()})
 
 
 def _plain(settings: dict) -> dict:

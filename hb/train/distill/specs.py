@@ -26,6 +26,7 @@ class StageSpec:
     steps, prompts, edits, lr   of the training
     editing   the share of steps that edit
     evaluations, sampler, any_steps, default, vision   of the student (see `Student`)
+    extra_layers   of its generation branch, behind those of the teacher (see `hb.models.mot.Expert`)
     """
 
     make: Callable[..., Stage]
@@ -42,6 +43,7 @@ class StageSpec:
     any_steps: bool = False
     default: bool = False
     vision: bool = True
+    extra_layers: int = 0
 
 
 # how stage 3 differs from what is printed (see DistributionMatching; data/results/DIARY.md says what each brings)
@@ -155,6 +157,7 @@ STAGES |= {
 # one step (stages 4 and 5). Every run makes its pairs with the six-evaluation student that ships; dmdo does not read
 # pictures through the vision encoder, and neither do these
 _ONE = dict(prompts=12, edits=24, vision=False, evaluations=1)
+_CONTINUED = dict(continued=(0, 1, 2), by_value=1.0, at_one=1.0, replay=4)
 _REGRESSION = dict(source="dmdo", deployed=1.0, decay=0.6, adversarial=0.0, regression=(1.0, 1.0), average=0.9)
 _ADP = dict(
     source="dmdo", deployed=1.0, decay=0.5, pairing="relativistic", true=0.5, r1=0.025, r2=0.025, regression=(1.0, 0.05)
@@ -178,8 +181,19 @@ STAGES |= {
         800,
         0.003,
         editing=0.25,
-        options=_REGRESSION | dict(continued=(0, 1, 2), by_value=1.0, at_one=1.0, replay=4),
+        options=_REGRESSION | _CONTINUED,
         **_ONE,
+    ),
+    "deepened": StageSpec(
+        OneStep,
+        "one step: the same with four layers more, over the latent tokens alone",
+        "continued",
+        1250,
+        0.003,
+        editing=0.25,
+        options=_REGRESSION | _CONTINUED | dict(average=0.97),
+        extra_layers=4,
+        **_ONE | dict(edits=12),
     ),
     "adp": StageSpec(OneStep, "stage 4: one step, two discriminators", "regression", 800, 1e-4, options=_ADP, **_ONE),
     "adp-literal": StageSpec(
@@ -286,7 +300,7 @@ STAGES |= {
         **_ONE | dict(evaluations=6),
     ),
 }
-ONE_NFE = ("regression", "continued")  # what ships
+ONE_NFE = ("regression", "continued", "deepened")  # what ships
 ADP_REFL = ("regression", "adp", "refl")  # the paper's stages 4 and 5, after a warm start
 # chains whose last student is kept under the chain's own name too, and answers to its evaluations
 SERVED = {"one-nfe"}

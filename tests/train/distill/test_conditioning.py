@@ -1,6 +1,7 @@
 """A model that knows its guidance begins as its teacher; guidance at many scales at once is guidance at each."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hb.infer.artifacts import Student, fingerprint
 from hb.infer.image import Contexts, guided_velocity
 from hb.models.conditioning import StudentModel, extra_layers_of
 from hb.models.names import is_generation, to_released
-from hb.train.distill.recipe import with_extra_layers
+from hb.train.distill.recipe import branch_of
 from hb.train.distill.stage import Stage
 from hb.train.optim import muon
 from tests.train.distill.conftest import GUIDANCE, bare, shake, stage_batch_of, weights_of
@@ -252,20 +253,26 @@ def asked(teacher, pool, seed=3):
     return some(*batch.latent.shape, seed=seed), t, batch.student_context, batch.grid, batch.scales
 
 
-@pytest.mark.parametrize("count", [1, 2])
+def deepened(student: Student, teacher, count: int) -> Student:
+    return replace(student, weights=branch_of(teacher, student, extra_layers=count).released_weights())
+
+
+@pytest.mark.parametrize("count", [1, 3])  # the tiny model has two layers
 def test_extra_layers_change_nothing_at_first(teacher, pool, count):
     before = student_of(teacher)
-    after = with_extra_layers(before, teacher, count)
+    after = deepened(before, teacher, count)
     x, t, context, grid, scales = asked(teacher, pool)
     plain, deep = (student.open(teacher) for student in (before, after))
     assert extra_layers_of(before.weights) == 0 and extra_layers_of(after.weights) == count == len(deep.expert.extra)
     assert torch.equal(plain(x, t, context, grid, **scales), deep(x, t, context, grid, **scales))
-    assert extra_layers_of(with_extra_layers(after, teacher, 1).weights) == count + 1
     assert len(StudentModel(deep).expert.extra) == count  # a copy has them too
+    for asked_for, had in ((count, count), (count + 1, count + 1), (0, count)):  # none that is there is added again
+        assert extra_layers_of(deepened(after, teacher, asked_for).weights) == had
+    assert len(branch_of(teacher, None, extra_layers=count).expert.extra) == count
 
 
 def test_extra_layers_are_a_transformer_over_the_latent_tokens_alone(teacher, pool):
-    deep = shake(with_extra_layers(student_of(teacher), teacher, 2).open(teacher), seed=1)
+    deep = shake(deepened(student_of(teacher), teacher, 2).open(teacher), seed=1)
     x, t, context, grid, scales = asked(teacher, pool)
     states: list[torch.Tensor] = []
     got = deep(x, t, context, grid, hidden_states=states, **scales)
@@ -280,7 +287,7 @@ def test_extra_layers_are_a_transformer_over_the_latent_tokens_alone(teacher, po
 
 
 def test_extra_layers_are_kept_and_trained(teacher, pool, tmp_path):
-    after = with_extra_layers(student_of(teacher), teacher, 1)
+    after = deepened(student_of(teacher), teacher, 1)
     after.save(tmp_path / "deep")
     branch = Student.load(tmp_path / "deep").open(teacher).train().requires_grad_(True)
     kept = {name: p.detach().clone() for name, p in branch.released_weights().items()}
@@ -293,8 +300,3 @@ def test_extra_layers_are_kept_and_trained(teacher, pool, tmp_path):
         optimizer.step()
     extra = {name: p for name, p in branch.released_weights().items() if ".extra." in name}
     assert extra and not [name for name, p in extra.items() if torch.equal(p, kept[name])]
-
-
-def test_more_extra_layers_than_layers_get_a_sentence(teacher):
-    with pytest.raises(ValueError, match="copies of the last ones"):
-        with_extra_layers(student_of(teacher), teacher, 1 + teacher.config.llm.num_hidden_layers)
