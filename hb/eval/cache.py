@@ -135,7 +135,7 @@ def result_key(model: Model | None, name: str, options: Mapping) -> dict:
     weights = dict(
         teacher=identity(model), students=students, decoder=model.pixel_decoder and model.pixel_decoder.fingerprint()
     )
-    if name == "reward":
+    if name.split("_")[0] == "reward":  # also what training on one changed
         weights |= dict(rewards={reward: r.fingerprint() for reward, r in model.rewards.items()})
     sampling = asdict(model.sampling)
     return dict(name=name, options=chosen, sampling=sampling) | weights | drafted(model) | place(model) | versions

@@ -2,6 +2,7 @@
 that were drawn."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from hb.cli.main import main
 from hb.data.preference_pool import make_preferences, some_requests
+from hb.eval.cache import digest, result_key
 from hb.eval.protocol import as_seen, noise_seed
 from hb.eval.reward_change import reward_change, rewarded_rows
 from hb.infer.pipeline import Model
@@ -153,3 +155,12 @@ def test_a_reward_that_is_not_there_gets_a_sentence(folder, capsys):
     words = ["--student", "teacher", "--against", "teacher", "--reward", "nothing"]
     assert main(["eval", "reward", "--model", str(folder), *words]) == 2
     assert "nothing" in capsys.readouterr().err
+
+
+def test_other_rewards_make_another_result(tiny):
+    """The key of a result holds what it was measured with: figures of two rewards never go into one file."""
+    keys = []
+    for mark in ("1", "2"):
+        whole = Model(tiny.bagel, tiny.text, tiny.sampling, rewards=dict(r=SimpleNamespace(fingerprint=mark.upper)))
+        keys.append(digest(result_key(whole, "reward_refl_nfe1", dict(student="refl"))))
+    assert keys[0] != keys[1]

@@ -12,9 +12,9 @@ app = typer.Typer()
 PANEL, OF_A_STAGE = "Make a model", "Options of a stage"
 Stage = Literal[
     "six-nfe", "cfg", "tscd", "dmdo", "dmdo-literal", "lcm", "pcm", "dmd2",
-    "one-nfe", "regression", "continued", "deepened", "adp-refl", "adp", "refl", "adp-literal", "adp-hinge", "adp-latent",
-    "adp-light", "mmd", "dmdo-3", "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft", "reward-dpo",
-    "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
+    "one-nfe", "regression", "continued", "deepened", "adp-refl", "adp", "refl", "adp-literal", "adp-hinge",
+    "adp-latent", "adp-light", "mmd", "dmdo-3", "dmdo-2", "dmdo-1", "refl-regression", "refl-dmdo", "reward-draft",
+    "reward-dpo", "hyper-sd", "hyper-sd-8", "hyper-sd-4", "hyper-sd-2", "hyper-sd-1",
 ]  # fmt: skip
 Noise = Literal["coupled", "fresh", "mixed"]
 Points = Literal["end", "guess"]
