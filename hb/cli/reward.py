@@ -144,6 +144,8 @@ def _made_of(model: Model) -> dict:
 
 
 def evaluate(args) -> None:
+    if args.student is not None:
+        return _change(args)
     model, began = open_model(args), time.monotonic()
     names = [args.reward] if args.reward else list(model.rewards)
     if not names:
@@ -174,7 +176,7 @@ def evaluate(args) -> None:
     write_figure(file.with_suffix(".png"), plots.calibration(curves, title=TITLE), dpi=120)
 
 
-def change(args) -> None:
+def _change(args) -> None:
     """`hb eval reward --student A --against B`: the first reward, or --reward, is the one that A was trained on."""
     model, began = open_model(args), time.monotonic()
     every = list(model.rewards)

@@ -1,4 +1,4 @@
-"""What training on a reward changed: two students on the same prompts and the same noise (method.md sections 6.2, 10).
+"""What training on a reward changed: two students on the same prompts and the same noise (method.md sections 6.2, 7).
 
 The reward that was trained on must rise, or nothing was learnt. Whether pictures became better is what everything else
 says: rewards that were held out, the utilities of annotators, the judge, and coverage.

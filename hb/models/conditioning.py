@@ -136,5 +136,4 @@ def _released(name: str) -> str:
 
 def extra_layers_of(weights: Mapping[str, Tensor]) -> int:
     """How many extra layers these released weights of a student have."""
-    found = [int(match[1]) for name in weights if (match := re.match(r"mot\.generation\.extra\.(\d+)\.", name))]
-    return max(found, default=-1) + 1
+    return len({match[1] for name in weights if (match := re.match(r"mot\.generation\.extra\.(\d+)\.", name))})

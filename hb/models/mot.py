@@ -168,7 +168,7 @@ def run_experts(
             states[i] = tokens
         for i in collect:
             hidden_states[i].append(states[i])
-    for i in present:
+    for i in (i for i in present if experts[i].extra):
         begin = sum(tokens.size(1) for tokens in x[:i])
         own = tuple(angle[:, :, begin : begin + x[i].size(1)] for angle in angles)
         for extra in experts[i].extra:

@@ -312,10 +312,7 @@ def reward(
         raise typer.BadParameter(f"say with --against what to compare {student} with, for example one-nfe")
     if student is not None and (every or annotator_seed is not None):
         raise typer.BadParameter("--every and --annotator-seed are about clicks, and do not go with --student")
-    from hb.cli.reward import change, evaluate
-
-    if student is not None:
-        return change(args)
+    from hb.cli.reward import evaluate
 
     return evaluate(args)
 
