@@ -20,7 +20,7 @@ from hb.infer.artifacts import STUDENT, RewardCheckpoint, Student, fingerprint
 from hb.infer.pipeline import Model
 from hb.models import mot
 from hb.models.checkpoint import CheckpointError
-from hb.models.conditioning import StudentModel
+from hb.models.conditioning import StudentModel, extra_layers_of
 from hb.models.names import is_generation, to_released
 from hb.models.rewards import RewardConfig, RewardModel
 from hb.train.distill.adp import OneStep
@@ -414,6 +414,15 @@ def test_a_student_goes_on_from_the_command_line_and_again_where_it_was_put(stud
     )
 
 
+def test_extra_layers_are_asked_for_on_the_command_line(students, tiny_folder, tmp_path):
+    students["cfg"].save(tmp_path / "begin")
+    argv = ["distill", "cfg", "--model", tiny_folder, "--folder", tmp_path / "run", "--start-from", tmp_path / "begin"]
+    argv += ["--pool", 2, "--prompts", 1, "--edits", 1, "--steps", 1, "--lr", 1e-9, "--accelerator", "cpu", "--json"]
+    assert main([*map(str, argv), "--extra-layers", "2"]) == 0
+    done = Student.load(tmp_path / "run" / "students" / "cfg")
+    assert extra_layers_of(done.weights) == 2 and extra_layers_of(students["cfg"].weights) == 0
+
+
 def test_a_mix_reaches_the_pool_and_another_mix_has_another(tiny_folder, tmp_path, monkeypatch, capsys):
     def made(*_, mix, **__):
         raise ValueError(f"counting {mix['counting']:.2f}, position {mix['position']:.2f}")
@@ -481,6 +490,7 @@ def test_every_stage_that_is_listed_leaves_a_student_that_draws_at_its_cost(name
         spec.default,
         spec.vision,
     )
+    assert extra_layers_of(parcel.weights) == spec.extra_layers
     nfe = 6 if spec.any_steps else spec.evaluations
     drawn = Model(teacher, model.text, students={name: parcel}).draw("a red circle", student=name, nfe=nfe)
     assert drawn.nfe == nfe and bool(drawn.pixels.isfinite().all())
