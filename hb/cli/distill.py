@@ -206,9 +206,8 @@ def _as_noted(options: dict) -> str:
 def _as_asked(spec: StageSpec, args, name: str) -> StageSpec:
     """The stage with the options of the command line. Raises ValueError for one that the stage does not have."""
     refuse_not_finite(**{f"--{name}": getattr(args, name) for name in ("lr", "mse", "minutes")})
-    given = dict(steps=args.steps, lr=args.lr, prompts=args.prompts, edits=args.edits, vision=args.vision)
-    given |= dict(extra_layers=args.extra_layers)
-    changes = {name: value for name, value in given.items() if value is not None}
+    of_spec = ("steps", "lr", "prompts", "edits", "vision", "extra_layers")
+    changes = {field: getattr(args, field) for field in of_spec if getattr(args, field) is not None}
     options = dict(spec.options)
     own = ("renoise_fake", "renoise_student", "sample_fake", "sample_student", "fake_updates")
     kinds = dict.fromkeys(own, DistributionMatching)

@@ -147,9 +147,7 @@ def evaluate(args) -> None:
     if args.student is not None:
         return _change(args)
     model, began = open_model(args), time.monotonic()
-    names = [args.reward] if args.reward else list(model.rewards)
-    if not names:
-        raise ValueError(f"{args.model} has no rewards; train one: hb train reward --install {args.model}")
+    names = [args.reward] if args.reward else _every_reward(args, model)
     rewards = {name: model.open_reward(name) for name in names}
     people, others = _people(args, model.rewards[names[0]])
     pools = held_out_pictures(model, people, seed=args.seed, every=args.every or EVERY, keep=ROWS, bar=not args.json)
@@ -179,9 +177,7 @@ def evaluate(args) -> None:
 def _change(args) -> None:
     """`hb eval reward --student A --against B`: the first reward, or --reward, is the one that A was trained on."""
     model, began = open_model(args), time.monotonic()
-    every = list(model.rewards)
-    if not every:
-        raise ValueError(f"{args.model} has no rewards; train one: hb train reward --install {args.model}")
+    every = _every_reward(args, model)
     trained = args.reward or every[0]
     names = [trained, *(name for name in every if name != trained)]
     rewards = {name: model.open_reward(name) for name in names}
@@ -190,8 +186,8 @@ def _change(args) -> None:
     run, sides = dict(seed=args.seed, keep=ROWS, bar=not args.json), (spent, against_of(args))
     how = dict(cases=bench.scene_set(), pictures=args.pictures or PICTURES_AGAINST, **run)
     rows = [rewarded_rows(model, rewards, identities, **how, **side) for side in sides]
-    many = 200 if args.pictures is None else 12 * args.pictures
-    covered = [coverage_eval(model, pictures=many, keep=ROWS, bar=not args.json, **side) for side in sides]
+    fewer = {} if args.pictures is None else dict(pictures=12 * args.pictures)
+    covered = [coverage_eval(model, keep=ROWS, bar=not args.json, **fewer, **side) for side in sides]
     own, others = _people(args, model.rewards[trained])
     got = reward_change(*rows, {"its annotators": own, "other annotators": others}, tuple(covered))
     shown, lines = {f"reward {trained}": got["rewards"][trained]}, []
@@ -206,6 +202,13 @@ def _change(args) -> None:
     if not args.reward and len(names) > 1:
         notes.append(f"Was {args.student} trained on another reward than {trained}? Name it with --reward.")
     finish(args, name, model, lines, got | dict(trained=trained, identities=identities), began, notes=notes)
+
+
+def _every_reward(args, model: Model) -> list[str]:
+    """The names of the model's rewards. Raises ValueError if it has none."""
+    if not model.rewards:
+        raise ValueError(f"{args.model} has no rewards; train one: hb train reward --install {args.model}")
+    return list(model.rewards)
 
 
 def _people(args, reward: RewardCheckpoint) -> tuple[list[Annotator], list[Annotator]]:

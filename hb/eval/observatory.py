@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hb.data.tokens import marked
 from hb.eval.coverage import in_order, overlap
 from hb.eval.protocol import as_seen, noise_seed
 from hb.infer.pipeline import Model
@@ -228,6 +229,24 @@ def _fallen(looks: Sequence[Look], errors: float) -> bool:
 # ---- online ---------------------------------------------------------------------------------------------------------
 
 
+def conditions_of(
+    model: Model, rewards: Mapping[str, RewardModel], prompts: Sequence[str]
+) -> dict[str, RewardCondition]:
+    """What each reward reads of these prompts, one row each."""
+    ids, length = pad_ids([marked(model.text, ids) for ids in model.text.encode_many(prompts)], model.text.end)
+    return {name: reward.condition(model.bagel, ids, length) for name, reward in rewards.items()}
+
+
+@torch.no_grad()
+def scores_of(
+    rewards: Mapping[str, RewardModel], pictures: Float[Tensor, "n 3 H W"], conditions: Mapping[str, RewardCondition]
+) -> dict[str, np.ndarray]:
+    """mu [n] of pictures in [0, 1], by reward."""
+    return {
+        name: reward(pictures * 2 - 1, conditions[name])[0].double().cpu().numpy() for name, reward in rewards.items()
+    }
+
+
 class Observatory:
     """Looks at a model again and again while it is trained: the same prompts, each from the same noises.
 
@@ -249,11 +268,7 @@ class Observatory:
         self.requests = [request for request in requests for _ in range(pictures)]
         self.prompts = [say(request) for request in self.requests]
         self.seeds = [noise_seed(seed, i) for i in range(len(self.prompts))]
-        rows = [[model.text.start, *ids, model.text.end] for ids in model.text.encode_many(self.prompts)]
-        ids, length = pad_ids(rows, model.text.end)
-        self.conditions: dict[str, RewardCondition] = {
-            name: reward.condition(model.bagel, ids, length) for name, reward in self.rewards.items()
-        }
+        self.conditions = conditions_of(model, self.rewards, self.prompts)
 
     def check(self, draw: Callable[[list[str], list[int]], Tensor], step: int = 0) -> Look:
         """Look at what `draw(prompts, seeds)` makes, pictures [n, 3, H, W] in [0, 1]."""
@@ -261,13 +276,9 @@ class Observatory:
         self.looks.append(look(pictures, self.requests, self.scores(pictures), step))
         return self.looks[-1]
 
-    @torch.no_grad()
     def scores(self, pictures: Tensor) -> dict[str, np.ndarray]:
         """mu of every picture, by reward."""
-        return {
-            name: reward(pictures * 2 - 1, self.conditions[name])[0].double().cpu().numpy()
-            for name, reward in self.rewards.items()
-        }
+        return scores_of(self.rewards, pictures, self.conditions)
 
     @property
     def stop(self) -> bool:

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hb.eval import stats
 from hb.eval.cache import Progress, key_of
 from hb.eval.coverage import relative
+from hb.eval.observatory import conditions_of, scores_of
 from hb.eval.protocol import BATCH, as_seen, noise_seed
 from hb.infer.pipeline import Model
-from hb.models.bagel import pad_ids
 from hb.models.rewards import RewardModel
 from hb.world import benchmark as bench
 from hb.world.annotator import Annotator, merits
@@ -53,7 +52,7 @@ def rewarded_rows(
         prompts = [case.prompt for case in chosen]
         drawn = model.draw(prompts, seed=[noise_seed(seed, i) for i in numbers], warn=False, **draw)
         seen = as_seen(drawn)
-        mu = {name: _mu(model, reward, prompts, seen) for name, reward in rewards.items()}
+        mu = scores_of(rewards, seen, conditions_of(model, rewards, prompts))
         rows = []
         for k, (i, case, reading) in enumerate(zip(numbers, chosen, read(seen))):
             row = dict(task=case.task, case=i // pictures, right=int(check(reading, case.request).right))
@@ -62,13 +61,6 @@ def rewarded_rows(
         return rows
 
     return Progress(keep, key).run(len(cases) * pictures, BATCH, work, "drawing", bar)
-
-
-@torch.no_grad()
-def _mu(model: Model, reward: RewardModel, prompts: Sequence[str], pictures: torch.Tensor) -> torch.Tensor:
-    rows = [[model.text.start, *ids, model.text.end] for ids in model.text.encode_many(list(prompts))]
-    ids, length = pad_ids(rows, model.text.end)
-    return reward(pictures * 2 - 1, reward.condition(model.bagel, ids, length))[0].cpu()
 
 
 def reward_change(

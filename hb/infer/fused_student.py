@@ -95,11 +95,16 @@ class PictureRun:
 
     def _extra(self, hidden: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         """Through the student's extra layers, if it has some."""
-        still = hidden.new_ones(1, 1, len(hidden), self.fused.config.head_size)
-        for layer in self.fused.student.expert.extra:
-            # latent tokens share one position: to turn all queries and keys by one angle changes no product of them
-            hidden = layer(hidden[None], (still, torch.zeros_like(still)))[0]
-        return hidden
+        layers = self.fused.student.expert.extra
+        if not layers:
+            return hidden
+        # latent tokens share one position: to turn all queries and keys by one angle changes no product of them
+        cos = hidden.new_ones(1, 1, len(hidden), self.fused.config.head_size)
+        still = cos, torch.zeros_like(cos)
+        x = hidden[None]
+        for layer in layers:
+            x = layer(x, still)
+        return x[0]
 
     def _embed(self, x, t, grid, scales) -> Float[Tensor, "n D"]:
         """Hidden states of the latent tokens. A sampler begins with the same noise key after key: that is kept."""

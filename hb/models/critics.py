@@ -62,6 +62,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
+        backbone.expert.extra = nn.ModuleList()  # of a student; heads are on the layers before them
         config = backbone.config.llm
         deep = config.num_hidden_layers
         self.layers = tuple(range(every, deep + 1, every)) or (deep,) if depths is None else layers_at(depths, deep)

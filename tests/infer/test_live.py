@@ -86,12 +86,13 @@ def test_a_grid_that_the_student_was_not_made_for(live_model, latents):
     assert same(latents[-1], live_model.draw("a circle", student="six", steps=2, warn=False).latent)
 
 
+@pytest.mark.parametrize("name", ["one-nfe", "deep"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_in_other_types_it_is_so_to_rounding(tiny_folder, dtype):
+def test_in_other_types_it_is_so_to_rounding(tiny_folder, dtype, name):
     model, tolerance = with_students(tiny_folder, dtype), {torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype]
-    session = LiveSession(model, raw=True)
+    session = LiveSession(model, student=name, raw=True)
     for text in TYPED[:4]:
-        mine, wanted = session.draw(text), model.draw(text, nfe=None, student="one-nfe", warn=False)
+        mine, wanted = session.draw(text), model.draw(text, nfe=None, student=name, warn=False)
         difference = (mine.pixels - wanted.pixels[0]).abs()
         assert float(difference.mean()) < tolerance + 1 / 255, text
 

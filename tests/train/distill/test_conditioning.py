@@ -10,6 +10,7 @@ from hb.guidance import RENORMS, Guidance, combine, combine_each
 from hb.infer.artifacts import Student, fingerprint
 from hb.infer.image import Contexts, guided_velocity
 from hb.models.conditioning import StudentModel, extra_layers_of
+from hb.models.critics import Discriminator
 from hb.models.names import is_generation, to_released
 from hb.train.distill.recipe import branch_of
 from hb.train.distill.stage import Stage
@@ -300,3 +301,16 @@ def test_extra_layers_are_kept_and_trained(teacher, pool, tmp_path):
         optimizer.step()
     extra = {name: p for name, p in branch.released_weights().items() if ".extra." in name}
     assert extra and not [name for name, p in extra.items() if torch.equal(p, kept[name])]
+
+
+def test_a_critic_runs_no_layer_that_no_head_is_on(teacher, pool):
+    student = deepened(student_of(teacher), teacher, 2).open(teacher)
+    critics = []
+    for start in (student, student_of(teacher).open(teacher)):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            critics.append(Discriminator(StudentModel(start), every=1))
+    x, t, context, grid, scales = asked(teacher, pool)
+    one, other = (critic(x, t, context, grid=grid, **scales) for critic in critics)
+    assert torch.equal(one, other) and not critics[0].backbone.expert.extra
+    assert len(student.expert.extra) == 2  # its own are as they were
