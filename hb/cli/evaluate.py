@@ -69,8 +69,9 @@ def scene(args) -> None:
         lines += [of_interval(f"{task}: {who}", d, target=each) for task, d in difference["tasks"].items()]
         if not one:
             lines.append(of_low_end(who, difference["overall"], target=-0.01))
-        elif theirs.overall["value"]:  # a share of nothing means nothing
+        else:
             lines.append(of_interval(who, difference["overall"]))
+        if one and theirs.overall["value"]:  # a share of nothing means nothing
             got["share"] = hb.eval.scene.scene_share(score, theirs)
             lines.append(of_interval(f"SceneEval, share of {args.against}'s", got["share"], target=0.97, headline=True))
         notes.append(flip_table(flipped["tasks"] | {"all": flipped["overall"]}, args.student or "ours", args.against))

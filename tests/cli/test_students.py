@@ -267,6 +267,7 @@ def test_one_evaluation_is_held_to_a_share(model, tmp_path, monkeypatch, capsys,
     assert main(["eval", "scene", "--student", "cfg", "--nfe", "1", "--against", "six", *args]) == 0
     numbers = {row["what"]: row for row in json.loads(capsys.readouterr().out)["numbers"]}
     assert not any("lower end" in what for what in numbers)  # that is what is asked of several evaluations
+    assert numbers["cfg, 1 NFE minus six at 6"]["target"] is None  # the difference is printed, whatever theirs is
     share = numbers.get("SceneEval, share of six's")
     if theirs:
         assert (share["value"], share["target"], share["met"]) == (0.5, 0.97, False)
