@@ -256,7 +256,10 @@ def test_the_command_prints_the_difference(model, tmp_path, capsys):
 
 @pytest.mark.parametrize("theirs", [1, 0])
 def test_one_evaluation_is_held_to_a_share(model, tmp_path, monkeypatch, capsys, theirs):
-    def score(model, *, student, **how):
+    asked = []
+
+    def score(model, *, student, pictures, **how):
+        asked.append(pictures)
         right, nfe = ((lambda t, c: t == "single"), 1) if student == "cfg" else ((lambda t, c: theirs), 6)
         overall = dict(value=0.5 if nfe == 1 else theirs, low=0, high=1)
         return replace(verdicts(right), overall=overall, nfe=nfe)
@@ -265,6 +268,7 @@ def test_one_evaluation_is_held_to_a_share(model, tmp_path, monkeypatch, capsys,
     model.save_pretrained(tmp_path / "whole")
     args = ["--model", str(tmp_path / "whole"), "--results", str(tmp_path / "r"), "--json"]
     assert main(["eval", "scene", "--student", "cfg", "--nfe", "1", "--against", "six", *args]) == 0
+    assert asked == [4, 4]  # sixteen where a difference of 0.01 is asked for
     numbers = {row["what"]: row for row in json.loads(capsys.readouterr().out)["numbers"]}
     assert not any("lower end" in what for what in numbers)  # that is what is asked of several evaluations
     assert numbers["cfg, 1 NFE minus six at 6"]["target"] is None  # the difference is printed, whatever theirs is

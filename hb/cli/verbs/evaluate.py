@@ -50,7 +50,10 @@ def scene(
     against: o.Against = None,
     text_scale: o.TextScale = None,
     pictures: Annotated[
-        int | None, o.Whole(help="Pictures of each prompt (default: 4; with --against 16, with --steps-ablation 1).")
+        int | None,
+        o.Whole(
+            help="Pictures of each prompt (default: 4; with --against 16, but for --nfe 1; with --steps-ablation 1)."
+        ),
     ] = None,
     steps_ablation: Annotated[
         bool,
