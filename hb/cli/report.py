@@ -37,7 +37,7 @@ ORDER = (
 )
 NOTHING = "Nothing has been measured yet: `hb eval scene` and its sisters write their numbers into `data/results`."
 
-REFL = "reward_refl-regression_nfe1_againstcontinued"
+REFL = "reward_refl-regression_nfe1_againstone-nfe"
 HEADLINES = (  # file, beginning of the number's name, what it is called here, the paper's figure
     ("scene_nfe100", "SceneEval, 100 NFE", "teacher, 100 NFE: share of right drawings", "GenEval 0.864"),
     ("scene_dmdo_nfe6", "SceneEval, dmdo", "student, 6 NFE (16.67x fewer)", "GenEval 0.8647"),
@@ -57,7 +57,7 @@ HEADLINES = (  # file, beginning of the number's name, what it is called here, t
     ("coverage_one-nfe_nfe1", "coverage, one-nfe", "student, 1 NFE: coverage", "not measured"),
     ("complex_one-nfe_nfe1", "complex prompts, one-nfe", "student, 1 NFE: prompts that say much", "a named limit"),
     ("scene_adp_nfe1", "SceneEval, adp", "stage 4 (ADP) from `continued`, 1 NFE: share of right drawings", "-"),
-    (REFL, "right, by the judge", "stage 5 (ReFL) from `continued`: change of that share, lower end", "-"),
+    (REFL, "right, by the judge", "stage 5 (ReFL) from `one-nfe`: change of that share, lower end", "-"),
     ("scene_one-nfe+dmdo_nfe2", "SceneEval, one-nfe+dmdo", "a relay of both, 2 NFE: share of right drawings", "-"),
     ("scene_one-nfe+dmdo_nfe4", "SceneEval, one-nfe+dmdo", "a relay of both, 4 NFE: share of right drawings", "-"),
     ("reward", "normalized accuracy, reward", "reward: accuracy over that of the true utility, 0 by chance", "-"),

@@ -278,7 +278,7 @@ def autoencoder(
     short_help="Do rewards predict what people prefer? What does training on one change?",
     stopped=STOPPED,
     examples="hb eval reward\nhb eval reward --reward vision\nhb eval reward --every 20\n"
-    "hb eval reward --student refl-regression --nfe 1 --against continued",
+    "hb eval reward --student refl-regression --nfe 1 --against one-nfe",
 )
 def reward(
     model: o.ModelOptions,
